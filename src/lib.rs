@@ -1,0 +1,5 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod index;
+pub mod tensor;
+pub mod units;

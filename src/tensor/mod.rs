@@ -1,0 +1,6 @@
+//! What a tensor is made of: element types, shapes, and the quantised block layouts with their scalar codecs.
+//! Knows bytes and numbers only, never files, devices or graphs.
+
+mod dtype;
+
+pub use dtype::{Block, DType};

@@ -1,0 +1,115 @@
+//! Quantities with a unit in their type: bytes, tokens, microseconds, rates.
+//! Mixing two of them does not compile; the only casts between numbers and units are here.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Sub};
+
+use serde::{Deserialize, Serialize};
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// No bytes.
+    pub const ZERO: Bytes = Bytes(0);
+
+    /// `n` mebibytes.
+    pub const fn mib(n: u64) -> Bytes {
+        Bytes(n << 20)
+    }
+
+    /// The byte count of a slice or buffer length.
+    pub const fn of_len(len: usize) -> Bytes {
+        Bytes(len as u64)
+    }
+
+    /// The least multiple of `align` (a power of two) that is not below `self`.
+    pub const fn align_up(self, align: u64) -> Bytes {
+        Bytes((self.0 + align - 1) & !(align - 1))
+    }
+
+    /// `self + other`, or `None` past 2^64.
+    pub const fn checked_add(self, other: Bytes) -> Option<Bytes> {
+        match self.0.checked_add(other.0) {
+            Some(n) => Some(Bytes(n)),
+            None => None,
+        }
+    }
+
+    /// As an index into memory of this machine.
+    ///
+    /// # Panics
+    /// Never on 64-bit targets, the only ones supported.
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).expect("64-bit target: a byte count fits usize")
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0 as f64;
+        match self.0 {
+            0..1024 => write!(f, "{} B", self.0),
+            1024..1_048_576 => write!(f, "{:.1} KiB", n / 1024.0),
+            1_048_576..1_073_741_824 => write!(f, "{:.1} MiB", n / 1_048_576.0),
+            _ => write!(f, "{:.2} GiB", n / 1_073_741_824.0),
+        }
+    }
+}
+
+impl Add for Bytes {
+    type Output = Bytes;
+    fn add(self, other: Bytes) -> Bytes {
+        Bytes(self.0 + other.0)
+    }
+}
+
+impl AddAssign for Bytes {
+    fn add_assign(&mut self, other: Bytes) {
+        self.0 += other.0;
+    }
+}
+
+impl Sub for Bytes {
+    type Output = Bytes;
+    fn sub(self, other: Bytes) -> Bytes {
+        Bytes(self.0 - other.0)
+    }
+}
+
+impl Sum for Bytes {
+    fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
+        iter.fold(Bytes::ZERO, Add::add)
+    }
+}
+
+/// A number of tokens (rows of a batch, positions of a context).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tokens(pub u32);
+
+impl Tokens {
+    /// As an index or length.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tokens", self.0)
+    }
+}
+
+/// A rate of memory or of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BytesPerSec(pub f64);
+
+/// A span of time, real or virtual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Micros(pub f64);
