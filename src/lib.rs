@@ -3,3 +3,4 @@
 pub mod index;
 pub mod tensor;
 pub mod units;
+pub mod graph;

@@ -92,6 +92,14 @@ impl Sum for Bytes {
 pub struct Tokens(pub u32);
 
 impl Tokens {
+    /// Tokens in a page of the KV cache.
+    pub const PAGE: Tokens = Tokens(16);
+
+    /// The least whole number of pages that holds `self`.
+    pub const fn pages(self) -> u32 {
+        self.0.div_ceil(Tokens::PAGE.0)
+    }
+
     /// As an index or length.
     pub const fn index(self) -> usize {
         self.0 as usize

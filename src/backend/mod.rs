@@ -1,0 +1,289 @@
+//! The seam between plans and hardware: buffers, queues, events and whole splits. It knows no op by name.
+//! A backend instance is one device; it holds no global state and never plans.
+
+pub mod cpu;
+pub mod null;
+mod registry;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::define_id;
+use crate::device::DeviceSpec;
+use crate::graph::{Graph, InputId, NodeId, StateId, WeightId};
+use crate::index::IndexVec;
+use crate::plan::{Span, Split};
+use crate::residency::{Layout, WeightSlice};
+use crate::units::{Bytes, Tokens};
+
+pub use registry::open;
+
+define_id! {
+    /// A buffer of one backend.
+    pub BufferId("b"),
+    /// A prepared split of one backend.
+    pub ProgramId("p"),
+}
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferKind {
+    /// The memory the device computes from.
+    Device,
+    /// Host memory that the device copies from at full link speed.
+    Pinned,
+    /// Memory that both host and device address.
+    Mapped,
+}
+
+/// Work on different queues may overlap; work on one queue runs in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Splits and what belongs between them.
+    Compute,
+    /// Weights from the host.
+    Upload,
+    /// Values to and from other devices.
+    Peer,
+}
+
+/// The completion of a submitted piece of work; events of one backend ascend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Event(pub u64);
+
+/// Host memory that a backend may use in place, such as a mapped model file.
+pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A range of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferSpan {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// The range.
+    pub span: Span,
+}
+
+/// Where a slice of a weight was put.
+#[derive(Clone, Debug)]
+pub struct BoundSlice {
+    /// The part of the weight.
+    pub slice: WeightSlice,
+    /// The arrangement of its bytes.
+    pub layout: Layout,
+    /// Its bytes.
+    pub at: BufferSpan,
+}
+
+/// Where a split finds what it reads and writes.
+#[derive(Clone, Debug)]
+pub struct Bindings {
+    /// The arena in which the plan's spans lie.
+    pub arena: BufferId,
+    /// Every weight that lives on this device.
+    pub weights: IndexVec<WeightId, Vec<BoundSlice>>,
+    /// Every state that lives on this device.
+    pub states: IndexVec<StateId, Option<BufferSpan>>,
+}
+
+/// A split to prepare.
+#[derive(Clone, Copy, Debug)]
+pub struct SplitWork<'a> {
+    /// The graph that the split is of.
+    pub graph: &'a Graph,
+    /// Its nodes and scratch.
+    pub split: &'a Split,
+    /// Spans of all values in the arena.
+    pub values: &'a IndexVec<NodeId, Span>,
+    /// Spans of all inputs in the arena.
+    pub inputs: &'a IndexVec<InputId, Span>,
+    /// Buffers.
+    pub bindings: &'a Bindings,
+}
+
+/// Rows of a step that belong to one sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceRows {
+    /// First row in the step.
+    pub first: u32,
+    /// Number of rows, in order of position.
+    pub rows: u32,
+    /// Cells of the sequence, these rows included; the last row's cell is `length - 1`.
+    pub length: Tokens,
+    /// Its block table: a range of `Args::pages`; page `i` holds cells `16 i .. 16 i + 16` of the sequence.
+    pub pages: Range<u32>,
+}
+
+/// Run-time arguments of a step: everything that may change without a new plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    /// Token rows, at most the plan's.
+    pub tokens: Tokens,
+    /// Output rows, at most the plan's.
+    pub outputs: Tokens,
+    /// The cache cell that each token row is written to: page times 16 plus place in the page.
+    pub cells: &'a [u32],
+    /// The rows by sequence, covering all token rows in order.
+    pub sequences: &'a [SequenceRows],
+    /// Block tables.
+    pub pages: &'a [u32],
+}
+
+/// Why a backend refused or failed.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's message names its fields")]
+pub enum BackendError {
+    #[error("{device}: {need} could not be allocated: {why}")]
+    OutOfMemory { device: String, need: Bytes, why: String },
+    #[error("{device}: {buffer} does not exist")]
+    NoBuffer { device: String, buffer: BufferId },
+    #[error("{device}: bytes {offset}..{end} leave {buffer} of {len}", offset = span.offset.0, end = span.offset.0.saturating_add(span.len.0))]
+    OutOfBuffer { device: String, buffer: BufferId, span: Span, len: Bytes },
+    #[error("{device}: {buffer} is read-only")]
+    ReadOnly { device: String, buffer: BufferId },
+    #[error("{device}: {program} does not exist")]
+    NoProgram { device: String, program: ProgramId },
+    #[error("{device}: event {event} was never submitted")]
+    NoEvent { device: String, event: u64 },
+    #[error("{device}: {what} must be {needed}, found {found}")]
+    Argument { device: String, what: &'static str, needed: u64, found: u64 },
+    #[error("{device}: {node} {why}")]
+    Prepare { device: String, node: String, why: String },
+    #[error("{device}: a worker failed: {why}")]
+    Worker { device: String, why: String },
+}
+
+/// One device. Methods may be called from several threads; events order work across queues.
+pub trait Backend: Send + Sync {
+    /// What plans know of it.
+    fn spec(&self) -> &DeviceSpec;
+
+    /// New zeroed memory.
+    ///
+    /// # Errors
+    /// The memory is not to be had.
+    fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError>;
+
+    /// Host memory used in place, read-only.
+    ///
+    /// # Errors
+    /// The device cannot address it.
+    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError>;
+
+    /// Gives a buffer back once prepared programs no longer use it.
+    ///
+    /// # Errors
+    /// There is no such buffer.
+    fn free(&self, buffer: BufferId) -> Result<(), BackendError>;
+
+    /// Copies `src` into `dst` after `waits`; `src` may be reused on return.
+    ///
+    /// # Errors
+    /// A span leaves its buffer, or an event is unknown.
+    fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError>;
+
+    /// Copies `src` into `dst` after `waits` and returns when `dst` is filled.
+    ///
+    /// # Errors
+    /// A span leaves its buffer, or an event is unknown.
+    fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError>;
+
+    /// Copies within the device after `waits`; the spans have one length.
+    ///
+    /// # Errors
+    /// A span leaves its buffer, or an event is unknown.
+    fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError>;
+
+    /// Makes a split ready to run any number of times.
+    ///
+    /// # Errors
+    /// A node has no kernel, or something it needs is not bound.
+    fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError>;
+
+    /// Forgets a prepared split.
+    ///
+    /// # Errors
+    /// There is no such program.
+    fn discard(&self, program: ProgramId) -> Result<(), BackendError>;
+
+    /// Runs a prepared split on the compute queue after `waits`.
+    ///
+    /// # Errors
+    /// Arguments do not fit the program, or an event is unknown.
+    fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError>;
+
+    /// Returns when the event's work is done.
+    ///
+    /// # Errors
+    /// The work failed, or the event is unknown.
+    fn wait(&self, event: Event) -> Result<(), BackendError>;
+}
+
+/// What a program accepts: the limits that `Args` are checked against before anything runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArgLimits {
+    /// Most token rows.
+    pub tokens: Tokens,
+    /// Most output rows.
+    pub outputs: Tokens,
+    /// Cells of the smallest cache that the split touches.
+    pub cells: Tokens,
+}
+
+impl ArgLimits {
+    /// The limits of a split.
+    pub fn of(work: &SplitWork<'_>) -> ArgLimits {
+        let batch = work.graph.batch();
+        let cells = work.graph.states().iter().map(|s| s.cells).min();
+        ArgLimits { tokens: batch.tokens, outputs: batch.outputs, cells: cells.unwrap_or(Tokens(u32::MAX)) }
+    }
+
+    /// Rejects arguments that would make a kernel leave a buffer.
+    ///
+    /// # Errors
+    /// The first argument out of range.
+    pub fn admit(&self, device: &str, args: &Args<'_>) -> Result<(), BackendError> {
+        let most = |what, most: u64, found: u64| {
+            if found <= most { Ok(()) } else { Err(argument(device, what, most, found)) }
+        };
+        most("token rows at most", self.tokens.0.into(), args.tokens.0.into())?;
+        most("output rows at most", self.outputs.0.into(), args.outputs.0.into())?;
+        if args.cells.len() != args.tokens.index() {
+            return Err(argument(device, "cells, one a token row,", args.tokens.0.into(), args.cells.len() as u64));
+        }
+        for &cell in args.cells {
+            most("a cell index below the cache's cells, at most", u64::from(self.cells.0).saturating_sub(1), cell.into())?;
+        }
+        for &page in args.pages {
+            most("a page index at most", u64::from(self.cells.pages()).saturating_sub(1), page.into())?;
+        }
+        self.admit_sequences(device, args)
+    }
+
+    fn admit_sequences(&self, device: &str, args: &Args<'_>) -> Result<(), BackendError> {
+        let mut next = 0;
+        for rows in args.sequences {
+            if rows.first != next {
+                return Err(argument(device, "first row of a sequence", next.into(), rows.first.into()));
+            }
+            next = rows.first.saturating_add(rows.rows);
+            if rows.rows > rows.length.0 {
+                return Err(argument(device, "cells of a sequence at least", rows.rows.into(), rows.length.0.into()));
+            }
+            let table = args.pages.get(rows.pages.start as usize..rows.pages.end as usize);
+            let pages = table.map_or(0, <[u32]>::len);
+            if pages < rows.length.pages() as usize {
+                return Err(argument(device, "pages of a sequence", rows.length.pages().into(), pages as u64));
+            }
+        }
+        if next != args.tokens.0 {
+            return Err(argument(device, "rows of all sequences", args.tokens.0.into(), next.into()));
+        }
+        Ok(())
+    }
+}
+
+fn argument(device: &str, what: &'static str, needed: u64, found: u64) -> BackendError {
+    BackendError::Argument { device: device.into(), what, needed, found }
+}

@@ -1,0 +1,17 @@
+//! Device specs → backends. A kind is opened only when a plan names it, so a CPU run touches no GPU library.
+
+use super::cpu::CpuBackend;
+use super::null::NullBackend;
+use super::{Backend, BackendError};
+use crate::device::{BackendKind, DeviceSpec};
+
+/// Opens the backend that drives `spec`.
+///
+/// # Errors
+/// The device is not there or refuses.
+pub fn open(spec: &DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
+    match spec.kind {
+        BackendKind::Null => Ok(Box::new(NullBackend::new(spec.clone()))),
+        BackendKind::Cpu => Ok(Box::new(CpuBackend::new(spec.clone())?)),
+    }
+}

@@ -1,0 +1,66 @@
+//! Which nodes a kind of device can run: tables by op and type, pure and never feature-gated.
+
+use thiserror::Error;
+
+use super::BackendKind;
+use crate::graph::ops::Rows;
+use crate::graph::{Graph, Node, Op, WeightId};
+use crate::tensor::{DType, quant};
+
+/// Why a device cannot run a node.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Unsupported {
+    /// A weight's type has no kernel.
+    #[error("{node} needs a {kind} kernel for weight {weight} of type {dtype}, there is none")]
+    Weight {
+        /// The node's name.
+        node: String,
+        /// The kind of device, by name.
+        kind: &'static str,
+        /// The weight's name.
+        weight: String,
+        /// Its type.
+        dtype: DType,
+    },
+}
+
+/// Whether devices of `kind` can run `node`, and if not, why.
+///
+/// # Errors
+/// The first reason found.
+pub fn supports(kind: BackendKind, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
+    match kind {
+        BackendKind::Null => Ok(()),
+        BackendKind::Cpu => cpu_supports(graph, node),
+    }
+}
+
+fn cpu_supports(graph: &Graph, node: &Node) -> Result<(), Unsupported> {
+    let matrix = matrix_weight(&node.op);
+    for id in node.op.weight_operands() {
+        let weight = &graph.weights()[id];
+        let known = if Some(id) == matrix { quant::can_decode(weight.dtype) } else { weight.dtype == DType::F32 };
+        if !known {
+            let (node, kind) = (node.name.clone(), BackendKind::Cpu.name());
+            return Err(Unsupported::Weight { node, kind, weight: weight.name.clone(), dtype: weight.dtype });
+        }
+    }
+    Ok(())
+}
+
+/// The operand that may have any type with a codec; all others (biases, norm weights, factors) are read as f32.
+fn matrix_weight(op: &Op) -> Option<WeightId> {
+    use crate::graph::ops::Moe;
+    match op {
+        Op::Rows(Rows::Embed(embed)) => Some(embed.weight),
+        Op::MatMul(matmul) => Some(matmul.weight),
+        Op::Moe(Moe::Experts(experts)) => Some(experts.weight),
+        Op::Rows(Rows::Select(_))
+        | Op::Moe(Moe::Route(_) | Moe::Combine(_))
+        | Op::Norm(_)
+        | Op::Rope(_)
+        | Op::Cache(_)
+        | Op::Attention(_)
+        | Op::Elementwise(_) => None,
+    }
+}

@@ -1,0 +1,279 @@
+//! A model as a DAG of typed ops over weights, states and inputs, for one batch shape.
+//! Holds no weight bytes and no device: petgraph stays inside, callers see ids and typed operands.
+
+mod build;
+mod file;
+mod infer;
+mod op;
+pub mod ops;
+mod verify;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+use serde::{Deserialize, Serialize};
+
+use crate::define_id;
+use crate::index::{Id, IndexVec};
+use crate::tensor::DType;
+use crate::units::{Bytes, Tokens};
+
+pub use build::GraphBuilder;
+pub use file::GraphFileError;
+pub use op::{Family, Op, Operand};
+pub use verify::GraphError;
+
+define_id! {
+    /// A node of a graph; ids ascend in topological order.
+    pub NodeId("n"),
+    /// A weight: the same id in the graphs of every batch bucket of a model.
+    pub WeightId("w"),
+    /// A state that outlives a step, such as the K cache of a layer.
+    pub StateId("s"),
+    /// A run-time input, such as token ids.
+    pub InputId("i"),
+}
+
+/// The batch shape that a graph is built for: upper bounds on the rows of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Batch {
+    /// Tokens processed in one step.
+    pub tokens: Tokens,
+    /// Rows for which logits are wanted.
+    pub outputs: Tokens,
+}
+
+/// What the rows of a value stand for; the actual number is a run-time argument, at most that of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowDim {
+    /// One row a token of the step.
+    Tokens,
+    /// One row an output of the step.
+    Outputs,
+}
+
+/// The elements of a value that nodes pass to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Element {
+    /// 32-bit float.
+    F32,
+    /// An expert choice: `u32` expert id, then `f32` weight.
+    Choice,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> Bytes {
+        match self {
+            Element::F32 => Bytes(4),
+            Element::Choice => Bytes(8),
+        }
+    }
+}
+
+/// The value a node makes: `rows x cols` elements, row-major and dense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Value {
+    /// What an element is.
+    pub element: Element,
+    /// What a row is.
+    pub rows: RowDim,
+    /// Elements in a row; 0 for a node that only changes states.
+    pub cols: u32,
+}
+
+/// One unit of work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Unique name, such as `blk.0.attn_q`.
+    pub name: String,
+    /// The layer it belongs to, if any.
+    pub layer: Option<u32>,
+    /// What it does, and to what.
+    pub op: Op,
+    /// What it makes.
+    pub out: Value,
+}
+
+/// A weight matrix, or a stack of them for experts: `count x rows x cols`, rows contiguous.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weight {
+    /// The tensor's name in the model file.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Matrices in the stack: 1, or the number of experts.
+    pub count: u32,
+    /// Rows of a matrix (outputs of a matmul).
+    pub rows: u32,
+    /// Elements of a row (inputs of a matmul).
+    pub cols: u32,
+}
+
+impl Weight {
+    /// Bytes in the model file's layout.
+    ///
+    /// # Panics
+    /// Never for a verified graph: `verify` rejects rows that are no whole number of blocks.
+    pub fn bytes(&self) -> Bytes {
+        let row = self.dtype.row_bytes(u64::from(self.cols)).expect("verified: rows are whole blocks");
+        Bytes(row.0 * u64::from(self.rows) * u64::from(self.count))
+    }
+}
+
+/// Which half of a layer's cache a state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheHalf {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
+
+/// A KV cache half of one layer: `cells` rows of `heads x head_dim` elements, written by row index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Unique name, such as `blk.0.cache_k`.
+    pub name: String,
+    /// The layer it belongs to.
+    pub layer: u32,
+    /// Keys or values.
+    pub half: CacheHalf,
+    /// Element type: f32, f16, bf16, q8_0 or q4_0.
+    pub dtype: DType,
+    /// KV heads in a row.
+    pub heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Rows: a whole number of pages.
+    pub cells: Tokens,
+}
+
+impl State {
+    /// Bytes of all cells.
+    ///
+    /// # Panics
+    /// Never for a verified graph: `verify` rejects heads that are no whole number of blocks.
+    pub fn bytes(&self) -> Bytes {
+        let head = self.dtype.row_bytes(u64::from(self.head_dim)).expect("verified: heads are whole blocks");
+        Bytes(head.0 * u64::from(self.heads) * u64::from(self.cells.0))
+    }
+}
+
+/// What a run-time input holds; every input is a vector of `u32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// Token id of each row.
+    TokenIds,
+    /// Position of each row in its sequence.
+    Positions,
+    /// Row of each wanted output.
+    OutputRows,
+}
+
+impl Input {
+    /// What it has one entry for.
+    pub const fn rows(self) -> RowDim {
+        match self {
+            Input::TokenIds | Input::Positions => RowDim::Tokens,
+            Input::OutputRows => RowDim::Outputs,
+        }
+    }
+
+    /// The name that files and tables show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Input::TokenIds => "token_ids",
+            Input::Positions => "positions",
+            Input::OutputRows => "output_rows",
+        }
+    }
+}
+
+/// A verified graph: node ids ascend in topological order and every operand fits its op.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    batch: Batch,
+    dag: DiGraph<Node, ()>,
+    weights: IndexVec<WeightId, Weight>,
+    states: IndexVec<StateId, State>,
+    inputs: IndexVec<InputId, Input>,
+    output: NodeId,
+}
+
+impl Graph {
+    /// The batch shape that this graph is for.
+    pub fn batch(&self) -> Batch {
+        self.batch
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.dag.node_count()
+    }
+
+    /// Whether there are no nodes; never true of a verified graph.
+    pub fn is_empty(&self) -> bool {
+        self.dag.node_count() == 0
+    }
+
+    /// The node of `id`.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.dag[NodeIndex::new(id.index())]
+    }
+
+    /// Node ids in topological order.
+    pub fn node_ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + ExactSizeIterator + use<> {
+        (0..self.dag.node_count()).map(NodeId::from_index)
+    }
+
+    /// Nodes with their ids, in topological order.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+        self.node_ids().map(|id| (id, self.node(id)))
+    }
+
+    /// Nodes that read the value of `id`, ascending.
+    pub fn users(&self, id: NodeId) -> Vec<NodeId> {
+        let mut users: Vec<NodeId> =
+            self.dag.neighbors(NodeIndex::new(id.index())).map(|n| NodeId::from_index(n.index())).collect();
+        users.sort_unstable();
+        users.dedup();
+        users
+    }
+
+    /// All weights.
+    pub fn weights(&self) -> &IndexVec<WeightId, Weight> {
+        &self.weights
+    }
+
+    /// All states.
+    pub fn states(&self) -> &IndexVec<StateId, State> {
+        &self.states
+    }
+
+    /// All run-time inputs.
+    pub fn inputs(&self) -> &IndexVec<InputId, Input> {
+        &self.inputs
+    }
+
+    /// The node whose value is the logits.
+    pub fn output(&self) -> NodeId {
+        self.output
+    }
+
+    /// Rows that a dimension has at most in this graph.
+    pub fn rows(&self, dim: RowDim) -> Tokens {
+        match dim {
+            RowDim::Tokens => self.batch.tokens,
+            RowDim::Outputs => self.batch.outputs,
+        }
+    }
+
+    /// Bytes of a node's value at the full batch.
+    pub fn value_bytes(&self, id: NodeId) -> Bytes {
+        let out = self.node(id).out;
+        Bytes(u64::from(self.rows(out.rows).0) * u64::from(out.cols) * out.element.bytes().0)
+    }
+}

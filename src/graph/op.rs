@@ -1,0 +1,151 @@
+//! The closed set of ops: one variant a family, attributes typed, operands named by their role.
+//! A new op extends these matches; nothing else here decides anything.
+
+use serde::{Deserialize, Serialize};
+
+use super::ops::{Attention, CacheWrite, Elementwise, MatMul, Moe, Norm, Rope, Rows};
+use super::{InputId, NodeId, StateId, WeightId};
+
+/// What a node does, with its operands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Rows taken by index: token embedding, choice of output rows.
+    Rows(Rows),
+    /// Normalisation with its weight.
+    Norm(Norm),
+    /// Product with a weight, then bias, then residual.
+    MatMul(MatMul),
+    /// Rotary position embedding.
+    Rope(Rope),
+    /// K and V rows written into the cache.
+    Cache(CacheWrite),
+    /// Attention over the cache.
+    Attention(Attention),
+    /// Ops on corresponding elements.
+    Elementwise(Elementwise),
+    /// Expert routing, expert products, and their weighted sum.
+    Moe(Moe),
+}
+
+/// The one word that names an op family everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the variants are the family names of the architecture page")]
+pub enum Family {
+    Rows,
+    Norm,
+    #[serde(rename = "matmul")]
+    MatMul,
+    Rope,
+    Cache,
+    Attention,
+    Elementwise,
+    Moe,
+}
+
+impl Family {
+    /// The word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Rows => "rows",
+            Family::Norm => "norm",
+            Family::MatMul => "matmul",
+            Family::Rope => "rope",
+            Family::Cache => "cache",
+            Family::Attention => "attention",
+            Family::Elementwise => "elementwise",
+            Family::Moe => "moe",
+        }
+    }
+}
+
+/// Something a node reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operand {
+    /// The value of another node.
+    Node(NodeId),
+    /// A weight.
+    Weight(WeightId),
+    /// A state, read or written.
+    State(StateId),
+    /// A run-time input.
+    Input(InputId),
+}
+
+impl Op {
+    /// The family.
+    pub const fn family(&self) -> Family {
+        match self {
+            Op::Rows(_) => Family::Rows,
+            Op::Norm(_) => Family::Norm,
+            Op::MatMul(_) => Family::MatMul,
+            Op::Rope(_) => Family::Rope,
+            Op::Cache(_) => Family::Cache,
+            Op::Attention(_) => Family::Attention,
+            Op::Elementwise(_) => Family::Elementwise,
+            Op::Moe(_) => Family::Moe,
+        }
+    }
+
+    /// Everything it reads, in the order of its attributes.
+    pub fn operands(&self) -> Vec<Operand> {
+        match self {
+            Op::Rows(op) => op.operands(),
+            Op::Norm(op) => op.operands(),
+            Op::MatMul(op) => op.operands(),
+            Op::Rope(op) => op.operands(),
+            Op::Cache(op) => op.operands(),
+            Op::Attention(op) => op.operands(),
+            Op::Elementwise(op) => op.operands(),
+            Op::Moe(op) => op.operands(),
+        }
+    }
+
+    /// The nodes it reads, in the order of its attributes.
+    pub fn node_operands(&self) -> Vec<NodeId> {
+        let only_nodes = |o| match o {
+            Operand::Node(id) => Some(id),
+            Operand::Weight(_) | Operand::State(_) | Operand::Input(_) => None,
+        };
+        self.operands().into_iter().filter_map(only_nodes).collect()
+    }
+
+    /// The weights it reads, in the order of its attributes.
+    pub fn weight_operands(&self) -> Vec<WeightId> {
+        let only_weights = |o| match o {
+            Operand::Weight(id) => Some(id),
+            Operand::Node(_) | Operand::State(_) | Operand::Input(_) => None,
+        };
+        self.operands().into_iter().filter_map(only_weights).collect()
+    }
+}
+
+/// Operands of one kind and an optional one of the same kind, flattened in order.
+pub(super) fn operands<const N: usize>(required: [Operand; N], optional: &[Option<Operand>]) -> Vec<Operand> {
+    required.into_iter().chain(optional.iter().copied().flatten()).collect()
+}
+
+impl From<NodeId> for Operand {
+    fn from(id: NodeId) -> Operand {
+        Operand::Node(id)
+    }
+}
+
+impl From<WeightId> for Operand {
+    fn from(id: WeightId) -> Operand {
+        Operand::Weight(id)
+    }
+}
+
+impl From<StateId> for Operand {
+    fn from(id: StateId) -> Operand {
+        Operand::State(id)
+    }
+}
+
+impl From<InputId> for Operand {
+    fn from(id: InputId) -> Operand {
+        Operand::Input(id)
+    }
+}

@@ -1,0 +1,20 @@
+//! Attributes and operands of every op, a file a family.
+//! Each file says what the op computes; how a backend does it is the backend's business.
+
+mod attention;
+mod cache;
+mod elementwise;
+mod matmul;
+mod moe;
+mod norm;
+mod rope;
+mod rows;
+
+pub use attention::{Attention, Mask};
+pub use cache::CacheWrite;
+pub use elementwise::{Activation, Elementwise};
+pub use matmul::MatMul;
+pub use moe::{Combine, Experts, Gating, Moe, Route};
+pub use norm::Norm;
+pub use rope::{Rope, RopeStyle, Scaling};
+pub use rows::{Embed, Rows, Select};

@@ -1,0 +1,105 @@
+//! Rejects graphs that no backend could run, with the node and the numbers that do not fit.
+//! Every `Graph` in the program has passed through here; later code relies on it and does not ask again.
+
+use std::collections::HashSet;
+
+use thiserror::Error;
+
+use super::infer::{Scope, infer};
+use super::{Element, Node, NodeId, Operand, State, StateId, Value, Weight, WeightId};
+use crate::index::{Id, IndexVec};
+use crate::tensor::DType;
+use crate::units::Tokens;
+
+/// Why a graph cannot be built or read.
+#[derive(Debug, Error, PartialEq)]
+#[allow(missing_docs, reason = "each variant's message names its fields")]
+pub enum GraphError {
+    #[error("node {node}: operand {operand:?} does not exist before it")]
+    UnknownOperand { node: String, operand: Operand },
+    #[error("node {node}: {what} must be {needed}, found {found}")]
+    Mismatch { node: String, what: &'static str, needed: u64, found: u64 },
+    #[error("node {node}: {what} of {count} columns is no whole number of {unit} columns")]
+    Uneven { node: String, what: &'static str, count: u64, unit: u64 },
+    #[error("node {node}: {what} holds {found:?}, needed {needed:?}")]
+    Element { node: String, what: &'static str, needed: Element, found: Element },
+    #[error("node {node}: {what} has rows of another kind than the op needs")]
+    Rows { node: String, what: &'static str },
+    #[error("node {node}: {what} {value} is out of range")]
+    Range { node: String, what: &'static str, value: f64 },
+    #[error("node {node}: declared value {declared:?} differs from the inferred {inferred:?}")]
+    Declared { node: String, declared: Value, inferred: Value },
+    #[error("the name {name:?} is used twice")]
+    DuplicateName { name: String },
+    #[error("weight {name}: {count} x {rows} x {cols} of {dtype} is empty or no whole number of blocks")]
+    Weight { name: String, dtype: DType, count: u32, rows: u32, cols: u32 },
+    #[error("state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages")]
+    State { name: String, dtype: DType, heads: u32, head_dim: u32, cells: u32 },
+    #[error("the graph has no output: {0}")]
+    NoOutput(String),
+    #[error("a batch of {tokens} tokens and {outputs} outputs: both must be at least 1 and outputs at most tokens")]
+    Batch { tokens: u32, outputs: u32 },
+}
+
+/// Types that a KV cache may have.
+pub(crate) const CACHE_TYPES: [DType; 5] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0, DType::Q4_0];
+
+/// Checks one weight on its own.
+pub(super) fn verify_weight(weight: &Weight) -> Result<(), GraphError> {
+    let &Weight { ref name, dtype, count, rows, cols } = weight;
+    let elements = u64::from(rows).checked_mul(u64::from(count));
+    let bytes = dtype.row_bytes(u64::from(cols)).zip(elements).and_then(|(row, n)| row.0.checked_mul(n));
+    if bytes.is_none_or(|n| n == 0) {
+        return Err(GraphError::Weight { name: name.clone(), dtype, count, rows, cols });
+    }
+    Ok(())
+}
+
+/// Checks one state on its own.
+pub(super) fn verify_state(state: &State) -> Result<(), GraphError> {
+    let &State { ref name, dtype, heads, head_dim, cells, .. } = state;
+    let head = CACHE_TYPES.contains(&dtype).then(|| dtype.row_bytes(u64::from(head_dim))).flatten();
+    let rows = u64::from(heads).checked_mul(u64::from(cells.0));
+    let bytes = head.zip(rows).and_then(|(head, n)| head.0.checked_mul(n));
+    if bytes.is_none_or(|n| n == 0) || !cells.0.is_multiple_of(Tokens::PAGE.0) {
+        return Err(GraphError::State { name: name.clone(), dtype, heads, head_dim, cells: cells.0 });
+    }
+    Ok(())
+}
+
+/// Checks node `id` against everything before it and returns the value it makes.
+pub(super) fn verify_node(id: NodeId, node: &Node, scope: &Scope<'_>) -> Result<Value, GraphError> {
+    for operand in node.op.operands() {
+        let known = match operand {
+            Operand::Node(n) => n < id && scope.values.get(n.index()).is_some(),
+            Operand::Weight(w) => scope.weights.get(w).is_some(),
+            Operand::State(s) => scope.states.get(s).is_some(),
+            Operand::Input(i) => scope.inputs.get(i).is_some(),
+        };
+        if !known {
+            return Err(GraphError::UnknownOperand { node: node.name.clone(), operand });
+        }
+    }
+    infer(&node.name, &node.op, scope)
+}
+
+/// Checks that no two weights, states or nodes share a name.
+pub(super) fn verify_names(
+    weights: &IndexVec<WeightId, Weight>,
+    states: &IndexVec<StateId, State>,
+    nodes: &[Node],
+) -> Result<(), GraphError> {
+    unique(weights.iter().map(|w| &w.name))?;
+    unique(states.iter().map(|s| &s.name))?;
+    unique(nodes.iter().map(|n| &n.name))
+}
+
+fn unique<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), GraphError> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(GraphError::DuplicateName { name: name.clone() });
+        }
+    }
+    Ok(())
+}
