@@ -1,0 +1,3 @@
+//! The CPU backend: kernels on one thread pool, with the instruction set chosen at run time.
+
+pub mod simd;
