@@ -1,0 +1,146 @@
+//! The blocks that architectures share: embedding, attention, gated unit, experts, head.
+//! Each takes the residual stream and returns it; a tensor is looked up where it is used, and its shape checked there.
+
+mod attention;
+mod feed_forward;
+
+use std::collections::{HashMap, HashSet};
+
+use super::{CacheSpec, Experts, Hparams, Inputs, ModelError, TensorTable};
+use crate::graph::ops::{Embed, MatMul, Norm, Rows, Select};
+use crate::graph::{Graph, GraphBuilder, NodeId, Op, Weight, WeightId};
+use crate::units::Tokens;
+
+pub(super) use attention::AttentionStyle;
+
+/// Builds one graph; knows the current layer.
+pub(super) struct Blocks<'a> {
+    builder: GraphBuilder,
+    inputs: Inputs,
+    hparams: &'a Hparams,
+    tensors: &'a TensorTable,
+    cache: CacheSpec,
+    layer: u32,
+    weights: HashMap<String, WeightId>,
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(
+        builder: GraphBuilder,
+        inputs: Inputs,
+        hparams: &'a Hparams,
+        tensors: &'a TensorTable,
+        cache: CacheSpec,
+    ) -> Blocks<'a> {
+        let cells = Tokens(cache.cells.pages() * Tokens::PAGE.0);
+        let cache = CacheSpec { cells, ..cache };
+        Blocks { builder, inputs, hparams, tensors, cache, layer: 0, weights: HashMap::new() }
+    }
+
+    pub(super) fn hparams(&self) -> &'a Hparams {
+        self.hparams
+    }
+
+    pub(super) fn required_experts(&self) -> Result<Experts, ModelError> {
+        let missing = || ModelError::MissingKey { file: self.tensors.file().into(), key: "expert_count".into() };
+        self.hparams.experts.ok_or_else(missing)
+    }
+
+    pub(super) fn set_layer(&mut self, layer: u32) {
+        self.layer = layer;
+        self.builder.set_layer(Some(layer));
+    }
+
+    /// Token ids → residual stream.
+    pub(super) fn embedding(&mut self) -> Result<NodeId, ModelError> {
+        let weight = self.matrix("token_embd.weight", self.hparams.width, self.hparams.vocab)?;
+        self.node("token_embd", Op::Rows(Rows::Embed(Embed { weight, ids: self.inputs.ids })))
+    }
+
+    /// Residual stream → logits of the output rows.
+    pub(super) fn head(&mut self, x: NodeId) -> Result<NodeId, ModelError> {
+        self.builder.set_layer(None);
+        let rows = Select { x, rows: self.inputs.output_rows };
+        let x = self.node("output_rows", Op::Rows(Rows::Select(rows)))?;
+        let x = self.norm("output_norm", "output_norm.weight", x, self.hparams.width, 1)?;
+        let (width, vocab) = (self.hparams.width, self.hparams.vocab);
+        let tied = !self.has("output.weight");
+        let weight = self.matrix(if tied { "token_embd.weight" } else { "output.weight" }, width, vocab)?;
+        let bias = self.optional_vector("output.bias", vocab)?;
+        self.node("output", Op::MatMul(MatMul { x, weight, bias, residual: None }))
+    }
+
+    /// The finished graph and the names of the tensors it uses.
+    pub(super) fn finish(self, logits: NodeId) -> Result<(Graph, HashSet<String>), ModelError> {
+        let used = self.weights.into_keys().collect();
+        Ok((self.builder.finish(logits)?, used))
+    }
+
+    /// `blk.N.<name>` of the current layer.
+    fn in_layer(&self, name: &str) -> String {
+        format!("blk.{}.{name}", self.layer)
+    }
+
+    fn node(&mut self, name: impl Into<String>, op: Op) -> Result<NodeId, ModelError> {
+        Ok(self.builder.node(name, op)?)
+    }
+
+    fn norm(&mut self, node: &str, weight: &str, x: NodeId, slice: u32, heads: u32) -> Result<NodeId, ModelError> {
+        let weight = self.vector(weight, slice)?;
+        self.node(node, Op::Norm(Norm { x, weight, eps: self.hparams.norm_eps, heads }))
+    }
+
+    /// A product with `blk.N.<name>.weight` and, where the file has it, its bias.
+    fn matmul(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        (cols, rows): (u32, u32),
+        residual: Option<NodeId>,
+    ) -> Result<NodeId, ModelError> {
+        let name = self.in_layer(name);
+        let weight = self.matrix(&format!("{name}.weight"), cols, rows)?;
+        let bias = self.optional_vector(&format!("{name}.bias"), rows)?;
+        self.node(name, Op::MatMul(MatMul { x, weight, bias, residual }))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some()
+    }
+
+    fn vector(&mut self, name: &str, elements: u32) -> Result<WeightId, ModelError> {
+        self.weight(name, &[u64::from(elements)])
+    }
+
+    fn optional_vector(&mut self, name: &str, elements: u32) -> Result<Option<WeightId>, ModelError> {
+        if self.has(name) { self.vector(name, elements).map(Some) } else { Ok(None) }
+    }
+
+    fn matrix(&mut self, name: &str, cols: u32, rows: u32) -> Result<WeightId, ModelError> {
+        self.weight(name, &[u64::from(cols), u64::from(rows)])
+    }
+
+    fn stack(&mut self, name: &str, cols: u32, rows: u32, count: u32) -> Result<WeightId, ModelError> {
+        self.weight(name, &[u64::from(cols), u64::from(rows), u64::from(count)])
+    }
+
+    /// The weight of a tensor; its dimensions must be `needed`, trailing ones aside.
+    fn weight(&mut self, name: &str, needed: &[u64]) -> Result<WeightId, ModelError> {
+        if let Some(&id) = self.weights.get(name) {
+            return Ok(id);
+        }
+        let file = || self.tensors.file().to_owned();
+        let Some((dtype, dims)) = self.tensors.get(name) else {
+            return Err(ModelError::MissingTensor { file: file(), name: name.into(), needed: needed.to_vec() });
+        };
+        let padded = |dims: &[u64]| [0, 1, 2, 3].map(|i| dims.get(i).copied().unwrap_or(1));
+        if padded(dims) != padded(needed) {
+            let (needed, found) = (needed.to_vec(), dims.to_vec());
+            return Err(ModelError::TensorShape { file: file(), name: name.into(), needed, found });
+        }
+        let [cols, rows, count, _] = padded(needed).map(|n| n as u32);
+        let id = self.builder.weight(Weight { name: name.into(), dtype, count, rows, cols })?;
+        self.weights.insert(name.into(), id);
+        Ok(id)
+    }
+}

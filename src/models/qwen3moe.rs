@@ -1,0 +1,13 @@
+//! Qwen3 with experts in every layer.
+
+use super::ModelError;
+use super::blocks::{AttentionStyle, Blocks};
+use crate::graph::NodeId;
+use crate::graph::ops::RopeStyle;
+
+/// One layer.
+pub(super) fn layer(blocks: &mut Blocks<'_>, x: NodeId) -> Result<NodeId, ModelError> {
+    let x = blocks.attention(x, AttentionStyle { rope: RopeStyle::Halves, head_norms: true })?;
+    let experts = blocks.required_experts()?;
+    blocks.expert_layer(x, experts)
+}
