@@ -1,5 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod index;
+pub mod sample;
 pub mod tensor;
+pub mod text;
 pub mod units;
