@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+pub mod gguf;
 pub mod index;
 pub mod sample;
 pub mod tensor;

@@ -2,5 +2,8 @@
 //! Knows bytes and numbers only, never files, devices or graphs.
 
 mod dtype;
+pub mod quant;
+mod shape;
 
 pub use dtype::{Block, DType};
+pub use shape::{MAX_DIMS, Shape, ShapeError};

@@ -1,0 +1,58 @@
+//! Float formats: little-endian bytes to single precision and back. Decoding is exact; encoding rounds to nearest even.
+
+use bytemuck::{Pod, Zeroable};
+use half::{bf16, f16};
+
+/// A half-precision number at any byte position, as block scales lie in files.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Half([u8; 2]);
+
+impl Half {
+    /// The nearest half-precision number.
+    pub fn from_f32(x: f32) -> Half {
+        Half(f16::from_f32(x).to_le_bytes())
+    }
+
+    /// The number, exactly.
+    #[inline]
+    pub fn to_f32(self) -> f32 {
+        f16::from_le_bytes(self.0).to_f32()
+    }
+}
+
+pub(super) fn decode_f32(bytes: &[u8], out: &mut [f32]) {
+    for (bytes, out) in bytes.as_chunks().0.iter().zip(out) {
+        *out = f32::from_le_bytes(*bytes);
+    }
+}
+
+pub(super) fn decode_f16(bytes: &[u8], out: &mut [f32]) {
+    for (bytes, out) in bytes.as_chunks().0.iter().zip(out) {
+        *out = f16::from_le_bytes(*bytes).to_f32();
+    }
+}
+
+pub(super) fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
+    for (bytes, out) in bytes.as_chunks().0.iter().zip(out) {
+        *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+    }
+}
+
+pub(super) fn encode_f32(values: &[f32], out: &mut [u8]) {
+    for (value, out) in values.iter().zip(out.as_chunks_mut().0) {
+        *out = value.to_le_bytes();
+    }
+}
+
+pub(super) fn encode_f16(values: &[f32], out: &mut [u8]) {
+    for (value, out) in values.iter().zip(out.as_chunks_mut().0) {
+        *out = f16::from_f32(*value).to_le_bytes();
+    }
+}
+
+pub(super) fn encode_bf16(values: &[f32], out: &mut [u8]) {
+    for (value, out) in values.iter().zip(out.as_chunks_mut().0) {
+        *out = bf16::from_f32(*value).to_le_bytes();
+    }
+}

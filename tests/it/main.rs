@@ -1,0 +1,4 @@
+//! All integration tests, one binary.
+
+mod gguf_read;
+mod gguf_walk;
