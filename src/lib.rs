@@ -1,14 +1,16 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
-pub mod units;
-pub mod index;
-pub mod tensor;
-pub mod graph;
-pub mod gguf;
-pub mod device;
-pub mod kv;
-pub mod residency;
-pub mod plan;
 pub mod backend;
+pub mod device;
 pub mod exec;
+pub mod gguf;
+pub mod graph;
+pub mod index;
+pub mod kv;
 pub mod models;
+pub mod plan;
+pub mod residency;
+pub mod sample;
+pub mod tensor;
+pub mod text;
+pub mod units;

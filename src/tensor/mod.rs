@@ -6,4 +6,4 @@ pub mod quant;
 mod shape;
 
 pub use dtype::{Block, DType};
-pub use shape::{Shape, ShapeError};
+pub use shape::{MAX_DIMS, Shape, ShapeError};

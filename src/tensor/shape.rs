@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The most dimensions a tensor has (ggml's `GGML_MAX_DIMS`).
-const MAX_DIMS: usize = 4;
+pub const MAX_DIMS: usize = 4;
 
 /// Dimensions, innermost first: `dims()[0]` is the number of columns, that is, the length of a row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,3 +1,5 @@
-//! The one integration binary: a module an area.
+//! All integration tests, as one binary.
 
+mod gguf_read;
+mod gguf_walk;
 mod simd;
