@@ -1,0 +1,354 @@
+//! Attention of a few query vectors of one KV head over the pages of one sequence.
+//!
+//! The cells of a sequence are taken in tiles of 256 at absolute positions. A tile gives each query a partial result
+//! (its maximum, its sum of exponentials, its weighted values); partial results are merged in tile order (Milakov &
+//! Gimelshein 2018, arXiv:1805.02867). So a row's result depends on its own cells only: not on the other rows of the
+//! batch, nor on which pages hold the cells, nor on who computed which tile.
+
+use super::cache::{Expand, PAGE, PageLayout};
+use crate::backend::cpu::simd::{Job, LANES, Simd, math};
+use crate::graph::ops::Mask;
+
+/// Cells of a tile.
+pub const TILE: usize = 256;
+
+/// Most query vectors in one call.
+pub const MOST_QUERIES: usize = 32;
+
+/// What is the same for all calls of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Pages of the keys.
+    pub keys: PageLayout,
+    /// Pages of the values.
+    pub values: PageLayout,
+    /// Query heads a KV head.
+    pub group: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Cells in reach.
+    pub mask: Mask,
+}
+
+impl Geometry {
+    /// Rows of a sequence that one call takes.
+    pub fn rows(&self) -> usize {
+        (MOST_QUERIES / self.group).max(1)
+    }
+
+    /// Floats of scratch for a call.
+    pub fn scratch_floats(&self) -> usize {
+        let queries = self.rows() * self.group;
+        let (key, value) = (self.keys.head_dim, self.values.head_dim);
+        queries * (key + TILE + 2 * value + 4) + PAGE * (key + value)
+    }
+}
+
+/// Rows of one sequence, and the cells they may attend to.
+pub struct Attend<'a> {
+    /// What the node fixes.
+    pub geometry: Geometry,
+    /// The KV head.
+    pub head: usize,
+    /// The rows' queries, all heads: `rows x heads x key dim`.
+    pub q: &'a [f32],
+    /// Place of the first row in its sequence; the others follow it.
+    pub first: usize,
+    /// All pages of the keys.
+    pub keys: &'a [u8],
+    /// All pages of the values.
+    pub values: &'a [u8],
+    /// The sequence's block table.
+    pub pages: &'a [u32],
+    /// At least `geometry.scratch_floats()`.
+    pub scratch: &'a mut [f32],
+    /// The rows' results for the group of this KV head, each `group x value dim`.
+    pub out: &'a mut [&'a mut [f32]],
+}
+
+/// The scratch of a call, cut up.
+struct Parts<'a> {
+    /// Scaled queries, `queries x key dim`.
+    q: &'a mut [f32],
+    /// Scores, then weights, of a tile: `queries x TILE`.
+    scores: &'a mut [f32],
+    /// Values of the tile, weighted: `queries x value dim`.
+    part: &'a mut [f32],
+    /// Values of all tiles so far.
+    sum: &'a mut [f32],
+    /// Largest score so far, then total weight so far, one a query.
+    most: &'a mut [f32],
+    total: &'a mut [f32],
+    /// Factors on the old values and on the tile's, one a query.
+    keep: &'a mut [f32],
+    take: &'a mut [f32],
+    /// A page as floats.
+    key_page: &'a mut [f32],
+    value_page: &'a mut [f32],
+}
+
+impl Job for Attend<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Attend { geometry: g, head, q, first, keys, values, pages, scratch, out } = self;
+        let rows = out.len();
+        let mut parts = cut(&g, rows, scratch);
+        take_queries(&g, head, q, rows, parts.q);
+        parts.most.fill(f32::NEG_INFINITY);
+        parts.total.fill(0.0);
+        parts.sum.fill(0.0);
+        let call = Call { g: &g, head, first, rows, keys, values, pages };
+        let reach = call.reach(0).start..call.reach(rows - 1).end;
+        for tile in reach.start / TILE..reach.end.div_ceil(TILE) {
+            let cells = reach.start.max(tile * TILE)..reach.end.min((tile + 1) * TILE);
+            call.scores(s, tile, cells.clone(), &mut parts);
+            call.weights(s, tile, cells.clone(), &mut parts);
+            call.weighted_values(s, tile, cells, &mut parts);
+            merge(&mut parts, g.values.head_dim);
+        }
+        finish(&g, &parts, out);
+    }
+}
+
+fn cut<'a>(g: &Geometry, rows: usize, scratch: &'a mut [f32]) -> Parts<'a> {
+    let queries = rows * g.group;
+    let (q, rest) = scratch.split_at_mut(queries * g.keys.head_dim);
+    let (scores, rest) = rest.split_at_mut(queries * TILE);
+    let (part, rest) = rest.split_at_mut(queries * g.values.head_dim);
+    let (sum, rest) = rest.split_at_mut(queries * g.values.head_dim);
+    let (most, rest) = rest.split_at_mut(queries);
+    let (total, rest) = rest.split_at_mut(queries);
+    let (keep, rest) = rest.split_at_mut(queries);
+    let (take, rest) = rest.split_at_mut(queries);
+    let (key_page, rest) = rest.split_at_mut(PAGE * g.keys.head_dim);
+    let value_page = &mut rest[..PAGE * g.values.head_dim];
+    Parts { q, scores, part, sum, most, total, keep, take, key_page, value_page }
+}
+
+fn take_queries(g: &Geometry, head: usize, q: &[f32], rows: usize, out: &mut [f32]) {
+    let group = g.group * g.keys.head_dim;
+    for (row, out) in q.chunks_exact(q.len() / rows).zip(out.chunks_exact_mut(group)) {
+        for (out, q) in out.iter_mut().zip(&row[head * group..]) {
+            *out = q * g.scale;
+        }
+    }
+}
+
+fn finish(g: &Geometry, parts: &Parts<'_>, out: &mut [&mut [f32]]) {
+    let queries = parts.sum.chunks_exact(g.values.head_dim).zip(&*parts.total);
+    let outs = out.iter_mut().flat_map(|row| row.chunks_exact_mut(g.values.head_dim));
+    for ((sum, total), out) in queries.zip(outs) {
+        for (out, sum) in out.iter_mut().zip(sum) {
+            *out = sum / total;
+        }
+    }
+}
+
+struct Call<'a> {
+    g: &'a Geometry,
+    head: usize,
+    first: usize,
+    rows: usize,
+    keys: &'a [u8],
+    values: &'a [u8],
+    pages: &'a [u32],
+}
+
+impl Call<'_> {
+    /// The cells that a row attends to, as places in its sequence.
+    #[inline(always)]
+    fn reach(&self, row: usize) -> std::ops::Range<usize> {
+        let end = self.first + row + 1;
+        match self.g.mask {
+            Mask::Causal => 0..end,
+            Mask::Window(n) => end.saturating_sub(n as usize)..end,
+        }
+    }
+
+    /// A row's cells within `cells`.
+    #[inline(always)]
+    fn reach_in(&self, row: usize, cells: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let reach = self.reach(row);
+        let start = reach.start.max(cells.start);
+        start..reach.end.min(cells.end).max(start)
+    }
+
+    /// The part of page `index` of the sequence that holds this head.
+    #[inline(always)]
+    fn page<'p>(&self, layout: &PageLayout, bytes: &'p [u8], index: usize) -> &'p [u8] {
+        let start = self.pages[index] as usize * layout.page_bytes() + self.head * layout.head_bytes();
+        &bytes[start..start + layout.head_bytes()]
+    }
+
+    /// Scores of all queries with the pages that hold `cells`.
+    #[inline(always)]
+    fn scores<S: Simd>(&self, s: S, tile: usize, cells: std::ops::Range<usize>, parts: &mut Parts<'_>) {
+        let dim = self.g.keys.head_dim;
+        for page in cells.start / PAGE..cells.end.div_ceil(PAGE) {
+            let head = self.page(&self.g.keys, self.keys, page);
+            Expand { layout: self.g.keys, head, out: parts.key_page }.run(s);
+            let at = page * PAGE - tile * TILE;
+            let queries = self.rows * self.g.group;
+            let mut i = 0;
+            while i + 8 <= queries {
+                dots::<S, 8>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
+                i += 8;
+            }
+            while i + 4 <= queries {
+                dots::<S, 4>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
+                i += 4;
+            }
+            while i < queries {
+                dots::<S, 1>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
+                i += 1;
+            }
+        }
+    }
+
+    /// Scores → weights relative to the tile's maximum; merges maximum and total, and says how to merge the values.
+    #[inline(always)]
+    fn weights<S: Simd>(&self, s: S, tile: usize, cells: std::ops::Range<usize>, parts: &mut Parts<'_>) {
+        for query in 0..self.rows * self.g.group {
+            let reach = self.reach_in(query / self.g.group, &cells);
+            if reach.is_empty() {
+                (parts.keep[query], parts.take[query]) = (1.0, 0.0);
+                continue;
+            }
+            let scores = &mut parts.scores[query * TILE..(query + 1) * TILE];
+            let (most, total) = exponentials(s, scores, reach.start - tile * TILE..reach.end - tile * TILE);
+            let before = parts.most[query];
+            let now = if most > before { most } else { before };
+            let (keep, take) = (factor(s, before, now), factor(s, most, now));
+            (parts.keep[query], parts.take[query]) = (keep, take);
+            parts.most[query] = now;
+            parts.total[query] = parts.total[query] * keep + total * take;
+        }
+    }
+
+    /// The tile's values times their weights, into `part`.
+    #[inline(always)]
+    fn weighted_values<S: Simd>(&self, s: S, tile: usize, cells: std::ops::Range<usize>, parts: &mut Parts<'_>) {
+        let (dim, group) = (self.g.values.head_dim, self.g.group);
+        parts.part.fill(0.0);
+        for page in cells.start / PAGE..cells.end.div_ceil(PAGE) {
+            let head = self.page(&self.g.values, self.values, page);
+            Expand { layout: self.g.values, head, out: parts.value_page }.run(s);
+            let at = page * PAGE - tile * TILE;
+            let in_page = page * PAGE..(page + 1) * PAGE;
+            let whole = |row: usize| self.reach_in(row, &cells.start.max(in_page.start)..cells.end.min(in_page.end));
+            let mut i = 0;
+            while i < self.rows * group {
+                let reach = whole(i / group);
+                let lanes = reach.start - in_page.start.min(reach.start)..reach.end - in_page.start.min(reach.end);
+                let weights = &parts.scores[i * TILE + at..];
+                let out = &mut parts.part[i * dim..];
+                let four = i + 4 <= self.rows * group && whole((i + 3) / group) == reach;
+                if four {
+                    mix::<S, 4>(s, weights, lanes, parts.value_page, dim, out);
+                    i += 4;
+                } else {
+                    mix::<S, 1>(s, weights, lanes, parts.value_page, dim, out);
+                    i += 1;
+                }
+            }
+        }
+    }
+}
+
+/// `sum = sum * keep + part * take` for every query.
+fn merge(parts: &mut Parts<'_>, dim: usize) {
+    let factors = parts.keep.iter().zip(&*parts.take);
+    let rows = parts.sum.chunks_exact_mut(dim).zip(parts.part.chunks_exact(dim));
+    for ((sum, part), (keep, take)) in rows.zip(factors) {
+        for (sum, part) in sum.iter_mut().zip(part) {
+            *sum = part.mul_add(*take, *sum * keep);
+        }
+    }
+}
+
+/// Scores of `N` queries with the sixteen keys of a page, one key a lane.
+#[inline(always)]
+fn dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scores: &mut [f32]) {
+    let q = &q[..N * dim];
+    let mut sum = [s.splat(0.0); N];
+    for (i, key) in keys.chunks_exact(LANES).enumerate() {
+        let key = s.load(key);
+        for j in 0..N {
+            sum[j] = s.fma(s.splat(q[j * dim + i]), key, sum[j]);
+        }
+    }
+    for (j, sum) in sum.into_iter().enumerate() {
+        s.store(sum, &mut scores[j * TILE..]);
+    }
+}
+
+/// Values of a page times the weights of `N` queries in `lanes`, added to `out`.
+#[inline(always)]
+fn mix<S: Simd, const N: usize>(
+    s: S,
+    weights: &[f32],
+    lanes: std::ops::Range<usize>,
+    values: &[f32],
+    dim: usize,
+    out: &mut [f32],
+) {
+    for at in (0..dim).step_by(LANES) {
+        let width = LANES.min(dim - at);
+        let mut sum = [s.splat(0.0); N];
+        for j in 0..N {
+            sum[j] = s.load_part(&out[j * dim + at..j * dim + at + width], 0.0);
+        }
+        for lane in lanes.clone() {
+            let value = s.load_part(&values[lane * dim + at..lane * dim + at + width], 0.0);
+            for j in 0..N {
+                sum[j] = s.fma(s.splat(weights[j * TILE + lane]), value, sum[j]);
+            }
+        }
+        for (j, sum) in sum.into_iter().enumerate() {
+            s.store_part(sum, &mut out[j * dim + at..j * dim + at + width]);
+        }
+    }
+}
+
+/// Scores in `reach` → `e^(score - maximum)`, zero beside it in the vectors it touches; returns maximum and sum.
+#[inline(always)]
+fn exponentials<S: Simd>(s: S, scores: &mut [f32], reach: std::ops::Range<usize>) -> (f32, f32) {
+    let vectors = reach.start / LANES * LANES..reach.end;
+    let mut most = s.splat(f32::NEG_INFINITY);
+    for at in vectors.clone().step_by(LANES) {
+        most = s.max(masked(s, scores, at, &reach), most);
+    }
+    let most = s.reduce_max(most);
+    // A row whose scores are all minus infinity has a maximum that cannot be subtracted from itself.
+    let shift = s.splat(if most == f32::NEG_INFINITY { 0.0 } else { most });
+    let mut sum = s.splat(0.0);
+    for at in vectors.step_by(LANES) {
+        let e = math::exp(s, s.sub(masked(s, scores, at, &reach), shift));
+        sum = s.add(sum, e);
+        s.store(e, &mut scores[at..]);
+    }
+    (most, s.reduce_add(sum))
+}
+
+/// Sixteen scores, minus infinity outside `reach`.
+#[inline(always)]
+fn masked<S: Simd>(s: S, scores: &[f32], at: usize, reach: &std::ops::Range<usize>) -> S::F {
+    let all = s.load(&scores[at..]);
+    let low = s.first(reach.start.saturating_sub(at));
+    let high = s.first(reach.end - at);
+    let none = s.splat(f32::NEG_INFINITY);
+    s.select(low, none, s.select(high, all, none))
+}
+
+/// `e^(from - to)` for `from <= to`; 1 where both are minus infinity.
+#[inline(always)]
+fn factor<S: Simd>(s: S, from: f32, to: f32) -> f32 {
+    if from == to {
+        return 1.0;
+    }
+    let mut lanes = [0.0; LANES];
+    s.store(math::exp(s, s.splat(from - to)), &mut lanes);
+    lanes[0]
+}

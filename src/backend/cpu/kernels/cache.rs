@@ -1,0 +1,162 @@
+//! The layout of KV pages on this device, and the kernels that write and read them.
+//!
+//! A page holds 16 cells. Keys lie transposed, `[head][element][cell]`, so that 16 scores are computed in 16 lanes;
+//! values lie as `[head][cell][element]`. A quantised head stores its codes so, and behind them the f16 scales of its
+//! blocks of 32 elements, `[block][cell]` for keys and `[cell][block]` for values. Pages and heads are as large as the
+//! rows in them; only this module knows the arrangement.
+
+use crate::backend::cpu::simd::{Job, LANES, Simd};
+use crate::tensor::DType;
+
+/// Cells of a page; a page fills the lanes of a vector.
+pub const PAGE: usize = LANES;
+
+/// Elements that share a scale in `q8_0`.
+const BLOCK: usize = 32;
+
+/// Whether a half is arranged for keys or for values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrangement {
+    /// `[element][cell]`.
+    Keys,
+    /// `[cell][element]`.
+    Values,
+}
+
+/// The pages of one cache half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLayout {
+    /// Keys or values.
+    pub arrangement: Arrangement,
+    /// f32, f16, bf16 or q8_0.
+    pub dtype: DType,
+    /// KV heads.
+    pub heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+/// Types that pages can have.
+pub const PAGE_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0];
+
+impl PageLayout {
+    /// Bytes of one head in a page.
+    pub fn head_bytes(&self) -> usize {
+        let block = self.dtype.block();
+        self.head_dim / block.elements as usize * block.bytes as usize * PAGE
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.head_bytes() * self.heads
+    }
+
+    /// Writes one head of one cell into the head's part of its page.
+    pub fn write(&self, x: &[f32], lane: usize, head: &mut [u8]) {
+        let stride = match self.arrangement {
+            Arrangement::Keys => (lane, PAGE),
+            Arrangement::Values => (lane * self.head_dim, 1),
+        };
+        let at = |i: usize| stride.0 + i * stride.1;
+        match self.dtype {
+            DType::F32 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
+            DType::F16 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes())),
+            DType::Bf16 => {
+                x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::bf16::from_f32(v).to_le_bytes()));
+            }
+            _ => self.write_q8(x, lane, at, head),
+        }
+    }
+
+    /// q8_0 as in ggml: the scale is the largest magnitude over 127, in f16; codes round half away from zero.
+    fn write_q8(&self, x: &[f32], lane: usize, at: impl Fn(usize) -> usize, head: &mut [u8]) {
+        let codes = self.head_dim * PAGE;
+        let blocks = self.head_dim / BLOCK;
+        for (b, block) in x.chunks_exact(BLOCK).enumerate() {
+            let most = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let scale = most / 127.0;
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            for (i, &v) in block.iter().enumerate() {
+                put(head, at(b * BLOCK + i), [((v * inverse).round() as i8) as u8]);
+            }
+            let place = match self.arrangement {
+                Arrangement::Keys => b * PAGE + lane,
+                Arrangement::Values => lane * blocks + b,
+            };
+            put(&mut head[codes..], place, half::f16::from_f32(scale).to_le_bytes());
+        }
+    }
+}
+
+/// Element `i` of `N` bytes.
+fn put<const N: usize>(bytes: &mut [u8], i: usize, element: [u8; N]) {
+    bytes[i * N..(i + 1) * N].copy_from_slice(&element);
+}
+
+/// One head of a page → f32, in the arrangement of the page.
+pub struct Expand<'a> {
+    /// The layout.
+    pub layout: PageLayout,
+    /// The head's part of the page.
+    pub head: &'a [u8],
+    /// `16 * head_dim` floats.
+    pub out: &'a mut [f32],
+}
+
+impl Job for Expand<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.layout.dtype {
+            DType::F32 => bytemuck::cast_slice_mut::<f32, u8>(self.out).copy_from_slice(self.head),
+            DType::F16 => {
+                for (halves, out) in vectors::<u16>(self.head).zip(self.out.chunks_exact_mut(LANES)) {
+                    s.store(s.load_f16(halves), out);
+                }
+            }
+            DType::Bf16 => {
+                for (halves, out) in vectors::<u16>(self.head).zip(self.out.chunks_exact_mut(LANES)) {
+                    s.store(s.load_bf16(halves), out);
+                }
+            }
+            _ => self.expand_q8(s),
+        }
+    }
+}
+
+impl Expand<'_> {
+    #[inline(always)]
+    fn expand_q8<S: Simd>(self, s: S) {
+        let dim = self.layout.head_dim;
+        let (codes, scales) = self.head.split_at(dim * PAGE);
+        let scale_at = |i: usize| half::f16::from_le_bytes([scales[2 * i], scales[2 * i + 1]]).to_f32();
+        match self.layout.arrangement {
+            Arrangement::Keys => {
+                let rows = vectors::<i8>(codes).zip(self.out.chunks_exact_mut(LANES)).enumerate();
+                let mut lanes = [0.0; LANES];
+                for (i, (codes, out)) in rows {
+                    if i % BLOCK == 0 {
+                        for (lane, scale) in lanes.iter_mut().enumerate() {
+                            *scale = scale_at(i / BLOCK * PAGE + lane);
+                        }
+                    }
+                    s.store(s.mul(s.load_i8(codes), s.load(&lanes)), out);
+                }
+            }
+            Arrangement::Values => {
+                let rows = vectors::<i8>(codes).zip(self.out.chunks_exact_mut(LANES)).enumerate();
+                for (i, (codes, out)) in rows {
+                    let scale = s.splat(scale_at(i * LANES / BLOCK));
+                    s.store(s.mul(s.load_i8(codes), scale), out);
+                }
+            }
+        }
+    }
+}
+
+/// Runs of sixteen elements; bytes of pages are as aligned as their elements.
+#[inline(always)]
+fn vectors<T: bytemuck::Pod>(bytes: &[u8]) -> impl Iterator<Item = &[T; LANES]> {
+    bytemuck::cast_slice::<u8, T>(bytes).as_chunks::<LANES>().0.iter()
+}
