@@ -2,6 +2,7 @@
 //! Knows bytes and numbers only, never files, devices or graphs.
 
 mod dtype;
+pub mod panel;
 pub mod quant;
 mod shape;
 

@@ -8,6 +8,7 @@
 
 mod dispatch;
 pub mod math;
+pub mod matmul;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

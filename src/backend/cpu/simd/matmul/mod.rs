@@ -1,0 +1,200 @@
+//! Products of weights and activations: `out[column][row] = sum over k of w[row][k] * x[column][k]`, where a column is
+//! a token's row of activations. Weights are quantised blocks in [`Layout::Panel16`] or as in the file.
+//!
+//! A lane is a weight row: its sum runs over the blocks in order and never crosses lanes, so an output has the same
+//! bits for every number of columns, chunk of panels, thread and instruction set. Never allocates.
+#![allow(unsafe_code)]
+
+mod acts;
+mod float;
+mod half32;
+mod tile;
+
+pub use acts::{ActFormat, act_format, act_row_bytes, quantize};
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::{Isa, Job, Simd};
+use crate::tensor::DType;
+use crate::tensor::panel::{Layout, PANEL_ROWS};
+
+/// A weight matrix in host memory.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightView<'a> {
+    /// Element type.
+    pub dtype: DType,
+    /// How `bytes` are ordered.
+    pub layout: Layout,
+    /// The blocks.
+    pub bytes: &'a [u8],
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
+impl WeightView<'_> {
+    /// Panels of sixteen rows, the last one perhaps partly filled.
+    pub const fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+}
+
+/// Activations as [`quantize`] wrote them, one row a column of the product.
+#[derive(Clone, Copy, Debug)]
+pub struct ActView<'a> {
+    /// The rows, [`act_row_bytes`] each, in the format of the weight's type.
+    pub bytes: &'a [u8],
+    /// The rows that take part, in order; all rows where `None`.
+    pub index: Option<&'a [u32]>,
+}
+
+/// What is added to a product, in the order of the fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// One number a weight row.
+    pub bias: Option<&'a [f32]>,
+    /// A matrix of the shape of the output.
+    pub residual: Residual<'a>,
+}
+
+/// The matrix that an [`Epilogue`] adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Residual<'a> {
+    /// None.
+    #[default]
+    None,
+    /// Element `[row][col]`, of the row and column of the output, at `row * stride + col`.
+    Matrix {
+        /// The elements.
+        data: &'a [f32],
+        /// Elements from a row to the next.
+        stride: usize,
+    },
+    /// What the output holds.
+    Output,
+}
+
+/// Where products go: row `i` of the output is of activation row `i`, element `j` of weight row `j`.
+#[derive(Clone, Copy, Debug)]
+pub struct OutView<'a> {
+    data: *mut f32,
+    rows: usize,
+    stride: usize,
+    index: Option<&'a [u32]>,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the contract of `from_raw` makes what is written through copies of the view disjoint.
+unsafe impl Send for OutView<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for OutView<'_> {}
+
+impl<'a> OutView<'a> {
+    /// The rows of `data`, `stride` elements each; results go to the rows of `index`, in order, or to all.
+    ///
+    /// # Panics
+    /// Where an index names no whole row.
+    pub fn new(data: &'a mut [f32], stride: usize, index: Option<&'a [u32]>) -> Self {
+        // SAFETY: the exclusive borrow lasts as long as the view; copies are used by the borrower alone or split by panels.
+        unsafe { Self::from_raw(data.as_mut_ptr(), data.len() / stride.max(1), stride, index) }
+    }
+
+    /// [`OutView::new`] of raw memory.
+    ///
+    /// # Safety
+    /// `rows * stride` elements at `data` are readable and writable for `'a`, and nobody else reads or writes those of
+    /// the panels and rows that a [`matmul`] is given while it runs. Concurrent calls get disjoint panels or rows.
+    ///
+    /// # Panics
+    /// Where an index names no row.
+    pub unsafe fn from_raw(data: *mut f32, rows: usize, stride: usize, index: Option<&'a [u32]>) -> Self {
+        assert!(index.is_none_or(|index| index.iter().all(|&i| (i as usize) < rows)), "an index past {rows} rows");
+        Self { data, rows, stride, index, life: PhantomData }
+    }
+
+    fn columns(&self) -> usize {
+        self.index.map_or(self.rows, <[u32]>::len)
+    }
+}
+
+/// A product: everything but the share of it that a call computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// The weight.
+    pub weight: WeightView<'a>,
+    /// The activations.
+    pub acts: ActView<'a>,
+    /// The output.
+    pub out: OutView<'a>,
+    /// What is added.
+    pub epilogue: Epilogue<'a>,
+}
+
+impl Product<'_> {
+    /// Computes the weight rows of `panels` for all columns. `scratch` has at least [`scratch_bytes`].
+    ///
+    /// # Panics
+    /// Where sizes disagree or the type cannot be multiplied.
+    pub fn compute(&self, isa: Isa, panels: Range<usize>, scratch: &mut [u8]) {
+        let columns = self.check(&panels);
+        if columns > 0 && !panels.is_empty() {
+            isa.run(Share { product: self, panels, columns, scratch });
+        }
+    }
+
+    /// Asserts what the kernels rely on; returns the number of columns.
+    fn check(&self, panels: &Range<usize>) -> usize {
+        let Product { weight: w, acts, out, epilogue } = self;
+        assert!(panels.end <= w.panels(), "panels {panels:?} of {}", w.panels());
+        let row = w.dtype.row_bytes(w.cols as u64).expect("a whole number of blocks in a row").index();
+        let rows = match w.layout {
+            Layout::Gguf => w.rows,
+            Layout::Panel16 => w.panels() * PANEL_ROWS,
+        };
+        assert!(w.bytes.len() >= row * rows, "{} bytes of weight, {} needed", w.bytes.len(), row * rows);
+        let format = act_format(w.dtype).expect("a type that can be multiplied");
+        let held = acts.bytes.len() / act_row_bytes(format, w.cols).max(1);
+        let columns = acts.index.map_or(held, <[u32]>::len);
+        assert!(acts.index.is_none_or(|index| index.iter().all(|&i| (i as usize) < held)), "an index past {held} rows");
+        assert_eq!(columns, out.columns(), "columns of activations and of output");
+        assert!(out.stride >= w.rows, "output rows of {} elements, {} needed", out.stride, w.rows);
+        assert!(epilogue.bias.is_none_or(|bias| bias.len() >= w.rows), "a bias for every weight row");
+        if let Residual::Matrix { data, stride } = epilogue.residual {
+            let last = out.index.map_or(out.rows.checked_sub(1), |index| index.iter().max().map(|&i| i as usize));
+            assert!(last.is_none_or(|last| data.len() >= last * stride + w.rows), "a residual for every output");
+        }
+        columns
+    }
+}
+
+/// Bytes of scratch that a thread needs for [`Product::compute`].
+pub fn scratch_bytes(_dtype: DType, _layout: Layout, _cols: usize) -> usize {
+    0
+}
+
+struct Share<'a> {
+    product: &'a Product<'a>,
+    panels: Range<usize>,
+    columns: usize,
+    scratch: &'a mut [u8],
+}
+
+impl Job for Share<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        use DType::*;
+        let Share { product, panels, columns, scratch: _ } = self;
+        match product.weight.dtype {
+            Q4_0 => tile::share::<S, half32::Q4_0>(s, product, panels, columns),
+            Q8_0 => tile::share::<S, half32::Q8_0>(s, product, panels, columns),
+            F32 => tile::share::<S, float::F32>(s, product, panels, columns),
+            F16 => tile::share::<S, float::F16>(s, product, panels, columns),
+            Bf16 => tile::share::<S, float::Bf16>(s, product, panels, columns),
+            _ => unreachable!(),
+        }
+    }
+}
