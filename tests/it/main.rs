@@ -2,3 +2,5 @@
 
 mod gguf_read;
 mod gguf_walk;
+mod gguf_write;
+mod quant;
