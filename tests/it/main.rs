@@ -2,4 +2,6 @@
 
 mod gguf_read;
 mod gguf_walk;
+mod gguf_write;
+mod quant;
 mod simd;
