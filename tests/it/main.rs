@@ -2,3 +2,4 @@
 
 mod gguf_read;
 mod gguf_walk;
+mod text_vocab_files;
