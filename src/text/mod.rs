@@ -4,6 +4,7 @@
 
 mod bpe;
 mod byte_level;
+mod chat;
 mod merge;
 mod metadata;
 mod pre;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gguf::GgufError;
 
+pub use chat::{ChatTemplate, Conversation, Message, TemplateError, TemplateOrigin};
 pub use pre::PreTokenizer;
 pub use tokenizer::{Encode, Tokenizer};
 pub use utf8::Utf8Stream;
