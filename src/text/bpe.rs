@@ -26,7 +26,7 @@ impl Bpe {
         pre: PreTokenizer,
         notes: &mut Vec<Note>,
     ) -> Result<Bpe, TextError> {
-        let splitter = Splitter::new(pre).map_err(|e| TextError::Pattern { pre, reason: e.to_string() })?;
+        let splitter = Splitter::new(pre)?;
         let by_text = mergeable(vocab, kinds);
         let mut bytes = [None; 256];
         let mut words = HashMap::new();

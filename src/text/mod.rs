@@ -4,7 +4,9 @@
 
 mod bpe;
 mod byte_level;
+mod chat;
 mod merge;
+mod metadata;
 mod pre;
 mod special;
 mod spm;
@@ -16,6 +18,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gguf::GgufError;
+
+pub use chat::{ChatTemplate, Conversation, Message, TemplateError, TemplateOrigin};
 pub use pre::PreTokenizer;
 pub use tokenizer::{Encode, Tokenizer};
 pub use utf8::Utf8Stream;
@@ -56,6 +61,9 @@ pub enum TextError {
         /// What the file has instead.
         found: String,
     },
+    /// Metadata of a wrong type.
+    #[error(transparent)]
+    Metadata(#[from] GgufError),
     /// A per-token array whose length is not the number of tokens.
     #[error("{key} has {found} entries, needed {needed}, one a token")]
     Length {
@@ -66,18 +74,8 @@ pub enum TextError {
         /// The length of the array.
         found: usize,
     },
-    /// A special token's id that is past the end of the vocabulary.
-    #[error("{key} is {found}, needed an id below the {tokens} tokens of the vocabulary")]
-    SpecialId {
-        /// The metadata key.
-        key: &'static str,
-        /// The id in the file.
-        found: u32,
-        /// The number of tokens.
-        tokens: usize,
-    },
     /// A token type that the format does not define.
-    #[error("tokenizer.ggml.token_type[{token}] is {found}, needed 1 to 6")]
+    #[error("tokenizer.ggml.token_type[{token}] is {found}, needed 0 to 6")]
     Kind {
         /// The token.
         token: TokenId,

@@ -3,8 +3,10 @@
 //! llama.cpp's converter). An automaton without backtracking runs them, so time is linear in the text; the one
 //! look-ahead they share, `\s+(?!\S)`, is done by hand (see [`Stage::cut_before_word`]).
 
-use regex_automata::meta::{BuildError, Regex};
+use regex_automata::meta::Regex;
 use regex_automata::{Input, Match};
+
+use super::TextError;
 
 /// A way of cutting text into words, named for the first well-known model that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -151,8 +153,10 @@ const CONTRACTION: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const WORD: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+";
 const UPPER_LOWER: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+";
 const UPPER: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*";
-const UPPER_LOWER_CONTRACTION: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
-const UPPER_CONTRACTION: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+const UPPER_LOWER_CONTRACTION: &str =
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+const UPPER_CONTRACTION: &str =
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
 const CJK_AND_HANGUL: &str = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+";
 /// Letters of scripts with case, as code points.
 const CASED_WORD: &str = r"(?x)\s?
@@ -187,10 +191,11 @@ struct Stage {
 
 impl Splitter {
     /// Compiles the patterns of `pre`.
-    pub(super) fn new(pre: PreTokenizer) -> Result<Splitter, BuildError> {
+    pub(super) fn new(pre: PreTokenizer) -> Result<Splitter, TextError> {
         let stage = |patterns: &&[&str]| {
             let spaces = patterns.iter().position(|p| *p == SPACES);
-            Regex::new_many(patterns).map(|regex| Stage { regex, spaces })
+            let regex = Regex::new_many(patterns).map_err(|e| TextError::Pattern { pre, reason: e.to_string() })?;
+            Ok::<_, TextError>(Stage { regex, spaces })
         };
         Ok(Splitter { stages: pre.stages().iter().map(stage).collect::<Result<_, _>>()? })
     }

@@ -5,3 +5,4 @@ mod gguf_walk;
 mod gguf_write;
 mod quant;
 mod simd;
+mod text_vocab_files;
