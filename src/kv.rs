@@ -51,6 +51,11 @@ impl PagedKv {
         PagedKv { total, free: (0..total).rev().collect(), sequences: IndexVec::new() }
     }
 
+    /// Cells of all pages.
+    pub fn cells(&self) -> Tokens {
+        Tokens(self.total * Tokens::PAGE.0)
+    }
+
     /// Pages that no sequence holds.
     pub fn free_pages(&self) -> u32 {
         self.free.len() as u32
@@ -96,9 +101,10 @@ impl PagedKv {
         if needed > free {
             return Err(KvError::Full { needed, free, total: self.total });
         }
-        let fresh = self.free.split_off((free - needed) as usize);
         let Some(sequence) = self.sequences[id].as_mut() else { return Err(KvError::NoSequence(id)) };
-        sequence.pages.extend(fresh.into_iter().rev());
+        for _ in 0..needed {
+            sequence.pages.extend(self.free.pop());
+        }
         for position in length..length + tokens.0 {
             cells.push(sequence.pages[(position / Tokens::PAGE.0) as usize] * Tokens::PAGE.0 + position % Tokens::PAGE.0);
         }
@@ -114,8 +120,9 @@ impl PagedKv {
         self.sequence(id)?;
         let Some(sequence) = self.sequences[id].as_mut() else { return Err(KvError::NoSequence(id)) };
         sequence.length = sequence.length.min(length.0);
-        let freed = sequence.pages.split_off(Tokens(sequence.length).pages() as usize);
-        self.free.extend(freed.into_iter().rev());
+        while sequence.pages.len() > Tokens(sequence.length).pages() as usize {
+            self.free.extend(sequence.pages.pop());
+        }
         Ok(())
     }
 

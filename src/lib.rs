@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod device;
+pub mod engine;
 pub mod exec;
 pub mod gguf;
 pub mod graph;

@@ -9,6 +9,8 @@ use crate::device::MemoryId;
 use crate::graph::{Graph, StateId, Weight, WeightId};
 use crate::index::IndexVec;
 use crate::tensor::panel;
+
+pub use crate::tensor::panel::Layout;
 use crate::units::Bytes;
 
 /// The direction along which a weight is cut.
@@ -34,24 +36,14 @@ pub struct WeightSlice {
     pub range: Range<u32>,
 }
 
-/// How the bytes of a weight are arranged in its home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Layout {
-    /// As in the model file.
-    Gguf,
-    /// Panels of 16 interleaved rows (`tensor::panel`).
-    Panel16,
-}
-
-impl Layout {
-    /// Bytes of a whole weight in this layout.
-    pub fn bytes(self, weight: &Weight) -> Bytes {
-        let matrix = match self {
-            Layout::Gguf => return weight.bytes(),
-            Layout::Panel16 => panel::panel_bytes(weight.dtype, weight.rows as usize, weight.cols as usize),
-        };
-        matrix.map_or(weight.bytes(), |matrix| Bytes(matrix.0 * u64::from(weight.count)))
+/// Bytes of a whole weight in `layout`.
+pub fn weight_bytes(weight: &Weight, layout: Layout) -> Bytes {
+    match layout {
+        Layout::Gguf => weight.bytes(),
+        Layout::Panel16 => {
+            let matrix = panel::panel_bytes(weight.dtype, weight.rows.into(), weight.cols.into());
+            matrix.map_or(weight.bytes(), |matrix| Bytes(matrix.0 * u64::from(weight.count)))
+        }
     }
 }
 
@@ -92,7 +84,7 @@ impl Residency {
     pub fn bytes(&self, graph: &Graph) -> Bytes {
         let home = |(id, homes): (WeightId, &Vec<Home>)| {
             let weight = &graph.weights()[id];
-            homes.iter().map(|h| h.layout.bytes(weight)).sum::<Bytes>()
+            homes.iter().map(|h| weight_bytes(weight, h.layout)).sum::<Bytes>()
         };
         self.weights.iter_ids().map(home).sum::<Bytes>() + graph.states().iter().map(|s| s.bytes()).sum()
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::device::DeviceSpec;
 use crate::graph::Operand;
-use crate::index::{Id, IndexVec};
+use crate::index::IndexVec;
 use crate::plan::Span;
 use crate::units::Bytes;
 

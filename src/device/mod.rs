@@ -10,7 +10,7 @@ use crate::define_id;
 use crate::index::IndexVec;
 use crate::units::Bytes;
 
-pub use scratch::scratch_bytes;
+pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, supports};
 
 define_id! {

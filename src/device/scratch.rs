@@ -1,14 +1,105 @@
-//! Working space that a kind of device needs beside a node's operands and value.
-//! The planner reserves it, the backend stays within it: the one formula serves both.
+//! Working space that a kind of device needs beside a split's operands and values.
+//! The planner reserves it, the backend cuts it up: the one formula serves both.
 
 use super::{BackendKind, DeviceSpec};
-use crate::graph::{Graph, NodeId};
-use crate::units::Bytes;
+use crate::graph::ops::{Moe, Rope};
+use crate::graph::{Element, Graph, NodeId, Op, WeightId};
+use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
+use crate::units::{Bytes, Tokens};
 
-/// Bytes of scratch for one node at the full batch.
-pub fn scratch_bytes(device: &DeviceSpec, graph: &Graph, node: NodeId) -> Bytes {
-    match device.kind {
-        BackendKind::Null => Bytes::ZERO,
-        BackendKind::Cpu => cpu_scratch(device, graph, node),
+/// The parts of a split's scratch, in the order in which they lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// Quantised activations of the matmul that runs next.
+    pub acts: Bytes,
+    /// Cosines and sines of every row.
+    pub angles: Bytes,
+    /// Rows grouped by expert.
+    pub groups: Bytes,
+    /// What each worker has for itself.
+    pub worker: Bytes,
+    /// Number of workers.
+    pub workers: u32,
+}
+
+/// A part begins at a multiple of this.
+const ALIGN: u64 = 64;
+
+/// What the CPU's matmul kernels may use for a worker.
+const MATMUL_WORKER: Bytes = Bytes(256 << 10);
+
+/// Query vectors, and cells, that the CPU's attention takes at a time.
+const ATTENTION_QUERIES: u64 = 32;
+const ATTENTION_TILE: u64 = 256;
+
+impl Scratch {
+    /// Bytes of all parts.
+    pub fn total(&self) -> Bytes {
+        self.acts + self.angles + self.groups + Bytes(self.worker.0 * u64::from(self.workers))
     }
+
+    fn widen(&mut self, other: Scratch) {
+        self.acts = self.acts.max(other.acts);
+        self.angles = self.angles.max(other.angles);
+        self.groups = self.groups.max(other.groups);
+        self.worker = self.worker.max(other.worker);
+    }
+}
+
+/// Scratch of a split of `nodes` at the full batch.
+pub fn scratch(device: &DeviceSpec, graph: &Graph, nodes: &[NodeId]) -> Scratch {
+    let mut all = Scratch { workers: device.workers, ..Scratch::default() };
+    match device.kind {
+        BackendKind::Null => {}
+        BackendKind::Cpu => nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node))),
+    }
+    all
+}
+
+fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
+    let node = graph.node(id);
+    let rows = u64::from(graph.rows(node.out.rows).0);
+    match &node.op {
+        Op::MatMul(op) => acts(graph, op.weight, rows),
+        Op::Moe(Moe::Experts(op)) => {
+            let slots = if op.slotted { graph.node(op.routing).out.cols } else { 1 };
+            acts(graph, op.weight, rows * u64::from(slots))
+        }
+        Op::Moe(Moe::Route(op)) => Scratch {
+            groups: groups(rows, graph.node(op.logits).out.cols, op.used),
+            worker: Element::F32.bytes_of(graph.node(op.logits).out.cols.into()).align_up(ALIGN),
+            ..Scratch::default()
+        },
+        Op::Rope(op) => Scratch { angles: angles(rows, op), ..Scratch::default() },
+        Op::Attention(op) => {
+            let (keys, values) = (&graph.states()[op.keys], &graph.states()[op.values]);
+            let (key, value) = (u64::from(keys.head_dim), u64::from(values.head_dim));
+            let queries = ATTENTION_QUERIES.max(u64::from(op.heads / keys.heads));
+            let floats = queries * (key + ATTENTION_TILE + 2 * value + 4) + u64::from(Tokens::PAGE.0) * (key + value);
+            Scratch { worker: Element::F32.bytes_of(floats).align_up(ALIGN), ..Scratch::default() }
+        }
+        Op::Rows(_) => {
+            let worker = Element::F32.bytes_of(node.out.cols.into()).align_up(ALIGN);
+            Scratch { worker, ..Scratch::default() }
+        }
+        Op::Norm(_) | Op::Cache(_) | Op::Elementwise(_) | Op::Moe(Moe::Combine(_)) => Scratch::default(),
+    }
+}
+
+fn acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
+    let weight = &graph.weights()[weight];
+    // Float kernels read the values where they are.
+    let format = act_format(weight.dtype).filter(|&format| format != ActFormat::F32);
+    let row = format.map_or(0, |format| act_row_bytes(format, weight.cols as usize) as u64);
+    Scratch { acts: Bytes(rows * row).align_up(ALIGN), worker: MATMUL_WORKER, ..Scratch::default() }
+}
+
+fn angles(rows: u64, op: &Rope) -> Bytes {
+    Element::F32.bytes_of(rows * u64::from(op.rotary)).align_up(ALIGN)
+}
+
+/// Starts of the groups, experts that are used and their number, then slot and row of every choice.
+fn groups(rows: u64, experts: u32, used: u32) -> Bytes {
+    let experts = u64::from(experts);
+    Bytes(4 * ((experts + 1) + (experts + 1) + 2 * rows * u64::from(used))).align_up(ALIGN)
 }

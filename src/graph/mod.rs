@@ -69,6 +69,11 @@ impl Element {
             Element::Choice => Bytes(8),
         }
     }
+
+    /// Bytes of `n` elements.
+    pub const fn bytes_of(self, n: u64) -> Bytes {
+        Bytes(self.bytes().0 * n)
+    }
 }
 
 /// The value a node makes: `rows x cols` elements, row-major and dense.

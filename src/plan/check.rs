@@ -16,10 +16,10 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use super::{Plan, Span, SplitId};
-use crate::device::{DeviceId, Machine, supports};
+use crate::device::{self, DeviceId, Machine, supports};
 use crate::graph::{Graph, InputId, NodeId, Operand};
 use crate::index::{Id, IndexVec};
-use crate::residency::Residency;
+use crate::residency::{Residency, weight_bytes};
 use crate::units::Bytes;
 
 /// What is wrong with a plan.
@@ -57,6 +57,7 @@ pub fn check(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Pla
     let mut walk = Walk { graph, residency, machine, plan, owned: BTreeMap::new() };
     walk.inputs()?;
     for (split, nodes) in plan.splits.iter_ids().map(|(id, s)| (id, &s.nodes)) {
+        walk.scratch(split)?;
         for &node in nodes {
             walk.step(split, node)?;
         }
@@ -92,7 +93,7 @@ fn budgets(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Plan)
         let mut need = Bytes::ZERO;
         for (weight, homes) in residency.weights.iter_ids() {
             for home in homes.iter().filter(|h| h.memory == memory) {
-                need += home.layout.bytes(&graph.weights()[weight]);
+                need += weight_bytes(&graph.weights()[weight], home.layout);
             }
         }
         for (state, _) in residency.states.iter_ids().filter(|&(_, &home)| home == memory) {
@@ -136,6 +137,16 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn scratch(&self, id: SplitId) -> Result<(), Violation> {
+        let split = &self.plan.splits[id];
+        let need = device::scratch(&self.machine.devices[split.device], self.graph, &split.nodes).total();
+        if split.scratch.len != need {
+            let what = format!("scratch of {id}");
+            return Err(Violation::Length { what, needed: need.0, found: split.scratch.len.0 });
+        }
+        Ok(())
+    }
+
     fn step(&mut self, split: SplitId, id: NodeId) -> Result<(), Violation> {
         let placed = self.plan.placements[id].device;
         let device = self.plan.splits[split].device;
@@ -150,10 +161,6 @@ impl Walk<'_> {
             self.reads(id, operand, device)?;
         }
         let scratch = self.plan.splits[split].scratch;
-        let need = crate::device::scratch_bytes(&self.machine.devices[device], self.graph, id);
-        if scratch.len < need {
-            return Err(Violation::Length { what: format!("scratch of {id}"), needed: need.0, found: scratch.len.0 });
-        }
         self.write(device, scratch, scratch.len.0, None, "scratch")?;
         for operand in node.op.operands() {
             self.reads(id, operand, device)?;

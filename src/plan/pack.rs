@@ -3,10 +3,10 @@
 
 use super::lifetime::{Lifetime, Lifetimes};
 use super::{Arena, Placement, PlanError, Span, Split, SplitId};
-use crate::device::{DeviceId, Machine, scratch_bytes};
+use crate::device::{DeviceId, Machine, scratch};
 use crate::graph::{Graph, InputId, NodeId, Operand};
 use crate::index::{Id, IndexVec};
-use crate::residency::Residency;
+use crate::residency::{Residency, weight_bytes};
 use crate::units::Bytes;
 
 /// Splits with their scratch, spans of values and inputs, and the arenas that hold them.
@@ -56,7 +56,7 @@ pub(super) fn within_budget(
     let mut need: Vec<Bytes> = machine.memories.iter().map(|_| Bytes::ZERO).collect();
     for (id, homes) in residency.weights.iter_ids() {
         for home in homes {
-            need[home.memory.index()] += home.layout.bytes(&graph.weights()[id]);
+            need[home.memory.index()] += weight_bytes(&graph.weights()[id], home.layout);
         }
     }
     for (id, memory) in residency.states.iter_ids() {
@@ -132,8 +132,8 @@ fn scratch_items(
     let spec = &machine.devices[device];
     let here = splits.iter_ids().filter(|(_, split)| split.device == device);
     here.map(|(id, split)| {
-        let need = split.nodes.iter().map(|&node| scratch_bytes(spec, graph, node)).max();
-        Item::new(Owner::Scratch(id), lifetimes.scratch[id], need.unwrap_or(Bytes::ZERO))
+        let need = scratch(spec, graph, &split.nodes).total();
+        Item::new(Owner::Scratch(id), lifetimes.scratch[id], need)
     })
     .collect()
 }

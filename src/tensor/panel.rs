@@ -80,6 +80,28 @@ pub fn pack(dtype: DType, cols: usize, rows: &[u8], dst: &mut [u8]) {
     pack_part(dtype, row_bytes, rows, 0, dst);
 }
 
+/// One row of a panel, as in a GGUF file: the inverse of [`pack`] for lane `lane`.
+///
+/// # Panics
+/// Where the type has no panels, or `panel` is not one panel of rows as long as `row`.
+pub fn unpack_row(dtype: DType, panel: &[u8], lane: usize, row: &mut [u8]) {
+    let fields = fields(dtype).expect("a type with panels");
+    let block = dtype.block().bytes as usize;
+    assert!(panel.len() == row.len() * PANEL_ROWS && lane < PANEL_ROWS, "lane {lane} of a panel of {} bytes", panel.len());
+    for (panel, row) in panel.chunks_exact(block * PANEL_ROWS).zip(row.chunks_exact_mut(block)) {
+        let mut at = 0;
+        for field in fields {
+            let flip = if field.word == 4 { flip(dtype) } else { 0 };
+            for word in 0..field.words {
+                let from = &panel[at + lane * field.word..][..field.word];
+                let to = &mut row[field.at + word * field.word..][..field.word];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from ^ flip);
+                at += field.word * PANEL_ROWS;
+            }
+        }
+    }
+}
+
 /// [`pack`] of the blocks from `first` on, as many as `dst` holds: a part of a panel.
 ///
 /// # Panics

@@ -94,9 +94,22 @@ impl Raw {
         self.len
     }
 
-    /// First and one-past-last address, to compare ranges.
-    pub fn addresses(&self) -> std::ops::Range<usize> {
-        self.start as usize..self.start as usize + self.len
+    /// The first element, for kernels that write through views of their own.
+    pub fn as_mut_ptr<T>(&self) -> *mut T {
+        self.start.cast()
+    }
+
+    /// Copies a range of the same length, which may overlap this one.
+    pub fn copy_from(&self, src: &Raw) {
+        assert_eq!(self.len, src.len, "ranges of one length");
+        // SAFETY: both ranges lie in live allocations; `copy` allows overlap. Ordering is the caller's, by events.
+        unsafe { std::ptr::copy(src.start, self.start, self.len) };
+    }
+
+    /// Whether two ranges share a byte.
+    pub fn meets(&self, other: &Raw) -> bool {
+        let (a, b) = (self.start as usize, other.start as usize);
+        self.len > 0 && other.len > 0 && a < b + other.len && b < a + self.len
     }
 
     /// Bytes of the range.

@@ -1,3 +1,171 @@
-//! The CPU backend: kernels on one thread pool, with the instruction set chosen at run time.
+//! The CPU backend: whole splits on one pool of workers, with the instruction set chosen at run time.
+//! Work is finished when `submit` returns, so events only number what was done.
 
+mod kernels;
+mod memory;
+mod pool;
+mod program;
+mod run;
 pub mod simd;
+mod task;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use self::memory::{Buffer, Buffers, Raw};
+use self::pool::Pool;
+use self::program::Program;
+use self::simd::Isa;
+use super::{
+    Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, Event, HostBytes, ProgramId, Queue, SplitWork,
+};
+use crate::device::DeviceSpec;
+use crate::index::IndexVec;
+use crate::units::Bytes;
+
+pub use self::kernels::cache::PAGE_TYPES;
+
+/// One CPU device with workers and memory of its own.
+pub struct CpuBackend {
+    spec: DeviceSpec,
+    isa: Isa,
+    pool: Pool,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    buffers: Buffers,
+    programs: IndexVec<ProgramId, Option<std::sync::Arc<Program>>>,
+    events: u64,
+}
+
+impl CpuBackend {
+    /// Starts the workers, on the widest instruction set of this machine.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn new(spec: DeviceSpec) -> Result<CpuBackend, BackendError> {
+        Self::with_isa(spec, Isa::detect())
+    }
+
+    /// Starts the workers, on `isa`.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn with_isa(spec: DeviceSpec, isa: Isa) -> Result<CpuBackend, BackendError> {
+        let pool = Pool::new(spec.workers as usize);
+        let pool = pool.map_err(|e| BackendError::Worker { device: spec.name.clone(), why: e.to_string() })?;
+        Ok(CpuBackend { spec, isa, pool, tables: Mutex::new(Tables::default()) })
+    }
+
+    /// Bytes allocated and not freed; adopted host memory does not count.
+    pub fn allocated(&self) -> Bytes {
+        self.tables().buffers.allocated()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raw(&self, at: BufferSpan, write: bool) -> Result<Raw, BackendError> {
+        self.tables().buffers.raw(&self.spec.name, at, write)
+    }
+
+    fn same_len(&self, needed: Bytes, found: usize) -> Result<(), BackendError> {
+        if needed.0 != found as u64 {
+            let (device, found) = (self.spec.name.clone(), found as u64);
+            return Err(BackendError::Argument { device, what: "bytes copied", needed: needed.0, found });
+        }
+        Ok(())
+    }
+
+    fn known(&self, events: &[Event]) -> Result<(), BackendError> {
+        let last = self.tables().events;
+        match events.iter().find(|e| e.0 == 0 || e.0 > last) {
+            Some(event) => Err(BackendError::NoEvent { device: self.spec.name.clone(), event: event.0 }),
+            None => Ok(()),
+        }
+    }
+
+    fn done(&self) -> Event {
+        let mut tables = self.tables();
+        tables.events += 1;
+        Event(tables.events)
+    }
+
+    fn program(&self, id: ProgramId) -> Result<std::sync::Arc<Program>, BackendError> {
+        let found = self.tables().programs.get(id).and_then(Clone::clone);
+        found.ok_or_else(|| BackendError::NoProgram { device: self.spec.name.clone(), program: id })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn spec(&self) -> &DeviceSpec {
+        &self.spec
+    }
+
+    fn alloc(&self, _kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
+        let refused = |e: std::io::Error| {
+            let device = self.spec.name.clone();
+            BackendError::OutOfMemory { device, need: bytes, why: e.to_string() }
+        };
+        let buffer = Buffer::zeroed(bytes).map_err(refused)?;
+        Ok(self.tables().buffers.add(buffer))
+    }
+
+    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
+        Ok(self.tables().buffers.add(Buffer::adopted(bytes)))
+    }
+
+    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
+        self.tables().buffers.remove(&self.spec.name, buffer)
+    }
+
+    fn write(&self, _queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
+        self.same_len(dst.span.len, src.len())?;
+        self.known(waits)?;
+        run::fill(&self.raw(dst, true)?, src);
+        Ok(self.done())
+    }
+
+    fn read(&self, _queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
+        self.same_len(src.span.len, dst.len())?;
+        self.known(waits)?;
+        run::fetch(&self.raw(src, false)?, dst);
+        Ok(())
+    }
+
+    fn copy(&self, _queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
+        self.same_len(dst.span.len, src.span.len.index())?;
+        self.known(waits)?;
+        run::transfer(&self.raw(src, false)?, &self.raw(dst, true)?);
+        Ok(self.done())
+    }
+
+    fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
+        let raw = |at, write| self.raw(at, write);
+        let program = Program::build(&self.spec, work, &raw)?;
+        Ok(self.tables().programs.push(Some(std::sync::Arc::new(program))))
+    }
+
+    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
+        self.program(program)?;
+        self.tables().programs[program] = None;
+        Ok(())
+    }
+
+    fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
+        let program = self.program(program)?;
+        program.limits.admit(&self.spec.name, args)?;
+        self.known(waits)?;
+        if !run::run(&program, &self.pool, self.isa, args) {
+            let why = "a kernel panicked; the step's values are lost".to_owned();
+            return Err(BackendError::Worker { device: self.spec.name.clone(), why });
+        }
+        Ok(self.done())
+    }
+
+    fn wait(&self, event: Event) -> Result<(), BackendError> {
+        self.known(&[event])
+    }
+}

@@ -237,7 +237,8 @@ impl Call<'_> {
             Expand { layout: self.g.values, head, out: parts.value_page }.run(s);
             let at = page * PAGE - tile * TILE;
             let in_page = page * PAGE..(page + 1) * PAGE;
-            let whole = |row: usize| self.reach_in(row, &cells.start.max(in_page.start)..cells.end.min(in_page.end));
+            let in_reach = cells.start.max(in_page.start)..cells.end.min(in_page.end);
+            let whole = |row: usize| self.reach_in(row, &in_reach);
             let mut i = 0;
             while i < self.rows * group {
                 let reach = whole(i / group);

@@ -1,0 +1,294 @@
+//! A split → stages of tasks with every operand resolved to memory. Allocates; running a program does not.
+//! A task joins the last stage where no byte it touches is written there, so q, k and v need no barrier between them.
+
+use super::kernels::attention::Geometry;
+use super::kernels::cache::{Arrangement, PAGE_TYPES, PageLayout};
+use super::kernels::rope::Frequencies;
+use super::memory::Raw;
+use super::task::{Acts, Groups, Matrix, Rows, Stage, Task};
+use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork};
+use crate::device::{self, DeviceSpec, Scratch};
+use crate::graph::ops::{self, Elementwise, Moe, Rope};
+use crate::graph::{CacheHalf, InputId, NodeId, Op, StateId, WeightId};
+use crate::plan::Span;
+use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
+use crate::tensor::panel::PANEL_ROWS;
+use crate::units::Bytes;
+
+/// A prepared split.
+pub struct Program {
+    /// What its arguments must fit.
+    pub limits: ArgLimits,
+    /// Run one after the other, with a barrier between.
+    pub stages: Vec<Stage>,
+    /// Each worker's own scratch.
+    pub workers: Vec<Raw>,
+}
+
+/// Looks up a range of a buffer, for writing or not.
+type Lookup<'a> = &'a dyn Fn(BufferSpan, bool) -> Result<Raw, BackendError>;
+
+impl Program {
+    /// Resolves and stages all nodes of a split.
+    pub fn build(spec: &DeviceSpec, work: &SplitWork<'_>, raw: Lookup<'_>) -> Result<Program, BackendError> {
+        let sizes = device::scratch(spec, work.graph, &work.split.nodes);
+        let scratch = raw(BufferSpan { buffer: work.bindings.arena, span: work.split.scratch }, true)?;
+        if scratch.len() as u64 != sizes.total().0 {
+            let (device, needed, found) = (spec.name.clone(), sizes.total().0, scratch.len() as u64);
+            return Err(BackendError::Argument { device, what: "bytes of split scratch", needed, found });
+        }
+        let mut builder = Builder { spec, work, raw, regions: Regions::new(&scratch, sizes), stages: Vec::new() };
+        for &node in &work.split.nodes {
+            builder.node(node)?;
+        }
+        let workers = builder.regions.workers;
+        Ok(Program { limits: ArgLimits::of(work), stages: builder.stages, workers })
+    }
+}
+
+/// The parts of the split's scratch, and what they hold as building goes on.
+struct Regions {
+    acts: Raw,
+    angles: Raw,
+    groups: Raw,
+    workers: Vec<Raw>,
+    /// The value, slices a row and format whose quantised form lies in `acts`.
+    quantized: Option<(NodeId, usize, ActFormat)>,
+    /// The frequencies whose table lies in `angles`.
+    table: Option<Frequencies>,
+    /// The routing whose groups lie in `groups`.
+    grouped: Option<(NodeId, Groups)>,
+}
+
+impl Regions {
+    fn new(scratch: &Raw, sizes: Scratch) -> Regions {
+        let mut at = 0;
+        let mut next = |bytes: Bytes| {
+            let part = scratch.part(at, bytes.index());
+            at += bytes.index();
+            part
+        };
+        let (acts, angles, groups) = (next(sizes.acts), next(sizes.angles), next(sizes.groups));
+        let workers = (0..sizes.workers).map(|_| next(sizes.worker)).collect();
+        Regions { acts, angles, groups, workers, quantized: None, table: None, grouped: None }
+    }
+}
+
+struct Builder<'a> {
+    spec: &'a DeviceSpec,
+    work: &'a SplitWork<'a>,
+    raw: Lookup<'a>,
+    regions: Regions,
+    stages: Vec<Stage>,
+}
+
+impl Builder<'_> {
+    fn node(&mut self, id: NodeId) -> Result<(), BackendError> {
+        let out = self.value(id)?;
+        let graph = self.work.graph;
+        match &graph.node(id).op {
+            Op::Rows(op) => self.rows(op, out),
+            Op::Norm(op) => {
+                let task = Task::Norm { x: self.value(op.x)?, weight: self.vector(op.weight)?, eps: op.eps, out };
+                self.push(task)
+            }
+            Op::MatMul(op) => self.matmul(op, out),
+            Op::Rope(op) => self.rope(op, out),
+            Op::Cache(op) => self.cache(op),
+            Op::Attention(op) => self.attention(op, out),
+            Op::Elementwise(op) => self.elementwise(op, out),
+            Op::Moe(Moe::Route(op)) => self.route(id, op, out),
+            Op::Moe(Moe::Experts(op)) => self.experts(op, out),
+            Op::Moe(Moe::Combine(op)) => {
+                let residual = op.residual.map(|r| self.value(r)).transpose()?;
+                let task = Task::Combine { x: self.value(op.x)?, routing: self.value(op.routing)?, residual, out };
+                self.push(task)
+            }
+        }
+    }
+
+    /// Adds a task to the last stage, or to a new one where it must wait.
+    fn push(&mut self, task: Task) -> Result<(), BackendError> {
+        match self.stages.last_mut() {
+            Some(last) if last.admits(&task) => last.tasks.push(task),
+            Some(_) | None => self.stages.push(Stage { tasks: vec![task] }),
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, op: &ops::Rows, out: Rows) -> Result<(), BackendError> {
+        let task = match op {
+            ops::Rows::Embed(op) => Task::Embed { table: self.matrix(op.weight)?, ids: self.input(op.ids)?, out },
+            ops::Rows::Select(op) => Task::Select { x: self.value(op.x)?, index: self.input(op.rows)?, out },
+        };
+        self.push(task)
+    }
+
+    fn matmul(&mut self, op: &ops::MatMul, out: Rows) -> Result<(), BackendError> {
+        let weight = self.matrix(op.weight)?;
+        let acts = self.acts(op.x, 1, &weight)?;
+        let bias = op.bias.map(|b| self.vector(b)).transpose()?;
+        let residual = op.residual.map(|r| self.value(r)).transpose()?;
+        let panels = self.panels_a_chunk(&weight);
+        self.push(Task::MatMul { weight, acts, bias, residual, out, panels })
+    }
+
+    /// The activations of a product with `weight`: quantised first, unless that form is in scratch already.
+    fn acts(&mut self, x: NodeId, slices: usize, weight: &Matrix) -> Result<Acts, BackendError> {
+        let Some(format) = act_format(weight.dtype) else {
+            return Err(self.refuse(x, format!("is multiplied with {}, which has no kernel", weight.dtype)));
+        };
+        let row_bytes = act_row_bytes(format, weight.cols);
+        let x_rows = self.value(x)?;
+        if format == ActFormat::F32 {
+            return Ok(Acts { raw: x_rows.raw, row_bytes });
+        }
+        let rows = self.work.graph.rows(x_rows.dim).index() * slices;
+        let acts = Acts { raw: self.regions.acts.part(0, rows * row_bytes), row_bytes };
+        if self.regions.quantized != Some((x, slices, format)) {
+            self.regions.quantized = Some((x, slices, format));
+            self.push(Task::Quantize { x: x_rows, slices, cols: weight.cols, format, out: acts.clone() })?;
+        }
+        Ok(acts)
+    }
+
+    /// Panels that a worker takes at a time: enough chunks for stealing, enough work in each.
+    fn panels_a_chunk(&self, weight: &Matrix) -> usize {
+        let panels = weight.rows.div_ceil(PANEL_ROWS);
+        (panels / (self.spec.workers as usize * 8)).clamp(1, 8)
+    }
+
+    fn rope(&mut self, op: &Rope, out: Rows) -> Result<(), BackendError> {
+        let factors = op.factors.map(|f| self.vector(f)).transpose()?;
+        let factors = factors.map(|f| super::run::floats(&f));
+        let frequencies = Frequencies::new(op.rotary, op.base, &op.scaling, factors.as_deref());
+        let rows = self.work.graph.batch().tokens.index();
+        let angles = self.regions.angles.part(0, rows * op.rotary as usize * 4);
+        if self.regions.table.as_ref() != Some(&frequencies) {
+            self.regions.table = Some(frequencies.clone());
+            let positions = self.input(op.positions)?;
+            self.push(Task::Angles { positions, frequencies, out: angles.clone() })?;
+        }
+        let x = self.value(op.x)?;
+        let (pairs, head_dim) = (op.rotary as usize / 2, op.head_dim as usize);
+        self.push(Task::Rope { x, angles, pairs, head_dim, style: op.style, out })
+    }
+
+    fn cache(&mut self, op: &ops::CacheWrite) -> Result<(), BackendError> {
+        let (keys, key_pages) = self.state(op.keys)?;
+        let (values, value_pages) = self.state(op.values)?;
+        let (k, v) = (self.value(op.k)?, self.value(op.v)?);
+        self.push(Task::CacheWrite { k, v, keys, values, key_pages, value_pages })
+    }
+
+    fn attention(&mut self, op: &ops::Attention, out: Rows) -> Result<(), BackendError> {
+        let (keys, key_pages) = self.state(op.keys)?;
+        let (values, value_pages) = self.state(op.values)?;
+        let group = op.heads as usize / key_pages.heads;
+        let geometry = Geometry { keys: key_pages, values: value_pages, group, scale: op.scale, mask: op.mask };
+        let q = self.value(op.q)?;
+        self.push(Task::Attention { q, keys, values, geometry, out })
+    }
+
+    fn elementwise(&mut self, op: &Elementwise, out: Rows) -> Result<(), BackendError> {
+        let task = match *op {
+            Elementwise::Gated { gate, up, activation } => {
+                Task::Gated { gate: self.value(gate)?, up: self.value(up)?, activation, out }
+            }
+            Elementwise::Add { a, b } => Task::Add { a: self.value(a)?, b: self.value(b)?, out },
+        };
+        self.push(task)
+    }
+
+    fn route(&mut self, id: NodeId, op: &ops::Route, out: Rows) -> Result<(), BackendError> {
+        let logits = self.value(op.logits)?;
+        let groups = self.groups(logits.cols, op.used as usize, self.work.graph.rows(logits.dim).index());
+        self.regions.grouped = Some((id, groups.clone()));
+        let routing = out.clone();
+        self.push(Task::Route { logits, normalize: op.normalize, scale: op.scale, out })?;
+        self.push(Task::Group { routing, groups })
+    }
+
+    fn groups(&self, experts: usize, used: usize, rows: usize) -> Groups {
+        let mut at = 0;
+        let mut next = |entries: usize| {
+            let part = self.regions.groups.part(at, entries * 4);
+            at += entries * 4;
+            part
+        };
+        let (starts, active) = (next(experts + 1), next(experts + 1));
+        Groups { starts, active, slots: next(rows * used), rows: next(rows * used), used }
+    }
+
+    fn experts(&mut self, op: &ops::Experts, out: Rows) -> Result<(), BackendError> {
+        let groups = match &self.regions.grouped {
+            Some((routing, groups)) if *routing == op.routing => groups.clone(),
+            Some(_) | None => return Err(self.refuse(op.routing, "routes for another split".into())),
+        };
+        let weight = self.matrix(op.weight)?;
+        let acts = self.acts(op.x, if op.slotted { groups.used } else { 1 }, &weight)?;
+        let bias = op.bias.map(|b| self.vector(b)).transpose()?;
+        let panels = self.panels_a_chunk(&weight);
+        self.push(Task::Experts { weight, acts, slotted: op.slotted, groups, bias, out, panels })
+    }
+
+    fn value(&self, id: NodeId) -> Result<Rows, BackendError> {
+        let out = self.work.graph.node(id).out;
+        let raw = self.in_arena(self.work.values[id])?;
+        Ok(Rows { raw, dim: out.rows, cols: out.cols as usize })
+    }
+
+    fn input(&self, id: InputId) -> Result<Raw, BackendError> {
+        self.in_arena(self.work.inputs[id])
+    }
+
+    fn in_arena(&self, span: Span) -> Result<Raw, BackendError> {
+        (self.raw)(BufferSpan { buffer: self.work.bindings.arena, span }, true)
+    }
+
+    /// A weight of f32 elements that is no matrix.
+    fn vector(&self, id: WeightId) -> Result<Raw, BackendError> {
+        Ok(self.matrix(id)?.raw)
+    }
+
+    fn matrix(&self, id: WeightId) -> Result<Matrix, BackendError> {
+        let weight = &self.work.graph.weights()[id];
+        let slices = self.work.bindings.weights.get(id).map_or(&[][..], Vec::as_slice);
+        let whole = slices.iter().find(|s| s.slice.range == (0..weight.count));
+        let Some(bound) = whole else {
+            let (device, node) = (self.spec.name.clone(), format!("weight {}", weight.name));
+            return Err(BackendError::Prepare { device, node, why: "is not bound as a whole".into() });
+        };
+        Ok(Matrix {
+            raw: (self.raw)(bound.at, false)?,
+            dtype: weight.dtype,
+            layout: bound.layout,
+            count: weight.count as usize,
+            rows: weight.rows as usize,
+            cols: weight.cols as usize,
+        })
+    }
+
+    fn state(&self, id: StateId) -> Result<(Raw, PageLayout), BackendError> {
+        let state = &self.work.graph.states()[id];
+        let refuse = |why: &str| {
+            let (device, node) = (self.spec.name.clone(), format!("state {}", state.name));
+            BackendError::Prepare { device, node, why: why.into() }
+        };
+        if !PAGE_TYPES.contains(&state.dtype) {
+            return Err(refuse("has a type that this device cannot keep a cache in"));
+        }
+        let at = self.work.bindings.states.get(id).copied().flatten().ok_or_else(|| refuse("is not bound"))?;
+        let arrangement = match state.half {
+            CacheHalf::Keys => Arrangement::Keys,
+            CacheHalf::Values => Arrangement::Values,
+        };
+        let (heads, head_dim) = (state.heads as usize, state.head_dim as usize);
+        Ok(((self.raw)(at, true)?, PageLayout { arrangement, dtype: state.dtype, heads, head_dim }))
+    }
+
+    fn refuse(&self, node: NodeId, why: String) -> BackendError {
+        let node = self.work.graph.node(node).name.clone();
+        BackendError::Prepare { device: self.spec.name.clone(), node, why }
+    }
+}

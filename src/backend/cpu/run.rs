@@ -1,0 +1,347 @@
+//! A program and its arguments → values in the arena: every worker walks the stages and claims chunks of their tasks.
+//!
+//! This is the one place where ranges of memory become slices. It is sound because tasks of one stage were checked to
+//! write nothing that another touches (`Stage::admits`), stages are separated by barriers, every chunk of a task is
+//! claimed once, and different chunks write different rows or columns. Never allocates.
+#![allow(unsafe_code)]
+
+use super::kernels::attention::{Attend, MOST_QUERIES};
+use super::kernels::cache::PAGE;
+use super::kernels::moe::{self, Choice, Combine, Route};
+use super::kernels::{elementwise, norm, rope};
+use super::memory::Raw;
+use super::pool::{Pool, Worker};
+use super::program::Program;
+use super::simd::Isa;
+use super::simd::matmul::{self, ActView, Epilogue, OutView, Product, Residual, WeightView};
+use super::task::{Acts, Groups, Matrix, Rows, Task};
+use crate::backend::Args;
+use crate::graph::RowDim;
+use crate::tensor::act::{ActFormat, act_row_bytes};
+use crate::tensor::panel::{self, Layout, PANEL_ROWS};
+use crate::tensor::quant;
+
+/// Elements that a worker takes at a time in elementwise ops.
+const ELEMENTS: usize = 4096;
+
+/// Runs all stages; `false` if a kernel panicked.
+pub fn run(program: &Program, pool: &Pool, isa: Isa, args: &Args<'_>) -> bool {
+    pool.run(program.stages.len(), &|worker: &Worker<'_>, stage| {
+        let tasks = &program.stages[stage].tasks;
+        let scratch = &program.workers[worker.index];
+        let call = Call { isa, args, scratch };
+        let total = tasks.iter().map(|t| call.chunks(t)).sum();
+        worker.claim(total, |chunk| {
+            let mut rest = chunk;
+            for task in tasks {
+                let own = call.chunks(task);
+                if rest < own {
+                    return call.chunk(task, rest);
+                }
+                rest -= own;
+            }
+        });
+    })
+}
+
+/// `src` into a range of the same length.
+pub fn fill(dst: &Raw, src: &[u8]) {
+    // SAFETY: the caller of `Backend::write` orders it behind whatever else uses the range.
+    unsafe { dst.slice_mut::<u8>(0..src.len()) }.copy_from_slice(src);
+}
+
+/// A range into `dst` of the same length.
+pub fn fetch(src: &Raw, dst: &mut [u8]) {
+    // SAFETY: the caller of `Backend::read` orders it behind whatever writes the range.
+    dst.copy_from_slice(unsafe { src.bytes() });
+}
+
+/// A range into another, which may overlap it.
+pub fn transfer(src: &Raw, dst: &Raw) {
+    dst.copy_from(src);
+}
+
+/// A vector of floats, copied.
+pub fn floats(raw: &Raw) -> Vec<f32> {
+    // SAFETY: called on weights while a program is built; weights are written before and never after.
+    unsafe { raw.slice::<f32>() }.to_vec()
+}
+
+struct Call<'a> {
+    isa: Isa,
+    args: &'a Args<'a>,
+    scratch: &'a Raw,
+}
+
+impl Call<'_> {
+    fn rows(&self, dim: RowDim) -> usize {
+        match dim {
+            RowDim::Tokens => self.args.tokens.index(),
+            RowDim::Outputs => self.args.outputs.index(),
+        }
+    }
+
+    /// Chunks of a task for these arguments: the same on every worker.
+    fn chunks(&self, task: &Task) -> usize {
+        match task {
+            Task::Embed { out, .. } | Task::Select { out, .. } | Task::Norm { out, .. } | Task::Rope { out, .. } => {
+                self.rows(out.dim)
+            }
+            Task::Route { out, .. } | Task::Combine { out, .. } => self.rows(out.dim),
+            Task::Quantize { x, slices, .. } => self.rows(x.dim) * slices,
+            Task::Angles { .. } => self.args.tokens.index(),
+            Task::CacheWrite { key_pages, value_pages, .. } => key_pages.heads + value_pages.heads,
+            Task::Gated { out, .. } | Task::Add { out, .. } => (self.rows(out.dim) * out.cols).div_ceil(ELEMENTS),
+            Task::Group { .. } => 1,
+            Task::MatMul { weight, out, panels, .. } => {
+                if self.rows(out.dim) == 0 { 0 } else { chunks_of(weight, *panels) }
+            }
+            Task::Experts { weight, groups, panels, .. } => {
+                // SAFETY: the groups were written in an earlier stage and are only read in this one.
+                let active = unsafe { groups.active.slice::<u32>() }[0];
+                active as usize * chunks_of(weight, *panels)
+            }
+            Task::Attention { geometry, .. } => {
+                let blocks = self.args.sequences.iter().map(|s| (s.rows as usize).div_ceil(geometry.rows()));
+                blocks.sum::<usize>() * geometry.keys.heads
+            }
+        }
+    }
+
+    fn chunk(&self, task: &Task, chunk: usize) {
+        match task {
+            Task::Embed { table, ids, out } => self.embed(table, ids, out, chunk),
+            Task::Select { x, index, out } => {
+                let from = word(index, chunk);
+                row_mut::<f32>(out, chunk).copy_from_slice(row(x, from));
+            }
+            Task::Norm { x, weight, eps, out } => {
+                let (x, weight, out) = (row(x, chunk), all::<f32>(weight), row_mut(out, chunk));
+                self.isa.run(norm::RmsNorm { x, weight, eps: *eps, out });
+            }
+            Task::Quantize { x, slices, cols, format, out } => self.quantize(x, *slices, *cols, *format, out, chunk),
+            Task::MatMul { .. } => self.matmul(task, chunk),
+            Task::Angles { positions, frequencies, out } => {
+                let width = 2 * frequencies.radians.len();
+                frequencies.table(word(positions, chunk) as u32, part_mut(out, chunk * width, width));
+            }
+            Task::Rope { x, angles, pairs, head_dim, style, out } => {
+                let table = &all::<f32>(angles)[chunk * 2 * pairs..(chunk + 1) * 2 * pairs];
+                rope::rotate(row(x, chunk), *head_dim, *style, table, row_mut(out, chunk));
+            }
+            Task::CacheWrite { .. } => self.cache_write(task, chunk),
+            Task::Attention { .. } => self.attention(task, chunk),
+            Task::Gated { gate, up, activation, out } => {
+                let (gate, up, out) = (span(gate, self, chunk), span(up, self, chunk), span_mut(out, self, chunk));
+                self.isa.run(elementwise::Gated { gate, up, activation: *activation, out });
+            }
+            Task::Add { a, b, out } => {
+                let (a, b, out) = (span(a, self, chunk), span(b, self, chunk), span_mut(out, self, chunk));
+                self.isa.run(elementwise::Add { a, b, out });
+            }
+            Task::Route { logits, normalize, scale, out } => {
+                let own = part_mut::<f32>(self.scratch, 0, logits.cols);
+                own.copy_from_slice(row(logits, chunk));
+                let out = row_mut::<Choice>(out, chunk);
+                self.isa.run(Route { logits: own, normalize: *normalize, scale: *scale, out });
+            }
+            Task::Group { routing, groups } => self.group(routing, groups),
+            Task::Experts { .. } => self.experts(task, chunk),
+            Task::Combine { x, routing, residual, out } => {
+                let residual = residual.as_ref().map(|r| row(r, chunk));
+                let (x, choices, out) = (row(x, chunk), row(routing, chunk), row_mut(out, chunk));
+                self.isa.run(Combine { x, choices, residual, out });
+            }
+        }
+    }
+
+    /// A token id past the vocabulary was refused by the session; the clamp keeps this function total.
+    fn embed(&self, table: &Matrix, ids: &Raw, out: &Rows, chunk: usize) {
+        let id = word(ids, chunk).min(table.rows - 1);
+        let bytes = all::<u8>(&table.raw);
+        let row_bytes = table.dtype.row_bytes(table.cols as u64).map_or(0, |b| b.index());
+        let out = row_mut::<f32>(out, chunk);
+        let source = match table.layout {
+            Layout::Gguf => &bytes[id * row_bytes..(id + 1) * row_bytes],
+            Layout::Panel16 => {
+                let own = part_mut::<u8>(self.scratch, 0, row_bytes);
+                let panel = id / PANEL_ROWS * PANEL_ROWS * row_bytes;
+                let panel = &bytes[panel..panel + PANEL_ROWS * row_bytes];
+                panel::unpack_row(table.dtype, panel, id % PANEL_ROWS, own);
+                own
+            }
+        };
+        quant::decode(table.dtype, source, out).expect("support tables admit only types with a codec");
+    }
+
+    fn quantize(&self, x: &Rows, slices: usize, cols: usize, format: ActFormat, out: &Acts, chunk: usize) {
+        let values = &row::<f32>(x, chunk / slices)[chunk % slices * cols..][..cols];
+        let bytes = part_mut::<u8>(&out.raw, chunk * out.row_bytes, out.row_bytes);
+        debug_assert_eq!(out.row_bytes, act_row_bytes(format, cols));
+        matmul::quantize(self.isa, format, cols, values, bytes);
+    }
+
+    fn matmul(&self, task: &Task, chunk: usize) {
+        let Task::MatMul { weight, acts, bias, residual, out, panels } = task else { return };
+        let rows = self.rows(out.dim);
+        let bytes = &all::<u8>(&acts.raw)[..rows * acts.row_bytes];
+        let bias = bias.as_ref().map(all::<f32>);
+        let residual = residual.as_ref().map_or(Residual::None, |r| Residual::Matrix {
+            data: &all::<f32>(&r.raw)[..rows * r.cols],
+            stride: r.cols,
+        });
+        // SAFETY: the rows lie in the arena; this chunk alone writes the columns of its panels.
+        let view = unsafe { OutView::from_raw(out.raw.as_mut_ptr(), rows, out.cols, None) };
+        let product = Product {
+            weight: view_of(weight, 0),
+            acts: ActView { bytes, index: None },
+            out: view,
+            epilogue: Epilogue { bias, residual },
+        };
+        let first = chunk * panels;
+        let last = (first + panels).min(product.weight.panels());
+        product.compute(self.isa, first..last, part_mut(self.scratch, 0, self.scratch.len()));
+    }
+
+    fn experts(&self, task: &Task, chunk: usize) {
+        let Task::Experts { weight, acts, slotted, groups, bias, out, panels } = task else { return };
+        let own = chunks_of(weight, *panels);
+        let expert = word(&groups.active, 1 + chunk / own);
+        let range = word(&groups.starts, expert)..word(&groups.starts, expert + 1);
+        let slots = &all::<u32>(&groups.slots)[range.clone()];
+        let rows = if *slotted { slots } else { &all::<u32>(&groups.rows)[range] };
+        let choices = self.rows(out.dim) * groups.used;
+        let held = if *slotted { choices } else { self.rows(out.dim) };
+        // SAFETY: the slots lie in the arena; this chunk alone writes its expert's slots in the columns of its panels.
+        let view = unsafe { OutView::from_raw(out.raw.as_mut_ptr(), choices, weight.rows, Some(slots)) };
+        let bias = bias.as_ref().map(|b| &all::<f32>(b)[expert * weight.rows..(expert + 1) * weight.rows]);
+        let product = Product {
+            weight: view_of(weight, expert),
+            acts: ActView { bytes: &all::<u8>(&acts.raw)[..held * acts.row_bytes], index: Some(rows) },
+            out: view,
+            epilogue: Epilogue { bias, residual: Residual::None },
+        };
+        let first = chunk % own * panels;
+        let last = (first + panels).min(product.weight.panels());
+        product.compute(self.isa, first..last, part_mut(self.scratch, 0, self.scratch.len()));
+    }
+
+    /// One head of one half, for all rows: pages are shared by rows but not by heads.
+    fn cache_write(&self, task: &Task, chunk: usize) {
+        let Task::CacheWrite { k, v, keys, values, key_pages, value_pages } = task else { return };
+        let (x, raw, pages, head) = match chunk.checked_sub(key_pages.heads) {
+            None => (k, keys, key_pages, chunk),
+            Some(head) => (v, values, value_pages, head),
+        };
+        for (i, &cell) in self.args.cells.iter().enumerate() {
+            let (page, lane) = (cell as usize / PAGE, cell as usize % PAGE);
+            let at = page * pages.page_bytes() + head * pages.head_bytes();
+            let values = &row::<f32>(x, i)[head * pages.head_dim..(head + 1) * pages.head_dim];
+            pages.write(values, lane, part_mut(raw, at, pages.head_bytes()));
+        }
+    }
+
+    fn attention(&self, task: &Task, chunk: usize) {
+        let Task::Attention { q, keys, values, geometry, out } = task else { return };
+        let heads = geometry.keys.heads;
+        let (head, mut block) = (chunk % heads, chunk / heads);
+        for sequence in self.args.sequences {
+            let blocks = (sequence.rows as usize).div_ceil(geometry.rows());
+            if block >= blocks {
+                block -= blocks;
+                continue;
+            }
+            let from = block * geometry.rows();
+            let rows = geometry.rows().min(sequence.rows as usize - from);
+            let row0 = sequence.first as usize + from;
+            let width = geometry.group * geometry.values.head_dim;
+            let mut outs: [&mut [f32]; MOST_QUERIES] = std::array::from_fn(|_| Default::default());
+            for (i, slot) in outs.iter_mut().enumerate().take(rows) {
+                *slot = part_mut(&out.raw, (row0 + i) * out.cols + head * width, width);
+            }
+            self.isa.run(Attend {
+                geometry: *geometry,
+                head,
+                q: &all::<f32>(&q.raw)[row0 * q.cols..(row0 + rows) * q.cols],
+                first: sequence.length.index() - sequence.rows as usize + from,
+                keys: all(keys),
+                values: all(values),
+                pages: &self.args.pages[sequence.pages.start as usize..sequence.pages.end as usize],
+                scratch: part_mut(self.scratch, 0, geometry.scratch_floats()),
+                out: &mut outs[..rows],
+            });
+            return;
+        }
+    }
+
+    fn group(&self, routing: &Rows, groups: &Groups) {
+        let choices = &all::<Choice>(&routing.raw)[..self.rows(routing.dim) * groups.used];
+        let starts = part_mut::<u32>(&groups.starts, 0, groups.starts.len() / 4);
+        let slots = part_mut::<u32>(&groups.slots, 0, choices.len());
+        moe::group(choices, starts, slots);
+        for (row, slot) in part_mut::<u32>(&groups.rows, 0, choices.len()).iter_mut().zip(&*slots) {
+            *row = slot / groups.used as u32;
+        }
+        let active = part_mut::<u32>(&groups.active, 0, groups.active.len() / 4);
+        active[0] = 0;
+        for expert in 0..starts.len() - 1 {
+            if starts[expert] < starts[expert + 1] {
+                active[0] += 1;
+                active[active[0] as usize] = expert as u32;
+            }
+        }
+    }
+}
+
+fn chunks_of(weight: &Matrix, panels: usize) -> usize {
+    weight.rows.div_ceil(PANEL_ROWS).div_ceil(panels)
+}
+
+fn view_of(weight: &Matrix, index: usize) -> WeightView<'_> {
+    let size = weight.raw.len() / weight.count;
+    let bytes = &all::<u8>(&weight.raw)[index * size..(index + 1) * size];
+    WeightView { dtype: weight.dtype, layout: weight.layout, bytes, rows: weight.rows, cols: weight.cols }
+}
+
+/// All elements of a range that is read in this stage.
+fn all<T: bytemuck::AnyBitPattern>(raw: &Raw) -> &[T] {
+    // SAFETY: a range that a task reads is written by no task of its stage, see the module.
+    unsafe { raw.slice() }
+}
+
+/// Elements that this chunk alone writes in this stage.
+#[allow(clippy::mut_from_ref, reason = "exclusive by the claim, see the module")]
+fn part_mut<T: bytemuck::Pod>(raw: &Raw, at: usize, len: usize) -> &mut [T] {
+    // SAFETY: chunks of a task write disjoint elements and tasks of a stage disjoint ranges, see the module; a
+    // worker's scratch is used by that worker alone, one chunk at a time.
+    unsafe { raw.slice_mut(at..at + len) }
+}
+
+fn word(raw: &Raw, i: usize) -> usize {
+    all::<u32>(raw)[i] as usize
+}
+
+fn row<T: bytemuck::AnyBitPattern>(rows: &Rows, i: usize) -> &[T] {
+    &all(&rows.raw)[i * rows.cols..(i + 1) * rows.cols]
+}
+
+#[allow(clippy::mut_from_ref, reason = "exclusive by the claim, see the module")]
+fn row_mut<T: bytemuck::Pod>(rows: &Rows, i: usize) -> &mut [T] {
+    part_mut(&rows.raw, i * rows.cols, rows.cols)
+}
+
+/// The elements of an elementwise chunk.
+fn span<'a>(rows: &'a Rows, call: &Call<'_>, chunk: usize) -> &'a [f32] {
+    &all(&rows.raw)[elements(rows, call, chunk)]
+}
+
+#[allow(clippy::mut_from_ref, reason = "exclusive by the claim, see the module")]
+fn span_mut<'a>(rows: &'a Rows, call: &Call<'_>, chunk: usize) -> &'a mut [f32] {
+    let range = elements(rows, call, chunk);
+    part_mut(&rows.raw, range.start, range.len())
+}
+
+fn elements(rows: &Rows, call: &Call<'_>, chunk: usize) -> std::ops::Range<usize> {
+    let all = call.rows(rows.dim) * rows.cols;
+    chunk * ELEMENTS..((chunk + 1) * ELEMENTS).min(all)
+}

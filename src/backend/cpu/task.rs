@@ -1,0 +1,166 @@
+//! What a prepared split consists of: one kernel over resolved ranges of memory a task, in stages.
+//! Plain data; `program` makes it, `run` executes it.
+
+use super::kernels::attention::Geometry;
+use super::kernels::cache::PageLayout;
+use super::kernels::rope::Frequencies;
+use super::memory::Raw;
+use crate::graph::RowDim;
+use crate::graph::ops::{Activation, RopeStyle};
+use crate::tensor::DType;
+use crate::tensor::act::ActFormat;
+use crate::tensor::panel::Layout;
+
+/// Tasks that may run at the same time: none writes what another touches.
+#[derive(Default)]
+pub struct Stage {
+    /// In graph order.
+    pub tasks: Vec<Task>,
+}
+
+/// Rows of floats (or of choices) in the arena.
+#[derive(Clone)]
+pub struct Rows {
+    /// The memory.
+    pub raw: Raw,
+    /// What a row is.
+    pub dim: RowDim,
+    /// Elements in a row.
+    pub cols: usize,
+}
+
+/// A weight matrix, or a stack of them.
+#[derive(Clone)]
+pub struct Matrix {
+    /// The memory, all matrices one after the other.
+    pub raw: Raw,
+    /// Element type.
+    pub dtype: DType,
+    /// Arrangement of the rows.
+    pub layout: Layout,
+    /// Matrices.
+    pub count: usize,
+    /// Rows of a matrix.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+/// A product's activations: the values themselves, or their quantised form in scratch.
+#[derive(Clone)]
+pub struct Acts {
+    /// The memory.
+    pub raw: Raw,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+}
+
+/// The groups of rows by expert, in scratch.
+#[derive(Clone)]
+pub struct Groups {
+    /// First slot of each expert's group, and the end of the last.
+    pub starts: Raw,
+    /// Number of experts that have rows, then those experts, ascending.
+    pub active: Raw,
+    /// The slots of all groups.
+    pub slots: Raw,
+    /// The row of each of those slots.
+    pub rows: Raw,
+    /// Slots a row.
+    pub used: usize,
+}
+
+/// One kernel with all it needs but the run-time arguments.
+pub enum Task {
+    /// Rows of a weight by token id.
+    Embed { table: Matrix, ids: Raw, out: Rows },
+    /// Rows of a value by index.
+    Select { x: Rows, index: Raw, out: Rows },
+    /// Root-mean-square norm.
+    Norm { x: Rows, weight: Raw, eps: f32, out: Rows },
+    /// Values → quantised activations in scratch; `slices` of `cols` a row.
+    Quantize { x: Rows, slices: usize, cols: usize, format: ActFormat, out: Acts },
+    /// Product with a weight, then bias, then residual.
+    MatMul { weight: Matrix, acts: Acts, bias: Option<Raw>, residual: Option<Rows>, out: Rows, panels: usize },
+    /// Cosines and sines of every row.
+    Angles { positions: Raw, frequencies: Frequencies, out: Raw },
+    /// Rotation by the table.
+    Rope { x: Rows, angles: Raw, pairs: usize, head_dim: usize, style: RopeStyle, out: Rows },
+    /// K and V rows into their pages.
+    CacheWrite { k: Rows, v: Rows, keys: Raw, values: Raw, key_pages: PageLayout, value_pages: PageLayout },
+    /// Attention over pages.
+    Attention { q: Rows, keys: Raw, values: Raw, geometry: Geometry, out: Rows },
+    /// Gated activation.
+    Gated { gate: Rows, up: Rows, activation: Activation, out: Rows },
+    /// Sum of two values.
+    Add { a: Rows, b: Rows, out: Rows },
+    /// Choice of experts.
+    Route { logits: Rows, normalize: bool, scale: f32, out: Rows },
+    /// Grouping of the choices.
+    Group { routing: Rows, groups: Groups },
+    /// Products with the chosen experts.
+    Experts { weight: Matrix, acts: Acts, slotted: bool, groups: Groups, bias: Option<Raw>, out: Rows, panels: usize },
+    /// Weighted sum over the chosen experts.
+    Combine { x: Rows, routing: Rows, residual: Option<Rows>, out: Rows },
+}
+
+impl Task {
+    /// What it reads besides weights, which nobody writes.
+    pub fn reads(&self) -> Vec<&Raw> {
+        match self {
+            Task::Embed { table: _, ids, out: _ } => vec![ids],
+            Task::Select { x, index, out: _ } => vec![&x.raw, index],
+            Task::Norm { x, weight: _, eps: _, out: _ } => vec![&x.raw],
+            Task::Quantize { x, slices: _, cols: _, format: _, out: _ } => vec![&x.raw],
+            Task::MatMul { weight: _, acts, bias: _, residual, out: _, panels: _ } => {
+                [Some(&acts.raw), residual.as_ref().map(|r| &r.raw)].into_iter().flatten().collect()
+            }
+            Task::Angles { positions, frequencies: _, out: _ } => vec![positions],
+            Task::Rope { x, angles, pairs: _, head_dim: _, style: _, out: _ } => vec![&x.raw, angles],
+            Task::CacheWrite { k, v, keys: _, values: _, key_pages: _, value_pages: _ } => vec![&k.raw, &v.raw],
+            Task::Attention { q, keys, values, geometry: _, out: _ } => vec![&q.raw, keys, values],
+            Task::Gated { gate, up, activation: _, out: _ } => vec![&gate.raw, &up.raw],
+            Task::Add { a, b, out: _ } => vec![&a.raw, &b.raw],
+            Task::Route { logits, normalize: _, scale: _, out: _ } => vec![&logits.raw],
+            Task::Group { routing, groups: _ } => vec![&routing.raw],
+            Task::Experts { weight: _, acts, slotted: _, groups, bias: _, out: _, panels: _ } => {
+                vec![&acts.raw, &groups.starts, &groups.active, &groups.slots, &groups.rows]
+            }
+            Task::Combine { x, routing, residual, out: _ } => {
+                [Some(&x.raw), Some(&routing.raw), residual.as_ref().map(|r| &r.raw)].into_iter().flatten().collect()
+            }
+        }
+    }
+
+    /// What it writes, the workers' own scratch aside.
+    pub fn writes(&self) -> Vec<&Raw> {
+        match self {
+            Task::Embed { out, .. }
+            | Task::Select { out, .. }
+            | Task::Norm { out, .. }
+            | Task::MatMul { out, .. }
+            | Task::Rope { out, .. }
+            | Task::Attention { out, .. }
+            | Task::Gated { out, .. }
+            | Task::Add { out, .. }
+            | Task::Route { out, .. }
+            | Task::Experts { out, .. }
+            | Task::Combine { out, .. } => vec![&out.raw],
+            Task::Quantize { out, .. } => vec![&out.raw],
+            Task::Angles { out, .. } => vec![out],
+            Task::CacheWrite { keys, values, .. } => vec![keys, values],
+            Task::Group { groups, .. } => vec![&groups.starts, &groups.active, &groups.slots, &groups.rows],
+        }
+    }
+}
+
+impl Stage {
+    /// Whether `task` may run at the same time as all tasks here.
+    pub fn admits(&self, task: &Task) -> bool {
+        let meet = |a: &[&Raw], b: &[&Raw]| a.iter().any(|a| b.iter().any(|b| a.meets(b)));
+        self.tasks.iter().all(|other| {
+            let (writes, others) = (task.writes(), other.writes());
+            !meet(&writes, &others) && !meet(&writes, &other.reads()) && !meet(&task.reads(), &others)
+        })
+    }
+}

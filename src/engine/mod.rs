@@ -1,0 +1,253 @@
+//! Sequences of tokens → logits and text: a model, its session, its cache and its tokenizer under one roof.
+//! Cuts prompts into steps and keeps the books; what runs where is the plan's business.
+
+mod generate;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::backend::SequenceRows;
+use crate::device::{BackendKind, Machine, MemoryId};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, SessionMemory, StepInput, homes};
+use crate::gguf::Gguf;
+use crate::graph::{Batch, Graph};
+use crate::index::Id;
+use crate::kv::{KvError, PagedKv, SequenceId};
+use crate::models::{CacheSpec, Model, ModelError};
+use crate::sample::SampleError;
+use crate::tensor::DType;
+use crate::text::{TextError, Tokenizer};
+use crate::units::{Bytes, Tokens};
+
+pub use generate::{Finish, Generate, Generated};
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Cells of the KV cache; rounded up to whole pages.
+    pub context: Tokens,
+    /// Most tokens of a step (llama.cpp's ubatch).
+    pub step: Tokens,
+    /// Most rows of logits of a step.
+    pub outputs: Tokens,
+    /// Workers.
+    pub threads: u32,
+    /// Type of cached keys.
+    pub cache_keys: DType,
+    /// Type of cached values.
+    pub cache_values: DType,
+    /// Whether weights stay in the file mapping instead of being repacked.
+    pub keep_mapping: bool,
+    /// Host memory that weights, cache and arena may take.
+    pub budget: Bytes,
+}
+
+/// Why the engine cannot start or go on.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's message names its fields")]
+pub enum EngineError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    #[error("text cannot be generated without a tokenizer: {0}")]
+    NoTokenizer(String),
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    #[error("there is nothing to evaluate: the prompt has no tokens")]
+    Empty,
+    #[error("{needed} tokens do not fit the context of {context}; ask for a larger one with -c")]
+    Context { needed: usize, context: u32 },
+}
+
+/// A model that evaluates sequences.
+pub struct Engine {
+    gguf: Arc<Gguf>,
+    model: Model,
+    tokenizer: Result<Tokenizer, TextError>,
+    session: Session,
+    kv: PagedKv,
+    cells: Vec<u32>,
+    positions: Vec<u32>,
+    pages: Vec<u32>,
+}
+
+/// Graphs of one model with one kind of cache.
+struct ModelSource {
+    model: Model,
+    cache: CacheSpec,
+}
+
+impl GraphSource for ModelSource {
+    fn graph(&self, batch: Batch) -> Result<Graph, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.model.graph(batch, self.cache)?)
+    }
+}
+
+impl Engine {
+    /// Builds, plans and loads the model on the CPU. A file without a usable tokenizer still evaluates token ids.
+    ///
+    /// # Errors
+    /// The model cannot be built, does not fit the budget, or cannot be loaded.
+    pub fn open(gguf: Gguf, options: EngineOptions, progress: Progress<'_>) -> Result<Engine, EngineError> {
+        let gguf = Arc::new(gguf);
+        let model = Model::from_gguf(&gguf)?;
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata());
+        let context = Tokens(options.context.pages() * Tokens::PAGE.0);
+        let cache = CacheSpec { cells: context, keys: options.cache_keys, values: options.cache_values };
+        let tokens = Tokens(options.step.0.clamp(1, context.0.max(1)));
+        let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
+        let machine = Machine::single(BackendKind::Cpu, options.threads, options.budget);
+        let source = Box::new(ModelSource { model: model.clone(), cache });
+        let home = |graph: &Graph| homes(graph, MemoryId::from_index(0), options.keep_mapping);
+        let session = Session::open(source, &gguf, machine, home, limits, progress)?;
+        let kv = PagedKv::new(context);
+        let (cells, positions, pages) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Engine { gguf, model, tokenizer, session, kv, cells, positions, pages })
+    }
+
+    /// The model file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// Why the file has none that can be used.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, &TextError> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Elements of a row of logits.
+    pub fn logits_width(&self) -> usize {
+        self.session.logits_width()
+    }
+
+    /// Bytes allocated for weights, cache and arena.
+    pub fn memory(&self) -> SessionMemory {
+        self.session.memory()
+    }
+
+    /// Cells of the cache.
+    pub fn context(&self) -> Tokens {
+        self.kv.cells()
+    }
+
+    /// The session, to warm up its buckets.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Starts an empty sequence.
+    pub fn start(&mut self) -> SequenceId {
+        self.kv.start()
+    }
+
+    /// Tokens of a sequence.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn length(&self, sequence: SequenceId) -> Result<Tokens, EngineError> {
+        Ok(self.kv.length(sequence)?)
+    }
+
+    /// Shortens a sequence to its first `length` tokens.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn truncate(&mut self, sequence: SequenceId, length: Tokens) -> Result<(), EngineError> {
+        Ok(self.kv.truncate(sequence, length)?)
+    }
+
+    /// Ends a sequence and frees its cells.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn end(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
+        Ok(self.kv.end(sequence)?)
+    }
+
+    /// Appends tokens to a sequence and returns the logits of the last one.
+    ///
+    /// # Errors
+    /// There are no tokens, they do not fit the cache, or the device failed.
+    pub fn feed(&mut self, sequence: SequenceId, ids: &[u32]) -> Result<&[f32], EngineError> {
+        let step = self.session.limits().tokens.index();
+        let Some((head, last)) = ids.len().checked_sub(1).map(|n| ids.split_at(n / step * step)) else {
+            return Err(EngineError::Empty);
+        };
+        self.fits(sequence, ids.len())?;
+        for piece in head.chunks(step) {
+            self.step(sequence, piece, &[])?;
+        }
+        self.step(sequence, last, &[last.len() as u32 - 1])
+    }
+
+    /// Appends tokens to a sequence and hands on the logits of each, some rows at a time with the first row's place.
+    ///
+    /// # Errors
+    /// There are no tokens, they do not fit the cache, or the device failed.
+    pub fn feed_all(
+        &mut self,
+        sequence: SequenceId,
+        ids: &[u32],
+        mut rows: impl FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        if ids.is_empty() {
+            return Err(EngineError::Empty);
+        }
+        self.fits(sequence, ids.len())?;
+        let SessionLimits { tokens, outputs } = self.session.limits();
+        let step = tokens.index().min(outputs.index());
+        for (i, piece) in ids.chunks(step).enumerate() {
+            let wanted: Vec<u32> = (0..piece.len() as u32).collect();
+            rows(i * step, self.step(sequence, piece, &wanted)?);
+        }
+        Ok(())
+    }
+
+    fn fits(&self, sequence: SequenceId, more: usize) -> Result<(), EngineError> {
+        let (held, context) = (self.kv.length(sequence)?.index(), self.kv.cells());
+        if held + more > context.index() {
+            return Err(EngineError::Context { needed: held + more, context: context.0 });
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, sequence: SequenceId, ids: &[u32], output_rows: &[u32]) -> Result<&[f32], EngineError> {
+        let before = self.kv.length(sequence)?;
+        self.cells.clear();
+        self.kv.append(sequence, Tokens(ids.len() as u32), &mut self.cells)?;
+        self.positions.clear();
+        self.positions.extend((0..ids.len() as u32).map(|i| before.0 + i));
+        self.pages.clear();
+        self.pages.extend_from_slice(self.kv.pages(sequence)?);
+        let length = self.kv.length(sequence)?;
+        let rows = SequenceRows { first: 0, rows: ids.len() as u32, length, pages: 0..self.pages.len() as u32 };
+        let input = StepInput {
+            ids,
+            positions: &self.positions,
+            output_rows,
+            cells: &self.cells,
+            sequences: std::slice::from_ref(&rows),
+            pages: &self.pages,
+        };
+        match self.session.step(&input) {
+            Ok(logits) => Ok(logits),
+            Err(why) => {
+                // A step that failed has written no row that counts.
+                self.kv.truncate(sequence, before)?;
+                Err(why.into())
+            }
+        }
+    }
+}

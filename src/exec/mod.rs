@@ -1,0 +1,49 @@
+//! Plans and a model file → steps that compute: weights go home once, plans are made once a batch bucket, a step only
+//! writes inputs, submits splits and reads logits. Never decides where anything runs; that is the plan's.
+
+mod homes;
+mod load;
+mod session;
+
+use thiserror::Error;
+
+use crate::backend::BackendError;
+use crate::graph::{Batch, Graph};
+use crate::plan::PlanError;
+
+pub use homes::homes;
+pub use load::{Progress, Weights};
+pub use session::{Session, SessionLimits, SessionMemory, StepInput};
+
+/// Makes the graph of a batch bucket; all its graphs have the same weights and states in the same order.
+pub trait GraphSource: Send + Sync {
+    /// The graph for `batch`.
+    ///
+    /// # Errors
+    /// The model cannot be built.
+    fn graph(&self, batch: Batch) -> Result<Graph, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Why a session cannot start or go on.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's message names its fields")]
+pub enum ExecError {
+    #[error("no graph for {} and {} outputs: {why}", batch.tokens, batch.outputs.0)]
+    Graph { batch: Batch, why: Box<dyn std::error::Error + Send + Sync> },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("weight {name}: the model file has no such tensor of {needed} bytes")]
+    Weight { name: String, needed: u64 },
+    #[error("a step of {tokens} tokens and {outputs} outputs; this session takes at most {most_tokens} and {most_outputs}")]
+    TooLarge { tokens: usize, outputs: usize, most_tokens: u32, most_outputs: u32 },
+    #[error("{what} has {found} entries, needed {needed}")]
+    Length { what: &'static str, needed: usize, found: usize },
+    #[error("token id {id} is not below the vocabulary's {vocab}")]
+    TokenId { id: u32, vocab: u32 },
+    #[error("output row {row} is not below the step's {tokens} tokens")]
+    OutputRow { row: u32, tokens: usize },
+    #[error("{0} devices in the plan: sessions over several devices are not available yet")]
+    Devices(usize),
+}
