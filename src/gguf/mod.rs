@@ -49,6 +49,8 @@ pub struct Gguf {
 
 impl Gguf {
     /// Maps a model. Any shard of a split model opens all of it; the others are found by name.
+    ///
+    /// The files must not be shortened while they are mapped: reading past the new end kills the process (SIGBUS).
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
         let opened = Gguf::read(Source::map(path)?)?;
         let Some(place) = split::place(&opened.metadata)? else { return Ok(opened) };

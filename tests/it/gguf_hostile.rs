@@ -239,6 +239,8 @@ proptest! {
 fn the_fuzz_corpus_never_panics() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/gguf");
     let mut seeds: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).collect();
+    // A fuzzer leaves its finds beside the seeds, under names without an ending.
+    seeds.retain(|p| p.extension().is_some_and(|e| e == "gguf"));
     seeds.sort();
     assert!(seeds.len() >= 4, "{seeds:?}");
     let mut state = 1u64;

@@ -3,6 +3,7 @@
     pip install gguf==0.19.0 numpy
     python tests/scripts/quant_fixtures.py
 
+types.txt             every type's id, name, block length and block bytes
 quant/<type>.bin      blocks, then the float32 numbers that they decode to
 quant/<type>.encoded  blocks that quant/values.f32 encodes to
 python.gguf           every metadata type and several tensor types, alignment 64
@@ -77,6 +78,11 @@ def write_encoded(rng):
         (OUT / "quant" / f"{kind.name.lower()}.encoded").write_bytes(encoded.tobytes())
 
 
+def write_types():
+    rows = [f"{kind.value} {kind.name.lower()} {n} {size}\n" for kind, (n, size) in GGML_QUANT_SIZES.items()]
+    (OUT / "types.txt").write_text("".join(rows))
+
+
 def fill_metadata(writer):
     writer.add_uint8("t.u8", 200)
     writer.add_int8("t.i8", -100)
@@ -131,6 +137,7 @@ def write_models():
 if __name__ == "__main__":
     (OUT / "quant").mkdir(parents=True, exist_ok=True)
     SEEDS.mkdir(parents=True, exist_ok=True)
+    write_types()
     write_decoded(np.random.default_rng(1))
     write_encoded(np.random.default_rng(2))
     write_models()
