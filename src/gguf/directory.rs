@@ -45,16 +45,17 @@ impl TensorInfo {
 }
 
 /// Reads `count` entries; their offsets stay relative to the data section, which starts behind them.
-/// Refuses a directory that takes more memory than its file: a real tensor is larger than its entry.
+/// Refuses a directory that takes more memory than half of its file: a real tensor is larger than its entry.
 pub(super) fn read(cursor: &mut Cursor<'_>, count: u64, size: u64) -> Result<Vec<TensorInfo>, GgufError> {
     let mut memory = count.saturating_mul(ENTRY_MEMORY);
-    let check = |memory: u64| match memory <= size.max(FREE_MEMORY) {
+    let most = (size / 2).max(FREE_MEMORY);
+    let check = |memory: u64| match memory <= most {
         true => Ok(()),
         false => Err(GgufError::DirectorySize {
             file: cursor.file().to_owned(),
             count,
             memory: Bytes(memory),
-            size: Bytes(size),
+            most: Bytes(most),
         }),
     };
     check(memory)?;

@@ -34,10 +34,8 @@ pub enum GgufError {
     #[error("{file}: {field} is {count}, but the {left} bytes that follow hold at most {most}")]
     Count { file: String, field: String, count: u64, left: u64, most: u64 },
     /// So many tiny tensors, or such long names, that the directory would outgrow the file.
-    #[error(
-        "{file}: the directory of {count} tensors takes {memory} of memory or more, needed less than the file's {size}"
-    )]
-    DirectorySize { file: String, count: u64, memory: Bytes, size: Bytes },
+    #[error("{file}: the directory of {count} tensors takes {memory} of memory or more, needed at most {most}")]
+    DirectorySize { file: String, count: u64, memory: Bytes, most: Bytes },
     /// Text that is not UTF-8.
     #[error("{file}: {field} at byte {at} needs UTF-8, found \"{}\"", .found.escape_ascii())]
     Text { file: String, field: String, at: u64, found: Vec<u8> },
