@@ -75,6 +75,17 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// As [`Cursor::text`], for long runs of text: stays in place and gives no reason where that fails.
+    #[inline]
+    pub(super) fn try_text(&mut self) -> Option<&'a str> {
+        let rest = &self.bytes[self.at..];
+        let len = usize::try_from(u64::from_le_bytes(*rest.first_chunk()?)).ok()?;
+        let bytes = rest[size_of::<u64>()..].get(..len)?;
+        let text = std::str::from_utf8(bytes).ok()?;
+        self.at += size_of::<u64>() + len;
+        Some(text)
+    }
+
     /// A count of 64 bits whose items take at least `least` bytes each of what follows.
     pub(super) fn count(&mut self, least: u64, field: &dyn Display) -> Result<u64, GgufError> {
         let count = self.u64(field)?;

@@ -26,10 +26,10 @@ pub struct TensorInfo {
 /// The fewest bytes of an entry: the length of a name, one dimension and their count, a type, an offset.
 pub(super) const LEAST_ENTRY: u64 = 8 + 4 + 8 + 4 + 8;
 
-/// What an entry takes in memory: the struct, its name's allocation and its place in the orders by name and by offset.
-const MEMORY: u64 = size_of::<TensorInfo>() as u64 + 32 + 8;
+/// What an entry takes in memory beside its name: the struct, the allocator's part, its place in two orders.
+const ENTRY_MEMORY: u64 = size_of::<TensorInfo>() as u64 + 16 + 2 * size_of::<u32>() as u64;
 
-/// A directory may take this much memory in the smallest file.
+/// A directory may take this much memory however small its file is.
 const FREE_MEMORY: u64 = 1 << 20;
 
 impl TensorInfo {
@@ -44,21 +44,30 @@ impl TensorInfo {
     }
 }
 
-/// Refuses directories that would take more memory than their file: a real tensor is larger than its entry.
-pub(super) fn check_count(file: &str, size: u64, count: u64) -> Result<(), GgufError> {
-    let most = size.max(FREE_MEMORY) / MEMORY;
-    if count <= most {
-        return Ok(());
-    }
-    Err(GgufError::TooManyTensors { file: file.to_owned(), count, size: Bytes(size), most })
-}
-
 /// Reads `count` entries; their offsets stay relative to the data section, which starts behind them.
-pub(super) fn read(cursor: &mut Cursor<'_>, count: u64, shard: u32) -> Result<Vec<TensorInfo>, GgufError> {
+/// Refuses a directory that takes more memory than half of its file: a real tensor is larger than its entry.
+pub(super) fn read(cursor: &mut Cursor<'_>, count: u64, size: u64) -> Result<Vec<TensorInfo>, GgufError> {
+    let mut memory = count.saturating_mul(ENTRY_MEMORY);
+    let most = (size / 2).max(FREE_MEMORY);
+    let check = |memory: u64| match memory <= most {
+        true => Ok(()),
+        false => Err(GgufError::DirectorySize {
+            file: cursor.file().to_owned(),
+            count,
+            memory: Bytes(memory),
+            most: Bytes(most),
+        }),
+    };
+    check(memory)?;
     let mut tensors = Vec::with_capacity(count as usize);
+    let mut entries = *cursor;
     for i in 0..count {
-        tensors.push(read_entry(cursor, i, shard)?);
+        let tensor = read_entry(&mut entries, i)?;
+        memory += tensor.name.len() as u64;
+        check(memory)?;
+        tensors.push(tensor);
     }
+    *cursor = entries;
     Ok(tensors)
 }
 
@@ -84,7 +93,7 @@ pub(super) fn place(
     check_overlap(tensors, file)
 }
 
-fn read_entry(cursor: &mut Cursor<'_>, i: u64, shard: u32) -> Result<TensorInfo, GgufError> {
+fn read_entry(cursor: &mut Cursor<'_>, i: u64) -> Result<TensorInfo, GgufError> {
     let name = cursor.text(&format_args!("name of tensor {i}"))?;
     let shape = read_shape(cursor, name)?;
     let found = cursor.u32(&format_args!("type of tensor {name:?}"))?;
@@ -92,15 +101,13 @@ fn read_entry(cursor: &mut Cursor<'_>, i: u64, shard: u32) -> Result<TensorInfo,
     let (file, tensor) = (|| cursor.file().to_owned(), || name.to_owned());
     let dtype =
         DType::from_ggml(found).ok_or_else(|| GgufError::TensorType { file: file(), tensor: tensor(), found })?;
-    let row = dtype.row_bytes(shape.row_len()).ok_or_else(|| {
-        let (block, row) = (dtype.block().elements, shape.row_len());
-        GgufError::PartialBlock { file: file(), tensor: tensor(), dtype, block, row }
-    })?;
-    let bytes = row.0.checked_mul(shape.rows()).ok_or_else(|| {
-        let dims = shape.dims().to_vec();
-        GgufError::TooLarge { file: file(), tensor: tensor(), dtype, dims }
-    })?;
-    Ok(TensorInfo { name: tensor(), dtype, shape, bytes: Bytes(bytes), shard, offset })
+    let (block, row) = (dtype.block().elements, shape.row_len());
+    if !row.is_multiple_of(block.into()) {
+        return Err(GgufError::PartialBlock { file: file(), tensor: tensor(), dtype, block, row });
+    }
+    let bytes = dtype.row_bytes(row).and_then(|bytes| bytes.0.checked_mul(shape.rows()));
+    let bytes = bytes.ok_or_else(|| GgufError::TooLarge { file: file(), tensor: tensor(), dtype, shape })?;
+    Ok(TensorInfo { name: tensor(), dtype, shape, bytes: Bytes(bytes), shard: 0, offset })
 }
 
 fn read_shape(cursor: &mut Cursor<'_>, name: &str) -> Result<Shape, GgufError> {

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::tensor::{DType, ShapeError};
+use crate::tensor::{DType, Shape, ShapeError};
 use crate::units::Bytes;
 
 /// Why a GGUF file cannot be read, or why a metadata value is not what a caller needs.
@@ -33,9 +33,9 @@ pub enum GgufError {
     /// A count that cannot be true, because so many items do not fit the rest of the file.
     #[error("{file}: {field} is {count}, but the {left} bytes that follow hold at most {most}")]
     Count { file: String, field: String, count: u64, left: u64, most: u64 },
-    /// So many tiny tensors that their directory would outgrow the file.
-    #[error("{file}: {count} tensors in {size} are more than the {most} that a file of that size may list")]
-    TooManyTensors { file: String, count: u64, size: Bytes, most: u64 },
+    /// So many tiny tensors, or such long names, that the directory would outgrow the file.
+    #[error("{file}: the directory of {count} tensors takes {memory} of memory or more, needed at most {most}")]
+    DirectorySize { file: String, count: u64, memory: Bytes, most: Bytes },
     /// Text that is not UTF-8.
     #[error("{file}: {field} at byte {at} needs UTF-8, found \"{}\"", .found.escape_ascii())]
     Text { file: String, field: String, at: u64, found: Vec<u8> },
@@ -67,8 +67,8 @@ pub enum GgufError {
     #[error("{file}: tensor {tensor:?} of type {dtype} needs rows of a multiple of {block} elements, found {row}")]
     PartialBlock { file: String, tensor: String, dtype: DType, block: u32, row: u64 },
     /// More bytes than 64 bits count.
-    #[error("{file}: tensor {tensor:?} of type {dtype} and shape {dims:?} takes more than 2^64 bytes")]
-    TooLarge { file: String, tensor: String, dtype: DType, dims: Vec<u64> },
+    #[error("{file}: tensor {tensor:?} of type {dtype} and shape {shape} takes more than 2^64 bytes")]
+    TooLarge { file: String, tensor: String, dtype: DType, shape: Shape },
     /// A tensor that does not start where the alignment says.
     #[error("{file}: tensor {tensor:?} has offset {offset}, needed a multiple of the alignment {alignment}")]
     Misaligned { file: String, tensor: String, offset: u64, alignment: u64 },

@@ -204,12 +204,12 @@ impl<'a> Array<'a> {
             return None;
         }
         let mut marks = Vec::with_capacity(self.len.div_ceil(STRIDE));
-        let mut values = self.iter();
+        let mut cursor = Cursor::new("", self.bytes, 0);
         for i in 0..self.len {
             if i.is_multiple_of(STRIDE) {
-                marks.push(values.cursor.at());
+                marks.push(cursor.at());
             }
-            values.next()?;
+            cursor.try_text()?;
         }
         Some(Strings { array: self, marks })
     }
@@ -231,14 +231,14 @@ impl<'a> Strings<'a> {
         if i >= self.len() {
             return None;
         }
-        let cursor = Cursor::new("", self.array.bytes, *self.marks.get(i / STRIDE)?);
-        let mut values = Values { cursor, left: i % STRIDE + 1, element: ValueType::Str, depth: 0 };
-        values.nth(i % STRIDE)?.as_str()
+        let mut cursor = Cursor::new("", self.array.bytes, *self.marks.get(i / STRIDE)?);
+        std::iter::from_fn(|| cursor.try_text()).nth(i % STRIDE)
     }
 
     /// The texts, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.array.iter().filter_map(|v| v.as_str())
+        let mut cursor = Cursor::new("", self.array.bytes, 0);
+        std::iter::from_fn(move || cursor.try_text()).take(self.array.len)
     }
 }
 
@@ -303,7 +303,14 @@ fn read_array<'a>(cursor: &mut Cursor<'a>, field: &dyn Display, depth: u32) -> R
     let len = cursor.count(element.least_bytes(), &format_args!("element count of {field}"))?;
     let mut walked = *cursor;
     match element {
-        ValueType::Bool | ValueType::Str | ValueType::Array => {
+        ValueType::Str => {
+            for i in 0..len {
+                if walked.try_text().is_none() {
+                    walked.text(&format_args!("{field}[{i}]"))?;
+                }
+            }
+        }
+        ValueType::Bool | ValueType::Array => {
             for i in 0..len {
                 read_value(&mut walked, element, &format_args!("{field}[{i}]"), depth + 1)?;
             }

@@ -1,5 +1,6 @@
 //! All integration tests, as one binary.
 
+mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;

@@ -1,8 +1,9 @@
-"""Makes tests/it/fixtures: what the PyPI package `gguf` decodes, encodes and writes.
+"""Makes tests/it/fixtures, what the PyPI package `gguf` decodes, encodes and writes, and the seeds of fuzz/corpus.
 
     pip install gguf==0.19.0 numpy
     python tests/scripts/quant_fixtures.py
 
+types.txt             every type's id, name, block length and block bytes
 quant/<type>.bin      blocks, then the float32 numbers that they decode to
 quant/<type>.encoded  blocks that quant/values.f32 encodes to
 python.gguf           every metadata type and several tensor types, alignment 64
@@ -15,7 +16,9 @@ import numpy as np
 from gguf import GGUFValueType, GGUFWriter, quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as T
 
-OUT = Path(__file__).resolve().parents[1] / "it" / "fixtures"
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "tests" / "it" / "fixtures"
+SEEDS = ROOT / "fuzz" / "corpus" / "gguf"
 
 # Where the half-precision scales of a block lie.
 SCALES = {
@@ -75,7 +78,12 @@ def write_encoded(rng):
         (OUT / "quant" / f"{kind.name.lower()}.encoded").write_bytes(encoded.tobytes())
 
 
-def fill(writer):
+def write_types():
+    rows = [f"{kind.value} {kind.name.lower()} {n} {size}\n" for kind, (n, size) in GGML_QUANT_SIZES.items()]
+    (OUT / "types.txt").write_text("".join(rows))
+
+
+def fill_metadata(writer):
     writer.add_uint8("t.u8", 200)
     writer.add_int8("t.i8", -100)
     writer.add_uint16("t.u16", 60000)
@@ -94,6 +102,9 @@ def fill(writer):
     writer.add_array("t.bools", [True, False, True])
     writer.add_key_value("t.u16s", [1, 2, 65535], GGUFValueType.ARRAY, GGUFValueType.UINT16)
     writer.add_array("t.nested", [[1, 2], [3]])
+
+
+def fill_tensors(writer):
     values = (np.arange(512, dtype=np.float32) - 256) / 64
     writer.add_tensor("floats", values[:24].reshape(2, 3, 4))
     writer.add_tensor("halves", values[:6].astype(np.float16).reshape(2, 3))
@@ -102,20 +113,31 @@ def fill(writer):
     writer.add_tensor("ints", np.arange(5, dtype=np.int32))
 
 
+def write_model(path, *parts, alignment=None, **options):
+    writer = GGUFWriter(path, "test", **options)
+    if alignment:
+        writer.add_custom_alignment(alignment)
+    for part in parts:
+        part(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_models():
-    for name, options in (("python.gguf", {}), ("python", {"split_max_tensors": 2})):
-        writer = GGUFWriter(OUT / name, "test", **options)
-        if not options:
-            writer.add_custom_alignment(64)
-        fill(writer)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+    write_model(OUT / "python.gguf", fill_metadata, fill_tensors, alignment=64)
+    write_model(OUT / "python", fill_metadata, fill_tensors, split_max_tensors=2)
+    write_model(SEEDS / "metadata.gguf", fill_metadata)
+    write_model(SEEDS / "tensors.gguf", fill_tensors)
+    write_model(SEEDS / "one.gguf", lambda w: w.add_tensor("t", np.zeros(1, dtype=np.int8)), alignment=8)
+    (SEEDS / "empty.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
 
 
 if __name__ == "__main__":
     (OUT / "quant").mkdir(parents=True, exist_ok=True)
+    SEEDS.mkdir(parents=True, exist_ok=True)
+    write_types()
     write_decoded(np.random.default_rng(1))
     write_encoded(np.random.default_rng(2))
     write_models()

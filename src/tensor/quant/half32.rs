@@ -72,9 +72,7 @@ impl QuantBlock for BlockQ4_0 {
 
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = d * (i32::from(nibble(&self.qs, i)) - 8) as f32;
-        }
+        write_values(unpack_nibbles(&self.qs), out, |code| d * f32::from(code as i8 - 8));
     }
 }
 
@@ -83,9 +81,7 @@ impl QuantBlock for BlockQ4_1 {
 
     fn decode(&self, out: &mut [f32]) {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = d * f32::from(nibble(&self.qs, i)) + m;
-        }
+        write_values(unpack_nibbles(&self.qs), out, |code| d * f32::from(code) + m);
     }
 }
 
@@ -94,9 +90,7 @@ impl QuantBlock for BlockQ5_0 {
 
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = d * (i32::from(five_bits(self.qh, &self.qs, i)) - 16) as f32;
-        }
+        write_values(unpack_five_bits(self.qh, &self.qs), out, |code| d * f32::from(code as i8 - 16));
     }
 }
 
@@ -105,9 +99,7 @@ impl QuantBlock for BlockQ5_1 {
 
     fn decode(&self, out: &mut [f32]) {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = d * f32::from(five_bits(self.qh, &self.qs, i)) + m;
-        }
+        write_values(unpack_five_bits(self.qh, &self.qs), out, |code| d * f32::from(code) + m);
     }
 }
 
@@ -163,13 +155,28 @@ impl EncodeBlock for BlockQ8_0 {
     }
 }
 
-/// Low nibbles hold elements 0..16, high ones 16..32.
-fn nibble(qs: &[u8; 16], i: usize) -> u8 {
-    if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 }
+fn write_values(codes: [u8; 32], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = value(code);
+    }
 }
 
-fn five_bits(qh: [u8; 4], qs: &[u8; 16], i: usize) -> u8 {
-    nibble(qs, i) | ((u32::from_le_bytes(qh) >> i & 1) as u8) << 4
+/// Low nibbles hold elements 0..16, high ones 16..32.
+fn unpack_nibbles(qs: &[u8; 16]) -> [u8; 32] {
+    let mut codes = [0; 32];
+    for (i, q) in qs.iter().enumerate() {
+        (codes[i], codes[i + 16]) = (q & 15, q >> 4);
+    }
+    codes
+}
+
+fn unpack_five_bits(qh: [u8; 4], qs: &[u8; 16]) -> [u8; 32] {
+    let fifth = u32::from_le_bytes(qh);
+    let mut codes = unpack_nibbles(qs);
+    for (i, code) in codes.iter_mut().enumerate() {
+        *code |= ((fifth >> i & 1) as u8) << 4;
+    }
+    codes
 }
 
 fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {

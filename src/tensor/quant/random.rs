@@ -20,41 +20,62 @@ pub fn random_blocks(dtype: DType, std: f32, rng: &mut impl FnMut() -> u64, out:
     if !std.is_finite() {
         return Err(QuantError::Range { dtype, block: 0 });
     }
+    let iq4 = KVALUES_IQ4NL.map(i64::from);
     match dtype {
         F32 | F16 | Bf16 => return random_floats(dtype, std, rng, out),
-        Q4_0 => fill(rng, out, |b: &mut BlockQ4_0, r| b.d = signed(std / rms(-8..8), r)),
-        Q4_1 => fill(rng, out, |b: &mut BlockQ4_1, r| {
-            b.d = signed(std / spread(16.0), r);
-            b.m = Half::from_f32(-7.5 * b.d.to_f32());
-        }),
-        Q5_0 => fill(rng, out, |b: &mut BlockQ5_0, r| b.d = signed(std / rms(-16..16), r)),
-        Q5_1 => fill(rng, out, |b: &mut BlockQ5_1, r| {
-            b.d = signed(std / spread(32.0), r);
-            b.m = Half::from_f32(-15.5 * b.d.to_f32());
-        }),
-        Q8_0 => fill(rng, out, |b: &mut BlockQ8_0, r| {
-            b.d = signed(std / rms(-127..128), r);
+        Q4_0 => signed(std / rms(-8..8), rng, out, |b: &mut BlockQ4_0, d| b.d = d),
+        Q4_1 => signed(std / spread(16.0), rng, out, |b: &mut BlockQ4_1, d| (b.d, b.m) = (d, times(-7.5, d))),
+        Q5_0 => signed(std / rms(-16..16), rng, out, |b: &mut BlockQ5_0, d| b.d = d),
+        Q5_1 => signed(std / spread(32.0), rng, out, |b: &mut BlockQ5_1, d| (b.d, b.m) = (d, times(-15.5, d))),
+        Q8_0 => signed(std / rms(-127..128), rng, out, |b: &mut BlockQ8_0, d| {
+            b.d = d;
             // Encoders never write -128.
             b.qs.iter_mut().for_each(|q| *q = (*q).max(-127));
         }),
-        Q2K => fill(rng, out, |b: &mut BlockQ2K, r| (b.d, b.dmin) = affine(std, 4, 16, r)),
-        Q3K => fill(rng, out, |b: &mut BlockQ3K, r| b.d = signed(std / (rms(-32..32) * rms(-4..4)), r)),
-        Q4K => fill(rng, out, |b: &mut BlockQ4K, r| (b.d, b.dmin) = affine(std, 16, 64, r)),
-        Q5K => fill(rng, out, |b: &mut BlockQ5K, r| (b.d, b.dmin) = affine(std, 32, 64, r)),
-        Q6K => fill(rng, out, |b: &mut BlockQ6K, r| b.d = signed(std / (rms(-128..128) * rms(-32..32)), r)),
-        Iq4Nl => fill(rng, out, |b: &mut BlockIq4Nl, r| b.d = signed(std / rms(KVALUES_IQ4NL.map(i64::from)), r)),
-        Iq4Xs => {
-            let unit = rms(-32..32) * rms(KVALUES_IQ4NL.map(i64::from));
-            fill(rng, out, |b: &mut BlockIq4Xs, r| b.d = signed(std / unit, r));
-        }
+        Q2K => affine(std, 4, 16, rng, out, |b: &mut BlockQ2K, d, dmin| (b.d, b.dmin) = (d, dmin)),
+        Q3K => signed(std / (rms(-32..32) * rms(-4..4)), rng, out, |b: &mut BlockQ3K, d| b.d = d),
+        Q4K => affine(std, 16, 64, rng, out, |b: &mut BlockQ4K, d, dmin| (b.d, b.dmin) = (d, dmin)),
+        Q5K => affine(std, 32, 64, rng, out, |b: &mut BlockQ5K, d, dmin| (b.d, b.dmin) = (d, dmin)),
+        Q6K => signed(std / (rms(-128..128) * rms(-32..32)), rng, out, |b: &mut BlockQ6K, d| b.d = d),
+        Iq4Nl => signed(std / rms(iq4), rng, out, |b: &mut BlockIq4Nl, d| b.d = d),
+        Iq4Xs => signed(std / (rms(-32..32) * rms(iq4)), rng, out, |b: &mut BlockIq4Xs, d| b.d = d),
         Mxfp4 => {
             let unit = std.abs() / rms(KVALUES_MXFP4.map(i64::from));
-            fill(rng, out, |b: &mut BlockMxfp4, r| b.e = exponent(unit, r));
+            fill(rng, out, |b: &mut BlockMxfp4, random| b.e = exponent(unit, random));
         }
         Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
         | Tq2_0 | Nvfp4 | Q1_0 => return Err(QuantError::Unsupported { dtype, direction: "decoder" }),
     }
     Ok(())
+}
+
+/// Random codes under a scale of random sign and of a size that varies by half around `scale`, its mean square kept.
+fn signed<B: QuantBlock>(scale: f32, rng: &mut impl FnMut() -> u64, out: &mut [u8], set: impl Fn(&mut B, Half)) {
+    fill(rng, out, |block, random| {
+        let sign = if random & 1 == 0 { 1.0 } else { -1.0 };
+        set(block, finite(sign * jitter(scale, random)));
+    });
+}
+
+/// Random codes in `0..codes` and random scales `s` and minima `m` in `0..scales`, for `d * s * code - dmin * m`.
+/// `dmin` is the mean code times `d`, so the mean vanishes.
+fn affine<B: QuantBlock>(
+    std: f32,
+    codes: i64,
+    scales: i64,
+    rng: &mut impl FnMut() -> u64,
+    out: &mut [u8],
+    set: impl Fn(&mut B, Half, Half),
+) {
+    let mean_code = (codes - 1) as f32 / 2.0;
+    let mean_scale = (scales - 1) as f32 / 2.0;
+    let (code2, scale2) = (rms(0..codes).powi(2), rms(0..scales).powi(2));
+    let variance = scale2 * (code2 + mean_code.powi(2)) - 2.0 * (mean_code * mean_scale).powi(2);
+    let scale = std / variance.sqrt();
+    fill(rng, out, |block, random| {
+        let d = finite(jitter(scale, random));
+        set(block, d, times(mean_code, d));
+    });
 }
 
 /// Random bytes everywhere, then `scales` sets the scale fields of every block from 64 more bits.
@@ -84,23 +105,6 @@ fn random_floats(dtype: DType, std: f32, rng: &mut impl FnMut() -> u64, out: &mu
     Ok(())
 }
 
-/// A scale of random sign and of a size that varies by half around `scale` with an unchanged mean square.
-fn signed(scale: f32, random: u64) -> Half {
-    let sign = if random & 1 == 0 { 1.0 } else { -1.0 };
-    finite(sign * jitter(scale, random))
-}
-
-/// Scales of values `d * s * code - dmin * m` with independent codes in `0..codes` and `s`, `m` in `0..scales`.
-/// `dmin` is the mean code times `d`, so the mean vanishes.
-fn affine(std: f32, codes: i64, scales: i64, random: u64) -> (Half, Half) {
-    let mean_code = (codes - 1) as f32 / 2.0;
-    let mean_scale = (scales - 1) as f32 / 2.0;
-    let (code2, scale2) = (rms(0..codes).powi(2), rms(0..scales).powi(2));
-    let variance = scale2 * (code2 + mean_code.powi(2)) - 2.0 * (mean_code * mean_scale).powi(2);
-    let d = finite(jitter(std / variance.sqrt(), random));
-    (d, finite(mean_code * d.to_f32()))
-}
-
 /// One of the two powers of two around `unit`, as a biased exponent, chosen so that the mean square is that of `unit`.
 fn exponent(unit: f32, random: u64) -> u8 {
     if unit < 2f32.powi(-126) {
@@ -120,6 +124,11 @@ fn jitter(scale: f32, random: u64) -> f32 {
 /// Uniform in `0..1`, from the upper bits.
 fn fraction(random: u64) -> f32 {
     (random >> 40) as f32 / (1u64 << 24) as f32
+}
+
+/// A minimum that goes with a scale as it was rounded.
+fn times(factor: f32, scale: Half) -> Half {
+    finite(factor * scale.to_f32())
 }
 
 fn finite(scale: f32) -> Half {
