@@ -23,16 +23,19 @@ enum Storage {
     Mapped(Mmap),
     /// Embedded and well aligned.
     Static(&'static [u8]),
-    /// Owned, as lines so that it is aligned, and the number of bytes.
-    Owned(Vec<Line>, usize),
+    /// Owned and well aligned.
+    Owned(Vec<u8>),
+    /// Copied into lines, so that it is aligned, and the number of bytes.
+    Copied(Vec<Line>, usize),
     /// A file of no bytes, which cannot be mapped.
     Empty,
 }
 
 /// What every source's first byte is aligned to, so that tensors in files of the usual alignment are too.
-#[repr(C, align(32))]
+/// Allocators align to this on their own, so owned bytes are rarely copied.
+#[repr(C, align(16))]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Line([u8; 32]);
+struct Line([u8; 16]);
 
 impl Source {
     /// Maps a regular file.
@@ -60,17 +63,14 @@ impl Source {
 
     /// Takes bytes of the program itself; copies them only where they lie badly aligned.
     pub(super) fn from_static(name: &str, bytes: &'static [u8]) -> Source {
-        let bytes = if bytes.as_ptr().addr().is_multiple_of(align_of::<Line>()) {
-            Storage::Static(bytes)
-        } else {
-            Storage::owned(bytes)
-        };
+        let bytes = if is_aligned(bytes) { Storage::Static(bytes) } else { Storage::copied(bytes) };
         Source { name: name.to_owned(), bytes }
     }
 
-    /// Copies bytes to an aligned place.
-    pub(super) fn copied(name: &str, bytes: &[u8]) -> Source {
-        Source { name: name.to_owned(), bytes: Storage::owned(bytes) }
+    /// Takes owned bytes; copies them only where they lie badly aligned.
+    pub(super) fn from_vec(name: &str, bytes: Vec<u8>) -> Source {
+        let bytes = if is_aligned(&bytes) { Storage::Owned(bytes) } else { Storage::copied(&bytes) };
+        Source { name: name.to_owned(), bytes }
     }
 
     /// The path or the name given.
@@ -83,7 +83,8 @@ impl Source {
         match &self.bytes {
             Storage::Mapped(map) => map,
             Storage::Static(bytes) => bytes,
-            Storage::Owned(lines, len) => &bytemuck::cast_slice(lines)[..*len],
+            Storage::Owned(bytes) => bytes,
+            Storage::Copied(lines, len) => &bytemuck::cast_slice(lines)[..*len],
             Storage::Empty => &[],
         }
     }
@@ -105,11 +106,15 @@ impl Source {
 }
 
 impl Storage {
-    fn owned(bytes: &[u8]) -> Storage {
+    fn copied(bytes: &[u8]) -> Storage {
         let mut lines = vec![Line::zeroed(); bytes.len().div_ceil(size_of::<Line>())];
         bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
-        Storage::Owned(lines, bytes.len())
+        Storage::Copied(lines, bytes.len())
     }
+}
+
+fn is_aligned(bytes: &[u8]) -> bool {
+    bytes.as_ptr().addr().is_multiple_of(align_of::<Line>())
 }
 
 fn page_size() -> usize {

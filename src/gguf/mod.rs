@@ -9,8 +9,10 @@ mod directory;
 mod error;
 mod metadata;
 mod mmap;
+mod owned;
 mod split;
 mod value;
+mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +24,13 @@ use mmap::Source;
 pub use directory::TensorInfo;
 pub use error::GgufError;
 pub use metadata::Metadata;
+pub use owned::MetaValue;
 pub use split::shard_path;
 pub use value::{Array, Strings, Value, ValueType, Values};
+pub use writer::{TensorSpec, WriteError, Writer};
+
+/// The key of the alignment.
+const KEY_ALIGNMENT: &str = "general.alignment";
 
 /// `general.alignment` where a file has none.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
@@ -55,20 +62,20 @@ impl Gguf {
             split::check_place(next.shards[0].name(), split::place(&next.metadata)?, split::Place { no, ..place })?;
             model.append(next);
         }
-        split::check_tensors(model.shards[0].name(), &model.metadata, model.tensors.len())?;
         model.sort()?;
+        split::check_tensors(model.shards[0].name(), &model.metadata, model.tensors.len())?;
         Ok(model)
     }
 
     /// Reads a model that is embedded in the program; `name` is what messages call it.
-    /// Nothing is copied, except all of it where it lies at an address that is no multiple of 32.
+    /// Nothing is copied, except all of it where it lies at an address that is no multiple of 16.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Gguf, GgufError> {
         Gguf::read_whole(Source::from_static(name, bytes))
     }
 
-    /// Reads a model from memory; `name` is what messages call it.
+    /// Reads a model from memory; `name` is what messages call it. Copies as [`Gguf::from_static`] does.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Gguf, GgufError> {
-        Gguf::read_whole(Source::copied(name, &bytes))
+        Gguf::read_whole(Source::from_vec(name, bytes))
     }
 
     /// The format's version, 2 or 3.
@@ -97,7 +104,7 @@ impl Gguf {
         self.tensors.get(self.by_name[found] as usize)
     }
 
-    /// A tensor's data where it lies, nothing copied. Its address is a multiple of 32, or of [`Gguf::alignment`] where
+    /// A tensor's data where it lies, nothing copied. Its address is a multiple of 16, or of [`Gguf::alignment`] where
     /// that is less; below 4 a cast to `f32` can fail.
     ///
     /// # Panics
@@ -197,7 +204,7 @@ fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
 }
 
 fn read_alignment(file: &str, metadata: &Metadata) -> Result<u64, GgufError> {
-    let alignment = metadata.u64("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
+    let alignment = metadata.u64(KEY_ALIGNMENT)?.unwrap_or(DEFAULT_ALIGNMENT);
     // The format stores 32 bits; a greater power of two would overflow positions.
     if alignment.is_power_of_two() && alignment <= 1 << 31 {
         return Ok(alignment);

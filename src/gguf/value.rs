@@ -8,7 +8,7 @@ use super::GgufError;
 use super::cursor::Cursor;
 
 /// The deepest nesting of arrays that is read; the format sets no bound, its known writers use one level.
-const MAX_NESTING: u32 = 8;
+pub(super) const MAX_NESTING: u32 = 8;
 
 macro_rules! value_types {
     ($($name:ident = $id:literal, $text:literal, $least:literal;)+) => {

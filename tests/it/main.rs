@@ -2,4 +2,11 @@
 
 mod gguf_read;
 mod gguf_walk;
+mod gguf_write;
+mod quant;
+mod sample;
+mod text_chat;
+mod text_encode;
+mod text_utf8;
+mod text_vocab;
 mod text_vocab_files;
