@@ -31,8 +31,7 @@ impl Bpe {
         let mut bytes = [None; 256];
         let mut words = HashMap::new();
         for (text, token) in &by_text {
-            let mut raw = Vec::new();
-            byte_level::decode(text, &mut raw);
+            let Some(raw) = byte_level::decode_exact(text) else { continue };
             if let [b] = raw[..] {
                 bytes[usize::from(b)] = Some(*token);
             }

@@ -2,7 +2,7 @@
 //! Source: `bytes_to_unicode` of the GPT-2 release (`encoder.py`): printable Latin-1 stands for itself, the other
 //! 68 bytes take the characters from U+0100 on, in byte order.
 
-/// The bytes that `token` stands for; characters outside the alphabet stand for their own UTF-8.
+/// Appends the bytes that `token` stands for; characters outside the alphabet stand for their own UTF-8.
 pub(super) fn decode(token: &str, bytes: &mut Vec<u8>) {
     for c in token.chars() {
         match byte_of(c) {
@@ -10,6 +10,11 @@ pub(super) fn decode(token: &str, bytes: &mut Vec<u8>) {
             None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
+}
+
+/// The bytes that `token` stands for, or `None` when it is not wholly written in the alphabet.
+pub(super) fn decode_exact(token: &str) -> Option<Vec<u8>> {
+    token.chars().map(byte_of).collect()
 }
 
 /// The byte that `c` stands for, or `None` outside the alphabet.
@@ -44,5 +49,6 @@ mod tests {
         let mut bytes = Vec::new();
         decode("Ġa日 ", &mut bytes);
         assert_eq!(bytes, " a日 ".as_bytes());
+        assert_eq!((decode_exact("Ġa日"), decode_exact("ĠaÃ")), (None, Some(vec![b' ', b'a', 0xc3])));
     }
 }

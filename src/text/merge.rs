@@ -113,3 +113,43 @@ impl Merger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// Merges any two equal-length runs up to `longest`; gives the lengths left and how often a merge was looked up.
+    fn merge_runs(n: usize, longest: usize) -> (Vec<usize>, usize) {
+        let lookups = Cell::new(0);
+        let symbols = (0..n).map(|i| Symbol { start: i, end: i + 1, token: None });
+        let find = |l: &Symbol, r: &Symbol| {
+            lookups.set(lookups.get() + 1);
+            let (left, right) = (l.end - l.start, r.end - r.start);
+            let joined = left + right;
+            (left == right && joined <= longest)
+                .then(|| Merge { rank: u32::try_from(joined).unwrap(), token: TokenId(0) })
+        };
+        let mut left = Vec::new();
+        Merger::default().run(symbols, find, |s| left.push(s.end - s.start));
+        (left, lookups.get())
+    }
+
+    #[test]
+    fn equal_ranks_merge_from_the_left() {
+        assert_eq!(merge_runs(7, 2).0, [2, 2, 2, 1]);
+        assert_eq!(merge_runs(13, 8).0, [8, 4, 1]);
+        assert_eq!(merge_runs(0, 8).0, [] as [usize; 0]);
+    }
+
+    #[test]
+    fn lookups_are_at_most_three_a_symbol() {
+        for n in [1_000, 100_000] {
+            for longest in [1, 2, 64, usize::MAX] {
+                let (left, lookups) = merge_runs(n, longest);
+                assert_eq!(left.iter().sum::<usize>(), n);
+                assert!(lookups <= 3 * n, "{lookups} lookups for {n} symbols, runs up to {longest}");
+            }
+        }
+    }
+}

@@ -77,7 +77,7 @@ fn special_ids(
     notes: &mut Vec<Note>,
 ) -> Result<SpecialIds, TextError> {
     let mut id = |key: &'static str, usual: Option<u32>| {
-        let found = metadata.u32(key)?;
+        let found = metadata.u32(key)?.filter(|id| *id != NO_TOKEN);
         let token = found.or(usual).map(TokenId).filter(|t| t.index() < tokens.len());
         if let (Some(found), None) = (found, token) {
             notes.push(Note::SpecialId { key, found, tokens: tokens.len() });
@@ -95,6 +95,9 @@ fn special_ids(
         unknown: id("tokenizer.ggml.unknown_token_id", usual(0))?,
     })
 }
+
+/// What converters write for `there is none`: -1 in 32 bits.
+const NO_TOKEN: u32 = u32::MAX;
 
 /// Names by which vocabularies mark the end of a turn, likeliest first.
 const TURN_ENDS: &[&str] = &["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "[EOT]"];

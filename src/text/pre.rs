@@ -91,7 +91,7 @@ impl PreTokenizer {
                 SPACES,
             ]],
             PreTokenizer::DeepseekLlm => {
-                &[&[r"[\r\n]"], &[CASED_WORD], &[WIDE_PUNCTUATION], &[r"\s+$"], &[CJK_AND_HANGUL], &[r"\p{N}+"]]
+                &[&[r"[\r\n]"], &[CASED_WORD], &[WIDE_PUNCTUATION], &[r"\s+$"], &[CJK_AND_HANGUL], &[r"\p{N}"]]
             }
             PreTokenizer::DeepseekCoder => {
                 &[&[r"[\r\n]"], &[r"\s?\p{L}+"], &[r"\s?\p{P}+"], &[CJK_AND_HANGUL], &[r"\p{N}"]]

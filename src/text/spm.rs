@@ -75,7 +75,8 @@ impl Spm {
 /// The byte that a token written `<0x0A>` stands for.
 pub(super) fn byte_of(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+    let two = digits.len() == 2 && digits.bytes().all(|d| d.is_ascii_hexdigit());
+    if two { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// Higher scores → lower ranks, equal scores → equal ranks, in the total order of floats.

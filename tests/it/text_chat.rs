@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use loadmaster::text::{ChatTemplate, Conversation, Message, TemplateError, TemplateOrigin};
+use serde::Deserialize;
 
 fn conversation() -> Vec<Message> {
     vec![
@@ -19,40 +20,57 @@ fn render(source: &str) -> Result<String, TemplateError> {
     template.render(&Conversation { messages: &messages, add_generation_prompt: true, bos: "<s>", eos: "</s>" })
 }
 
-/// Template → what Hugging Face's environment (jinja2 3.1) makes of `conversation()`.
-const CASES: &[(&str, &str)] = &[
-    ("{{ bos_token }}{{ messages | length }}{{ eos_token }}", "<s>4</s>"),
-    ("{% for m in messages %}{{ m['role'][0] }}{% endfor %}", "suau"),
-    ("{% for m in messages %}\n  {% if loop.first %}\n{{ m.role }}\n  {% endif %}\n{% endfor %}\n", "system\n"),
-    ("{%- for m in messages[1:] -%}\n {{ m.content | trim }}|\n{%- endfor -%}", "Wie geht's? 日本 🎉|Fine,\n\"thanks\" & <b>you</b>|Bye|"),
-    ("{{ messages[2] | tojson }}", "{\"role\": \"assistant\", \"content\": \"Fine,\\n\\\"thanks\\\" & <b>you</b>\"}"),
-    ("{{ messages[1].content | tojson }}", "\" Wie geht's? 日本 🎉 \""),
-    ("{{ '日🎉' | tojson(ensure_ascii=True) }}", "\"\\u65e5\\ud83c\\udf89\""),
-    ("{{ {'b': [1, 2.5, none, true], 'a': {}} | tojson }}", "{\"b\": [1, 2.5, null, true], \"a\": {}}"),
-    ("{{ {'b': [1], 'a': []} | tojson(indent=2) }}", "{\n  \"b\": [\n    1\n  ],\n  \"a\": []\n}"),
-    ("{{ none }} {{ true }} {{ missing }} {{ messages[0].tool_calls }}.", "None True  ."),
-    ("{{ tools is none }} {{ missing is defined }}", "True False"),
-    ("{{ 'a,b'.split(',')[-1] }} {{ ' x '.strip() }} {{ 'Ab'.lower() }} {{ 'x'.startswith('x') }}", "b x ab True"),
-    ("{{ messages[0].get('name', 'nobody') }} {% for k, v in messages[3].items() %}{{ k }}={{ v }};{% endfor %}",
-     "nobody role=user;content=Bye;"),
-    ("{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role != 'user' %}{% continue %}{% endif %}\
-      {% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
-    ("{% macro hi(x, y='!') %}{{ x }}{{ y }}{% endmacro %}{{ hi('a') }}{{ hi('b', y='?') }}", "a!b?"),
-    ("{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{%- generation -%} x {%- endgeneration -%}{% endfor %}",
-     "systemxuserxassistantxuserx"),
-    ("{{ messages[::-1][0].content }} {{ messages | map(attribute='role') | join('+') }}", "Bye system+user+assistant+user"),
-    ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "2"),
-    ("{{ 'yes' if add_generation_prompt else 'no' }} {{ 7 // 2 }} {{ -7 % 3 }} {{ 'ab' * 2 }} {{ 1 ~ 'x' }}", "yes 3 2 abab 1x"),
-];
+/// Templates and what jinja2 makes of each conversation (`tests/scripts/chat_fixtures.py`), `None` where it fails.
+#[derive(Deserialize)]
+struct Fixture {
+    conversations: Vec<Vec<Message>>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    source: String,
+    texts: Vec<Option<String>>,
+}
+
+/// Renders every case with every conversation; gives what differs and how many are right.
+fn check(fixture: &Fixture) -> (Vec<String>, usize) {
+    let (mut wrong, mut right) = (Vec::new(), 0);
+    for Case { name, source, texts } in &fixture.cases {
+        let name = if name.is_empty() { source } else { name };
+        let template = ChatTemplate::new(source);
+        for (i, (messages, text)) in fixture.conversations.iter().zip(texts).enumerate() {
+            let given = Conversation { messages, add_generation_prompt: i != 2, bos: "<s>", eos: "</s>" };
+            let found = template.as_ref().map_err(ToString::to_string);
+            match (found.and_then(|t| t.render(&given).map_err(|e| e.to_string())), text) {
+                (Ok(found), Some(wanted)) if found == *wanted => right += 1,
+                (Err(_), None) => right += 1,
+                (found, wanted) => wrong.push(format!("{name}, {i}:\n wanted {wanted:?}\n found {found:?}")),
+            }
+        }
+    }
+    (wrong, right)
+}
 
 #[test]
 fn templates_read_as_in_hugging_face() {
-    for (source, wanted) in CASES {
-        match render(source) {
-            Ok(found) => assert_eq!(found, *wanted, "{source}"),
-            Err(e) => panic!("{source}: {e}"),
-        }
-    }
+    let fixture = serde_json::from_str(include_str!("fixtures/chat.json")).unwrap();
+    let (wrong, right) = check(&fixture);
+    assert!(wrong.is_empty(), "{} wrong, {right} right:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(right > 70, "{right}");
+}
+
+#[test]
+fn real_templates_read_as_in_hugging_face() {
+    let Some(path) = std::env::var_os("CHAT_TEMPLATE_CASES") else {
+        eprintln!("skipped: CHAT_TEMPLATE_CASES names no file that tests/scripts/chat_fixtures.py made");
+        return;
+    };
+    let fixture = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let (wrong, right) = check(&fixture);
+    eprintln!("{right} right, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -78,13 +96,12 @@ fn hostile_templates_end_in_an_error() {
     let nested = format!("{}1{}", "{{ (".to_owned() + &"(".repeat(5000), ")".repeat(5001) + " }}");
     let blocks = "{% if 1 %}".repeat(5000) + &"{% endif %}".repeat(5000);
     let range = "{% for a in range(100000) %}{% for b in range(100000) %}{{ a }}{% endfor %}{% endfor %}";
-    let slow = "{% for a in range(100000) %}{% set x = 'a' * 99999999 %}{% endfor %}";
-    let lists = "{% for a in range(100000) %}{% set x = [1] * 99999999 %}{{ x | length }}{% endfor %}";
+    // Few instructions, each of them slow.
+    let slow = "{% for a in range(12) %}{% set x = ('ab' * 49999999) | replace('ab', 'ba') %}{% endfor %}";
     let long = "{% for a in range(1000) %}{{ 'abcdefgh' * 1000000 }}{% endfor %}";
     let hostile = [
         range,
         slow,
-        lists,
         long,
         nested.as_str(),
         blocks.as_str(),

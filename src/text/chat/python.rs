@@ -15,6 +15,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_formatter(print);
     environment.add_filter("tojson", to_json);
     environment.add_filter("indent", indent);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     // One call of these can fill memory, and no template known to us uses them.
@@ -50,6 +52,16 @@ fn print(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> R
         ValueKind::Bool => output.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
         _ => minijinja::escape_formatter(output, state, value),
     }
+}
+
+/// Python has no `for` over `None`, where the engine has one of no turns.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.kind() == ValueKind::String || value.try_iter().is_ok())
+}
+
+/// Python's strings and mappings have a length and items by key, so templates see sequences in them.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {

@@ -1,0 +1,161 @@
+//! From a file's metadata to a tokenizer: what is taken, defaulted, noted, refused.
+
+use loadmaster::gguf::{Gguf, MetaValue, Writer};
+use loadmaster::text::{Encode, Note, TextError, TokenId, Tokenizer};
+
+/// A file with these metadata and no tensors.
+pub fn gguf(metadata: &[(&str, MetaValue)]) -> Gguf {
+    let mut writer = Writer::new();
+    for (key, value) in metadata {
+        writer.set(key, value.clone()).unwrap();
+    }
+    let mut bytes = Vec::new();
+    writer.write_to(&mut bytes, &mut |_, _| Ok(())).unwrap();
+    Gguf::from_bytes("test.gguf", bytes).unwrap()
+}
+
+fn texts(texts: &[&str]) -> MetaValue {
+    texts.iter().map(|t| (*t).to_owned()).collect::<Vec<String>>().into()
+}
+
+fn ids(tokens: &[TokenId]) -> Vec<u32> {
+    tokens.iter().map(|t| t.0).collect()
+}
+
+const BOTH: Encode = Encode { add_special: true, parse_special: true };
+const PLAIN: Encode = Encode { add_special: false, parse_special: false };
+
+/// unknown 0, bos 1, eos 2, then text.
+fn spm(extra: &[(&str, MetaValue)]) -> Gguf {
+    let mut metadata: Vec<(&str, MetaValue)> = vec![
+        ("tokenizer.ggml.model", "llama".into()),
+        (
+            "tokenizer.ggml.tokens",
+            texts(&["<unk>", "<s>", "</s>", "<0x41>", "▁", "a", "b", "ab", "▁ab", "<s", "s", ">", "<"]),
+        ),
+        (
+            "tokenizer.ggml.scores",
+            vec![0.0f32, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -1.0, -2.0, -1.0, -9.0, -9.0, -9.0].into(),
+        ),
+        ("tokenizer.ggml.token_type", vec![2i32, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 1, 1].into()),
+    ];
+    for (key, value) in extra {
+        metadata.retain(|(k, _)| k != key);
+        metadata.push((key, value.clone()));
+    }
+    gguf(&metadata)
+}
+
+#[test]
+fn spm_defaults_are_bos_and_a_space_in_front() {
+    let file = spm(&[]);
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+    assert_eq!(ids(&tokenizer.encode("ab", BOTH)), [1, 8]);
+    assert_eq!(ids(&tokenizer.encode("", BOTH)), [1]);
+    assert_eq!(ids(&tokenizer.encode("", PLAIN)), [] as [u32; 0]);
+    assert_eq!(ids(&tokenizer.encode("aA", PLAIN)), [4, 5, 3]);
+    assert_eq!(ids(&tokenizer.encode("z", PLAIN)), [4, 0], "no byte token for z");
+    assert_eq!(tokenizer.decode(&[TokenId(1), TokenId(8), TokenId(8), TokenId(3)]), "ab abA");
+    assert_eq!((tokenizer.special_ids().bos, tokenizer.special_ids().eos), (Some(TokenId(1)), Some(TokenId(2))));
+    assert!(tokenizer.is_end_of_generation(TokenId(2)) && !tokenizer.is_end_of_generation(TokenId(8)));
+    assert_eq!(
+        (tokenizer.vocab_len(), tokenizer.piece(TokenId(99)), tokenizer.piece(TokenId(8))),
+        (13, &b""[..], &b" ab"[..])
+    );
+    assert!(tokenizer.notes().is_empty());
+}
+
+#[test]
+fn written_marks_are_text_unless_asked_for() {
+    let file = spm(&[]);
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+    assert_eq!(ids(&tokenizer.encode("<s>ab", PLAIN)), [4, 9, 11, 7], "merges never make a control token");
+    assert_eq!(ids(&tokenizer.encode("<s>ab</s>ab", Encode { add_special: false, parse_special: true })), [1, 8, 2, 8]);
+    assert_eq!(ids(&tokenizer.encode("<0x41>", PLAIN)).last(), Some(&11), "nor a byte token");
+}
+
+#[test]
+fn flags_of_the_file_are_obeyed() {
+    let file = spm(&[
+        ("tokenizer.ggml.add_bos_token", false.into()),
+        ("tokenizer.ggml.add_eos_token", true.into()),
+        ("tokenizer.ggml.add_space_prefix", false.into()),
+        ("tokenizer.ggml.eos_token_id", 6u32.into()),
+        ("tokenizer.ggml.eot_token_id", 5u32.into()),
+    ]);
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+    assert_eq!(ids(&tokenizer.encode("ab", BOTH)), [7, 6]);
+    assert!([5, 6].iter().all(|t| tokenizer.is_end_of_generation(TokenId(*t))));
+    assert!(!tokenizer.adds_bos());
+}
+
+#[test]
+fn phi_3_drops_space_after_marks() {
+    let spoken = |name: &str| {
+        let file = spm(&[("general.name", name.into()), ("tokenizer.ggml.add_space_prefix", false.into())]);
+        ids(&Tokenizer::from_metadata(file.metadata()).unwrap().encode("</s> \n ab<s> ab", BOTH))
+    };
+    assert_eq!(spoken("Phi-3-mini"), [1, 2, 7, 1, 8]);
+    assert_eq!(spoken("Llama"), [1, 2, 4, 0, 8, 1, 8]);
+}
+
+#[test]
+fn odd_files_are_noted_and_still_work() {
+    let file = gguf(&[
+        ("tokenizer.ggml.model", "gpt2".into()),
+        ("tokenizer.ggml.pre", "of-tomorrow".into()),
+        ("tokenizer.ggml.tokens", texts(&["a", "b", "ab", "", "<|im_end|>", "Ġ"])),
+        ("tokenizer.ggml.token_type", vec![1i32, 1, 1, 3, 3, 1].into()),
+        ("tokenizer.ggml.merges", texts(&["a b", "ab c", "nonsense", "a  b", ""])),
+        ("tokenizer.ggml.bos_token_id", 77u32.into()),
+        ("tokenizer.ggml.eos_token_id", u32::MAX.into()),
+    ]);
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+    assert_eq!(ids(&tokenizer.encode("ab ba?<|im_end|>", BOTH)), [2, 5, 1, 0, 4], "what has no token is left out");
+    assert_eq!(tokenizer.special_ids().eot, Some(TokenId(4)));
+    assert!(tokenizer.is_end_of_generation(TokenId(4)));
+    let expected = [
+        Note::PreTokenizer { found: Some("of-tomorrow".into()) },
+        Note::SpecialId { key: "tokenizer.ggml.bos_token_id", found: 77, tokens: 6 },
+        Note::Merges { ignored: 4, first: "ab c".into() },
+    ];
+    assert_eq!(tokenizer.notes(), expected);
+}
+
+#[test]
+fn files_without_a_usable_tokenizer_are_told_apart() {
+    let found = |metadata: &[(&str, MetaValue)]| match Tokenizer::from_metadata(gguf(metadata).metadata()) {
+        Err(TextError::NoTokenizer { found }) => found,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found(&[]), "no tokenizer.ggml.model");
+    assert_eq!(found(&[("tokenizer.ggml.model", "bert".into())]), "tokenizer.ggml.model \"bert\"");
+    assert_eq!(found(&[("tokenizer.ggml.model", "gpt2".into())]), "no tokens");
+}
+
+#[test]
+fn broken_vocabularies_are_refused_by_name() {
+    let refused = |key: &str, value: MetaValue| {
+        let file = spm(&[(key, value)]);
+        Tokenizer::from_metadata(file.metadata()).unwrap_err().to_string()
+    };
+    let cases = [
+        refused("tokenizer.ggml.scores", vec![0.0f32, 1.0].into()),
+        refused("tokenizer.ggml.token_type", vec![1i32; 14].into()),
+        refused("tokenizer.ggml.token_type", vec![7i32; 13].into()),
+        refused("tokenizer.ggml.tokens", vec![1i32; 13].into()),
+        refused("tokenizer.ggml.model", 3u32.into()),
+        refused("tokenizer.ggml.add_bos_token", "yes".into()),
+    ];
+    let wanted = [
+        "tokenizer.ggml.scores has 2 entries, needed 13, one a token",
+        "tokenizer.ggml.token_type has 14 entries, needed 13, one a token",
+        "tokenizer.ggml.token_type[0] is 7, needed 0 to 6",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.add_bos_token",
+    ];
+    for (case, wanted) in cases.iter().zip(wanted) {
+        assert!(case.contains(wanted), "{case}");
+    }
+}
