@@ -26,13 +26,16 @@ WISE_ANIMALS = ["owl", "turtle", "bear", "horse", "goat", "cow"]
 TRAITS = ["kind", "happy", "brave", "curious", "clever", "funny", "quiet", "friendly", "good", "shy"]
 COLORS = ["red", "blue", "green", "yellow", "pink", "white", "brown", "orange", "purple"]
 TOYS = ["ball", "kite", "toy car", "toy boat", "teddy bear", "doll", "hat", "drum", "book", "balloon", "toy train", "scarf"]
-FOODS = ["apple", "sandwich", "cookie", "carrot", "banana", "pear", "slice of bread", "piece of cake", "bun", "orange"]
+FOODS = ["apple", "sandwich", "cookie", "carrot", "banana", "pear", "pie", "bun", "orange", "muffin"]
 PLACES = ["the park", "the garden", "the forest", "the beach", "the farm", "the river", "the lake", "the hill",
           "the meadow", "the playground"]
+PREPOSITIONS = {"the beach": "at", "the farm": "on", "the river": "by", "the lake": "by", "the hill": "on",
+                "the playground": "at"}  # "in" for all others
 OUTDOOR_SPOTS = ["behind the big tree", "in the tall grass", "under a bush", "behind a rock", "next to the fence",
                  "under the bench", "near the water", "under the leaves"]
 INDOOR_SPOTS = ["under the bed", "under the table", "behind the sofa", "in the basket", "under the blanket",
                 "behind the door", "in the box", "on the shelf"]
+HIDING_PLACES = ["under the bed", "under the table", "behind the sofa", "behind the door", "under the blanket"]
 PLANTS = ["rose", "sunflower", "tulip", "bean", "pumpkin", "tomato", "carrot", "apple tree"]
 SPEECH_VERBS = {"said", "asked", "cried", "shouted", "whispered", "called", "answered", "laughed",
                 "thought"}
@@ -69,6 +72,10 @@ class Teller:
         for name, value in names.items():
             self.context[name] = self.fill(value) if isinstance(value, str) else value
 
+    def go_to(self, place: str):
+        """Sets ``place`` ("the beach") and ``at`` ("at the beach")."""
+        self.let(place=place, at=f"{PREPOSITIONS.get(place, 'in')} {place}")
+
     def fill(self, template: str) -> str:
         while "[" in template:  # innermost alternatives first
             template = re.sub(r"\[([^\[\]]*)\]", lambda m: self.pick(m.group(1).split("|")), template)
@@ -92,7 +99,7 @@ def finish(text: str) -> str:
     text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
     text = re.sub(r'^("?)([a-z])', lambda m: m.group(1) + m.group(2).upper(), text)
     text = re.sub(r'([.!?]"? "?)([a-z]+)', capital_unless_speech_tag, text)
-    return re.sub(r'(, ")([a-z])', lambda m: m.group(1) + m.group(2).upper() if opens_speech(text, m) else m.group(0), text)
+    return re.sub(r', "[a-z]', lambda m: m.group(0).upper() if opens_speech(text, m) else m.group(0), text)
 
 
 def opens_speech(text: str, match: re.Match) -> bool:

@@ -54,7 +54,7 @@ def main():
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, nargs="?", default=Path(__file__).with_name("stories-1m.gguf"))
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sample", action="store_true")
     return parser.parse_args()
