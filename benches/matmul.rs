@@ -140,7 +140,7 @@ fn measure(case: &Case, memory: &Huge) {
         let next = AtomicUsize::new(0);
         let chunks = rows / PANEL_ROWS / 8;
         let seconds = timed(threads, |_| {
-            let mut scratch = vec![0; scratch_bytes(dtype, layout, cols)];
+            let mut scratch = vec![0; scratch_bytes(dtype, layout)];
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 if i >= used * chunks {

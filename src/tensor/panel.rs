@@ -129,7 +129,7 @@ fn transpose<const W: usize>(rows: &[u8], row_bytes: usize, at: usize, dst: &mut
     let words = dst.len() / (W * PANEL_ROWS);
     let dst = dst.as_chunks_mut::<W>().0;
     for r in 0..PANEL_ROWS {
-        let row = rows.get(r * row_bytes + at..).map(|row| &row[..words * W]);
+        let row = rows.get(r * row_bytes..(r + 1) * row_bytes).map(|row| &row[at..at + words * W]);
         for w in 0..words {
             let word: [u8; W] = row.map_or([0; W], |row| std::array::from_fn(|b| row[w * W + b]));
             dst[w * PANEL_ROWS + r] = word.map(|b| b ^ flip);

@@ -4,6 +4,7 @@ mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
+mod matmul;
 mod quant;
 mod reference;
 mod sample;

@@ -154,6 +154,9 @@ pub trait Simd: Copy {
     /// 16 bytes at `p` are readable.
     unsafe fn load_i8_ptr(self, p: *const u8) -> Self::I;
 
+    /// Asks for the cache line of an address, which need not exist.
+    fn prefetch(self, p: *const u8);
+
     /// The first `x.len()` lanes (at most 16) from `x`, `fill` in the others.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::F {

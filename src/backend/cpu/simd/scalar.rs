@@ -241,4 +241,6 @@ impl Simd for Scalar {
         // SAFETY: the caller's promise.
         unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(i32::from)
     }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
 }

@@ -1,4 +1,5 @@
-//! Kernels of the formats without codes: every product is one fused multiply-add, in the order of k.
+//! Kernels of the formats without codes: every product is one fused multiply-add, in the order of k, even and odd
+//! elements apart.
 #![allow(unsafe_code)]
 
 use super::acts::ActFormat;
@@ -16,6 +17,7 @@ macro_rules! floats {
             const ELEMENTS: usize = 1;
             const BYTES: usize = $bytes;
             const ACT_BYTES: usize = 4;
+            const TWO_SUMS: bool = true;
 
             #[inline(always)]
             unsafe fn block<S: Simd, const R: usize, const C: usize>(

@@ -86,7 +86,7 @@ impl Format for Q8_0 {
 /// # Safety
 /// A block of activations at each `x`.
 #[inline(always)]
-unsafe fn offsets<S: Simd, const R: usize, const C: usize, const SHIFT: u32>(
+pub(super) unsafe fn offsets<S: Simd, const R: usize, const C: usize, const SHIFT: u32>(
     s: S,
     x: [*const u8; C],
 ) -> [[S::I; C]; R] {

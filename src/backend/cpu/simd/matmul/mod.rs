@@ -4,10 +4,13 @@
 //! A lane is a weight row: its sum runs over the blocks in order and never crosses lanes, so an output has the same
 //! bits for every number of columns, chunk of panels, thread and instruction set. Never allocates.
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop, reason = "tiles are walked by panel and column at once")]
 
 mod acts;
+mod expand;
 mod float;
 mod half32;
+mod kquant;
 mod tile;
 
 pub use acts::{ActFormat, act_format, act_row_bytes, quantize};
@@ -17,7 +20,8 @@ use std::ops::Range;
 
 use super::{Isa, Job, Simd};
 use crate::tensor::DType;
-use crate::tensor::panel::{Layout, PANEL_ROWS};
+use crate::tensor::panel::{Layout, PANEL_ROWS, panel_supported};
+use tile::Source;
 
 /// A weight matrix in host memory.
 #[derive(Clone, Copy, Debug)]
@@ -139,8 +143,15 @@ impl Product<'_> {
     /// Where sizes disagree or the type cannot be multiplied.
     pub fn compute(&self, isa: Isa, panels: Range<usize>, scratch: &mut [u8]) {
         let columns = self.check(&panels);
+        let WeightView { dtype, layout, .. } = self.weight;
+        let source = match layout {
+            Layout::Panel16 => Source::Panels,
+            Layout::Gguf => Source::Expanded(expand::expand_of(dtype).expect("a type that can be multiplied")),
+        };
+        let needed = scratch_bytes(dtype, layout);
+        assert!(scratch.len() >= needed, "{} bytes of scratch, {needed} needed", scratch.len());
         if columns > 0 && !panels.is_empty() {
-            isa.run(Share { product: self, panels, columns, scratch });
+            isa.run(Share { product: self, panels, columns, source, scratch: &mut scratch[..needed] });
         }
     }
 
@@ -148,6 +159,7 @@ impl Product<'_> {
     fn check(&self, panels: &Range<usize>) -> usize {
         let Product { weight: w, acts, out, epilogue } = self;
         assert!(panels.end <= w.panels(), "panels {panels:?} of {}", w.panels());
+        assert!(w.layout == Layout::Gguf || panel_supported(w.dtype), "{} has no panels", w.dtype);
         let row = w.dtype.row_bytes(w.cols as u64).expect("a whole number of blocks in a row").index();
         let rows = match w.layout {
             Layout::Gguf => w.rows,
@@ -169,15 +181,19 @@ impl Product<'_> {
     }
 }
 
-/// Bytes of scratch that a thread needs for [`Product::compute`].
-pub fn scratch_bytes(_dtype: DType, _layout: Layout, _cols: usize) -> usize {
-    0
+/// Bytes of scratch that a thread needs for [`Product::compute`] of a weight of that type and layout.
+pub fn scratch_bytes(dtype: DType, layout: Layout) -> usize {
+    match layout {
+        Layout::Panel16 => 0,
+        Layout::Gguf => act_format(dtype).map_or(0, |_| tile::SUMS_BYTES + tile::PART_BYTES),
+    }
 }
 
 struct Share<'a> {
     product: &'a Product<'a>,
     panels: Range<usize>,
     columns: usize,
+    source: Source,
     scratch: &'a mut [u8],
 }
 
@@ -187,14 +203,29 @@ impl Job for Share<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         use DType::*;
-        let Share { product, panels, columns, scratch: _ } = self;
-        match product.weight.dtype {
-            Q4_0 => tile::share::<S, half32::Q4_0>(s, product, panels, columns),
-            Q8_0 => tile::share::<S, half32::Q8_0>(s, product, panels, columns),
-            F32 => tile::share::<S, float::F32>(s, product, panels, columns),
-            F16 => tile::share::<S, float::F16>(s, product, panels, columns),
-            Bf16 => tile::share::<S, float::Bf16>(s, product, panels, columns),
-            _ => unreachable!(),
+        let dtype = self.product.weight.dtype;
+        match dtype {
+            F32 => self.of::<S, float::F32>(s),
+            F16 => self.of::<S, float::F16>(s),
+            Bf16 => self.of::<S, float::Bf16>(s),
+            Q4_0 => self.of::<S, half32::Q4_0>(s),
+            Q8_0 => self.of::<S, half32::Q8_0>(s),
+            Q4K => self.of::<S, kquant::Q4K>(s),
+            Q5K => self.of::<S, kquant::Q5K>(s),
+            Q6K => self.of::<S, kquant::Q6K>(s),
+            Q5_0 | Iq4Nl | Mxfp4 => self.of::<S, expand::Run32<false>>(s),
+            Q4_1 | Q5_1 => self.of::<S, expand::Run32<true>>(s),
+            Q3K | Iq4Xs => self.of::<S, expand::Run16<false>>(s),
+            Q2K => self.of::<S, expand::Run16<true>>(s),
+            Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
+            | Tq2_0 | Nvfp4 | Q1_0 => unreachable!("checked: {dtype} has an activation format"),
         }
+    }
+}
+
+impl Share<'_> {
+    #[inline(always)]
+    fn of<S: Simd, W: tile::Format>(self, s: S) {
+        tile::share::<S, W>(s, self.product, self.source, self.panels, self.columns, self.scratch);
     }
 }

@@ -187,6 +187,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { self.store_bytes(a, x.as_mut_ptr().cast()) }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> F {
         // SAFETY: the caller's promise.
         unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
