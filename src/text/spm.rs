@@ -2,7 +2,7 @@
 //! Never merges into control, unknown or byte tokens, whatever their text: only [`specials`](super::special) finds those.
 //! Source of the algorithm: Kudo and Richardson, SentencePiece (2018), `bpe_model.cc` of its release.
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 
 use super::merge::{Merge, Merger, Symbol};
 use super::vocab::{TokenKind, Vocab};

@@ -123,6 +123,29 @@ fn odd_files_are_noted_and_still_work() {
 }
 
 #[test]
+fn ends_are_known_by_name_where_the_file_does_not_say() {
+    let ends = |tokens: &[&str], kinds: Vec<i32>| {
+        let file = gguf(&[
+            ("tokenizer.ggml.model", "gpt2".into()),
+            ("tokenizer.ggml.pre", "qwen2".into()),
+            ("tokenizer.ggml.tokens", texts(tokens)),
+            ("tokenizer.ggml.token_type", kinds.into()),
+        ]);
+        let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+        let all = (0..tokens.len() as u32).map(TokenId);
+        let written: Vec<bool> = tokens.iter().map(|t| tokenizer.encode(t, BOTH).len() == 1).collect();
+        (ids(&all.filter(|t| tokenizer.is_end_of_generation(*t)).collect::<Vec<_>>()), written)
+    };
+    let chat = ["a", "<|im_end|>", "</s>", "<|endoftext|>", "<end_of_turn>"];
+    assert_eq!(ends(&chat, vec![1, 3, 3, 3, 3]), (vec![1, 2, 3, 4], vec![true; 5]));
+    // Written as normal text, `<|...|>` is a mark all the same, `</s>` is HTML.
+    let written = vec![true, true, false, true, false];
+    assert_eq!(ends(&chat, vec![1, 1, 1, 1, 1]), (vec![1, 3], written));
+    assert_eq!(ends(&["<|end|>", "<|return|>", "<|call|>"], vec![3, 3, 3]).0, [1, 2]);
+    assert_eq!(ends(&["<|end|>", "<|return|>"], vec![3, 3]).0, [0, 1]);
+}
+
+#[test]
 fn files_without_a_usable_tokenizer_are_told_apart() {
     let found = |metadata: &[(&str, MetaValue)]| match Tokenizer::from_metadata(gguf(metadata).metadata()) {
         Err(TextError::NoTokenizer { found }) => found,
