@@ -5,7 +5,7 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::merge::{Merge, Merger, Symbol};
 use super::pre::{PreTokenizer, Splitter};
-use super::vocab::{Note, TokenKind, Vocab};
+use super::vocab::{Note, TokenKind, Vocab, note_missing_bytes};
 use super::{TextError, TokenId, byte_level};
 
 /// The words and merges of a byte-level BPE vocabulary.
@@ -39,6 +39,7 @@ impl Bpe {
                 words.insert(raw.into_boxed_slice(), *token);
             }
         }
+        note_missing_bytes(&bytes, vocab.special.unknown, notes);
         let merges = ranked(&vocab.merges, &by_text, notes);
         Ok(Bpe { splitter, merges, bytes, words, unknown: vocab.special.unknown })
     }

@@ -5,7 +5,7 @@
 use foldhash::HashMap;
 
 use super::merge::{Merge, Merger, Symbol};
-use super::vocab::{TokenKind, Vocab};
+use super::vocab::{Note, TokenKind, Vocab, note_missing_bytes};
 use super::{TextError, TokenId};
 
 /// The character that stands for a space in SPM tokens.
@@ -24,7 +24,7 @@ pub(super) struct Spm {
 }
 
 impl Spm {
-    pub(super) fn new(vocab: &Vocab<'_>, kinds: &[TokenKind]) -> Result<Spm, TextError> {
+    pub(super) fn new(vocab: &Vocab<'_>, kinds: &[TokenKind], notes: &mut Vec<Note>) -> Result<Spm, TextError> {
         let needed = vocab.tokens.len();
         if vocab.scores.len() != needed {
             return Err(TextError::Length { key: "tokenizer.ggml.scores", needed, found: vocab.scores.len() });
@@ -45,6 +45,7 @@ impl Spm {
                 TokenKind::Unknown | TokenKind::Control => {}
             }
         }
+        note_missing_bytes(&bytes, vocab.special.unknown, notes);
         let words_apart = pieces.keys().all(|text| words(text).count() <= 1);
         let (unknown, space_prefix) = (vocab.special.unknown, vocab.add_space_prefix);
         Ok(Spm { pieces, bytes, unknown, space_prefix, words_apart })

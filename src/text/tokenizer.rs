@@ -50,7 +50,7 @@ impl Tokenizer {
         let kinds = kinds(vocab)?;
         let mut notes = vocab.notes.clone();
         let model = match vocab.algorithm {
-            Algorithm::Spm => Model::Spm(Spm::new(vocab, &kinds)?),
+            Algorithm::Spm => Model::Spm(Spm::new(vocab, &kinds, &mut notes)?),
             Algorithm::Bpe(pre) => Model::Bpe(Bpe::new(vocab, &kinds, pre, &mut notes)?),
         };
         let (bytes, ends) = spelled(vocab, &kinds);
