@@ -75,6 +75,7 @@ pub(super) fn tokenizer_notes(tokenizer: &Tokenizer) -> Vec<String> {
             "the file names no pre-tokenizer; words may split differently from what the model learned".to_owned()
         }
         Note::Merges { ignored, first } => format!("{ignored} merges name no tokens and are left out, first {first:?}"),
+        Note::Bytes { missing } => format!("{missing} of the bytes that text has cannot be spelled; they are left out"),
         Note::SpecialId { key, found, tokens } => {
             format!("{key} is {found}, past the {tokens} tokens; the file counts as having no such token")
         }

@@ -121,8 +121,10 @@ impl Sampler {
         }
         self.gather(logits);
         self.keep_top_k();
-        self.keep_top_p(best.logit);
+        let total = self.total(best.logit);
+        // Both keep the best few of the same distribution, so their order does not matter; min-p leaves less to sort.
         self.keep_min_p(best.logit);
+        self.keep_top_p(best.logit, total);
         Ok(self.draw(best))
     }
 
@@ -157,13 +159,17 @@ impl Sampler {
         }
     }
 
-    fn keep_top_p(&mut self, best: f32) {
+    /// The softmax's denominator over the candidates.
+    fn total(&self, best: f32) -> f64 {
+        self.candidates.iter().map(|c| weight(c.logit - best)).sum()
+    }
+
+    fn keep_top_p(&mut self, best: f32, total: f64) {
         let p = f64::from(self.options.top_p);
         if p == 1.0 {
             return;
         }
         self.candidates.sort_unstable_by(best_first);
-        let total: f64 = self.candidates.iter().map(|c| weight(c.logit - best)).sum();
         let mut sum = 0.0;
         let enough = self.candidates.iter().position(|c| {
             sum += weight(c.logit - best);

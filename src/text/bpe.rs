@@ -1,11 +1,11 @@
 //! Byte-level BPE: text → words → tokens, the best-ranked adjacent pair of a word merging first.
 //! Works on raw bytes; the files' byte alphabet is gone after loading. Source: Sennrich et al. 2016 and GPT-2's `encoder.py`.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use super::merge::{Merge, Merger, Symbol};
 use super::pre::{PreTokenizer, Splitter};
-use super::vocab::{Note, TokenKind, Vocab};
+use super::vocab::{Note, TokenKind, Vocab, note_missing_bytes};
 use super::{TextError, TokenId, byte_level};
 
 /// The words and merges of a byte-level BPE vocabulary.
@@ -39,6 +39,7 @@ impl Bpe {
                 words.insert(raw.into_boxed_slice(), *token);
             }
         }
+        note_missing_bytes(&bytes, vocab.special.unknown, notes);
         let merges = ranked(&vocab.merges, &by_text, notes);
         Ok(Bpe { splitter, merges, bytes, words, unknown: vocab.special.unknown })
     }
@@ -79,7 +80,7 @@ fn ranked(
     by_text: &HashMap<&str, TokenId>,
     notes: &mut Vec<Note>,
 ) -> HashMap<(TokenId, TokenId), Merge> {
-    let mut ranked = HashMap::with_capacity(merges.len());
+    let mut ranked = HashMap::with_capacity_and_hasher(merges.len(), Default::default());
     let mut ignored = Vec::new();
     let mut joined = String::new();
     for (rank, merge) in (0..).zip(merges) {

@@ -236,3 +236,68 @@ impl Stage {
         if last == 0 { found.end() } else { found.start() + last }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every variant under one of its names.
+    const NAMES: [&str; 14] = [
+        "default",
+        "gpt-2",
+        "starcoder",
+        "falcon",
+        "llama-bpe",
+        "qwen2",
+        "qwen35",
+        "deepseek-llm",
+        "deepseek-coder",
+        "deepseek-v3",
+        "tekken",
+        "gpt-4o",
+        "bailingmoe",
+        "seed-coder",
+    ];
+
+    #[test]
+    fn every_pattern_compiles_and_takes_at_least_a_character() {
+        let mut seen = std::collections::HashSet::new();
+        for name in NAMES {
+            let pre = PreTokenizer::from_name(name).unwrap();
+            assert!(seen.insert(pre), "{name}");
+            for stage in Splitter::new(pre).unwrap().stages {
+                assert!(!stage.regex.is_match(""), "{name}");
+                assert!(stage.spaces.is_none_or(|i| i + 1 == stage.regex.pattern_len()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_together_are_the_text() {
+        let text = "I'm  12345 \r\n\n  x\u{301}y中文、カナ!?\u{3000}\u{85}HTMLPage\t\t";
+        for name in NAMES {
+            let splitter = Splitter::new(PreTokenizer::from_name(name).unwrap()).unwrap();
+            let mut words = Vec::new();
+            splitter.split(text, &mut |word| words.push(word.to_owned()));
+            assert_eq!(words.concat(), text, "{name}");
+            assert!(words.len() > 5 && words.iter().all(|w| !w.is_empty()), "{name}: {words:?}");
+        }
+    }
+
+    #[test]
+    fn white_space_leaves_one_character_to_the_next_word() {
+        let cases = [
+            ("a   b", vec!["a", "  ", " b"]),
+            ("a   ", vec!["a", "   "]),
+            ("a \u{a0} b", vec!["a", " \u{a0}", " b"]),
+            ("a\n b", vec!["a", "\n", " b"]),
+            (" \t!", vec![" ", "\t", "!"]),
+        ];
+        let splitter = Splitter::new(PreTokenizer::Gpt2).unwrap();
+        for (text, wanted) in cases {
+            let mut words = Vec::new();
+            splitter.split(text, &mut |word| words.push(word.to_owned()));
+            assert_eq!(words, wanted, "{text:?}");
+        }
+    }
+}

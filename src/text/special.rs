@@ -69,20 +69,24 @@ impl Specials {
 /// Phi-3's special tokens after which white space stays (its `tokenizer.json`).
 const KEEP_SPACE_AFTER: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
 
+/// The most text of special tokens; the automaton takes some 60 times as much. Gemma's 6,000 have 50 KB.
+const MOST_BYTES: usize = 1 << 20;
+
 impl Search {
     fn new(found: Vec<(TokenId, &str)>) -> Result<Search, TextError> {
         if found.is_empty() {
             return Ok(Search { automaton: None, tokens: Vec::new() });
         }
+        let (count, bytes) = (found.len(), found.iter().map(|(_, text)| text.len()).sum());
+        let failed = |reason: String| TextError::Specials { count, bytes, reason };
+        if bytes > MOST_BYTES {
+            return Err(failed(format!("needed at most {MOST_BYTES} bytes")));
+        }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(found.iter().map(|(_, text)| text))
-            .map_err(|e| TextError::Specials {
-                count: found.len(),
-                bytes: found.iter().map(|(_, text)| text.len()).sum(),
-                reason: e.to_string(),
-            })?;
+            .map_err(|e| failed(e.to_string()))?;
         Ok(Search { automaton: Some(automaton), tokens: found.into_iter().map(|(token, _)| token).collect() })
     }
 

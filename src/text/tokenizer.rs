@@ -50,7 +50,7 @@ impl Tokenizer {
         let kinds = kinds(vocab)?;
         let mut notes = vocab.notes.clone();
         let model = match vocab.algorithm {
-            Algorithm::Spm => Model::Spm(Spm::new(vocab, &kinds)?),
+            Algorithm::Spm => Model::Spm(Spm::new(vocab, &kinds, &mut notes)?),
             Algorithm::Bpe(pre) => Model::Bpe(Bpe::new(vocab, &kinds, pre, &mut notes)?),
         };
         let (bytes, ends) = spelled(vocab, &kinds);
@@ -60,7 +60,7 @@ impl Tokenizer {
             bytes,
             ends,
             special: vocab.special,
-            end_of_generation: end_of_generation(vocab),
+            end_of_generation: end_of_generation(vocab, &kinds),
             add_bos: vocab.add_bos,
             add_eos: vocab.add_eos,
             space_prefix: vocab.algorithm == Algorithm::Spm && vocab.add_space_prefix,
@@ -150,14 +150,21 @@ impl Tokenizer {
     }
 }
 
-/// The kind of each token.
+/// The kind of each token. Some converters write the marks that end a turn as normal text; by their names they are
+/// control tokens all the same.
 fn kinds(vocab: &Vocab<'_>) -> Result<Vec<TokenKind>, TextError> {
     let needed = vocab.tokens.len();
-    match vocab.kinds.len() {
-        0 => Ok(vec![TokenKind::Normal; needed]),
-        found if found == needed => Ok(vocab.kinds.clone()),
-        found => Err(TextError::Length { key: "tokenizer.ggml.token_type", needed, found }),
+    let mut kinds = match vocab.kinds.len() {
+        0 => vec![TokenKind::Normal; needed],
+        found if found == needed => vocab.kinds.clone(),
+        found => return Err(TextError::Length { key: "tokenizer.ggml.token_type", needed, found }),
+    };
+    for (text, kind) in vocab.tokens.iter().zip(&mut kinds) {
+        if *kind == TokenKind::Normal && text.starts_with("<|") && END_NAMES.contains(text) {
+            *kind = TokenKind::Control;
+        }
     }
+    Ok(kinds)
 }
 
 /// The bytes of all tokens, end to end, and where each ends.
@@ -201,14 +208,17 @@ const END_NAMES: &[&str] = &[
     "[EOS]",
 ];
 
-/// Ends of generation, sorted. With `<|return|>` and `<|call|>` (gpt-oss), `<|end|>` only ends a message.
-fn end_of_generation(vocab: &Vocab<'_>) -> Vec<TokenId> {
+/// Ends of generation, sorted. A name counts only on a mark: `</s>` may also be HTML. With `<|return|>` and `<|call|>`
+/// (gpt-oss), `<|end|>` only ends a message.
+fn end_of_generation(vocab: &Vocab<'_>, kinds: &[TokenKind]) -> Vec<TokenId> {
     let SpecialIds { bos: _, eos, eot, eom, unknown: _ } = vocab.special;
     let named = |name: &str| vocab.tokens.iter().position(|t| *t == name).map(TokenId::from_row);
     let inner = if named("<|return|>").and(named("<|call|>")).is_some() { named("<|end|>") } else { None };
-    let by_name = vocab.tokens.iter().enumerate().filter(|(_, t)| END_NAMES.contains(t));
-    let by_name = by_name.map(|(i, _)| TokenId::from_row(i)).filter(|t| Some(*t) != inner);
-    let mut ends: Vec<TokenId> = by_name.chain(eos).chain(eot).chain(eom).collect();
+    let marks = vocab.tokens.iter().zip(kinds).enumerate().filter(|(_, (text, kind))| {
+        matches!(kind, TokenKind::Control | TokenKind::UserDefined) && END_NAMES.contains(text)
+    });
+    let marks = marks.map(|(i, _)| TokenId::from_row(i));
+    let mut ends: Vec<TokenId> = marks.chain(eos).chain(eot).chain(eom).filter(|t| Some(*t) != inner).collect();
     ends.sort_unstable();
     ends.dedup();
     ends

@@ -104,6 +104,11 @@ pub enum Note {
         /// The first of them.
         first: String,
     },
+    /// Bytes that text may have and the vocabulary cannot spell, not even as unknown; they are left out of encodings.
+    Bytes {
+        /// How many of the 243 bytes that UTF-8 uses.
+        missing: usize,
+    },
     /// A special token's id past the end of the vocabulary; the file counts as having no such token.
     SpecialId {
         /// The metadata key.
@@ -113,4 +118,13 @@ pub enum Note {
         /// The number of tokens.
         tokens: usize,
     },
+}
+
+/// Adds a note when `bytes`, the token of each byte, lacks some that text may have.
+pub(super) fn note_missing_bytes(bytes: &[Option<TokenId>; 256], unknown: Option<TokenId>, notes: &mut Vec<Note>) {
+    let in_text = |b: &usize| !matches!(b, 0xc0 | 0xc1 | 0xf5..);
+    let missing = (0..bytes.len()).filter(in_text).filter(|b| bytes[*b].is_none()).count();
+    if missing > 0 && unknown.is_none() {
+        notes.push(Note::Bytes { missing });
+    }
 }

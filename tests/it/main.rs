@@ -5,6 +5,7 @@ mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
 mod matmul;
+mod layers;
 mod quant;
 mod reference;
 mod sample;

@@ -60,6 +60,8 @@ fn each_stage_does_its_part() {
     check(SampleOptions { min_p: 1.0, ..BARE }, &mixed(), &[0.0, 1.0, 0.0, 0.0]);
     // top-k comes first: 0.5 of the two that are left is 0.625, enough for top-p.
     check(SampleOptions { top_k: 2, top_p: 0.6, ..BARE }, &mixed(), &[0.0, 1.0, 0.0, 0.0]);
+    // min-p does not change what top-p sees: 0.5 of all is not 0.55, though it is 0.625 of what min-p leaves.
+    check(SampleOptions { min_p: 0.5, top_p: 0.55, ..BARE }, &mixed(), &[0.0, 0.625, 0.0, 0.375]);
     // top-p sees the distribution before temperature.
     check(SampleOptions { top_p: 0.79, temperature: 100.0, ..BARE }, &[3.0, 3.0, 0.0], &[0.5, 0.5, 0.0]);
 }

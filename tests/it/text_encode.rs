@@ -145,22 +145,20 @@ fn stories_vocabulary_encodes_as_in_llama_cpp() {
     assert_eq!(check("stories", &tokenizer, PARSED, &texts, &parsed), 20);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    #[test]
-    fn decoding_gives_the_text_back(text in "(?s:.{0,80})", mixed in "[ a-cA-C\\n'1-9é中🎉]{0,60}") {
-        let fixture = bpe_fixture();
-        let spm = spm(&spm_fixture(), true);
-        for text in [&text, &mixed] {
-            for pre in fixture.ids.keys() {
-                let tokenizer = bpe(&fixture, pre);
-                prop_assert_eq!(&tokenizer.decode(&tokenizer.encode(text, PLAIN)), text, "{}", pre);
-            }
-            // SPM writes a space as U+2581, so that character itself does not come back.
-            let plain = text.replace('\u{2581}', " ");
-            prop_assert_eq!(&spm.decode(&spm.encode(&plain, PLAIN)), &plain);
+#[test]
+fn decoding_gives_the_text_back() {
+    let bpe_fixture = bpe_fixture();
+    let tokenizers: Vec<Tokenizer> = bpe_fixture.ids.keys().map(|pre| bpe(&bpe_fixture, pre)).collect();
+    let spm = spm(&spm_fixture(), true);
+    let texts = prop_oneof![any::<String>(), "[ a-cA-C\\n'1-9é中🎉]{0,60}"];
+    proptest!(|(text in texts)| {
+        for tokenizer in &tokenizers {
+            prop_assert_eq!(&tokenizer.decode(&tokenizer.encode(&text, PLAIN)), &text);
         }
-    }
+        // SPM writes a space as U+2581, so that character itself does not come back.
+        let text = text.replace('\u{2581}', " ");
+        prop_assert_eq!(&spm.decode(&spm.encode(&text, PLAIN)), &text);
+    });
 }
 
 /// Texts of about `n` bytes on which a careless tokenizer takes quadratic time.
@@ -195,11 +193,11 @@ fn hostile_text_takes_no_quadratic_time() {
         bpe_fixture.ids.keys().map(|pre| (pre.clone(), bpe(&bpe_fixture, pre))).collect();
     tokenizers.push(("spm".into(), spm(&spm_fixture, true)));
     for (name, tokenizer) in &tokenizers {
-        for (what, text) in hostile(200_000) {
+        for (what, text) in hostile(100_000) {
             let start = Instant::now();
             assert!(!tokenizer.encode(&text, PARSED).is_empty());
-            // Some 30 ms when idle; a pass over the text for each of its characters would be 4e10 steps.
-            assert!(start.elapsed() < Duration::from_secs(4), "{name}, {what}: {:?}", start.elapsed());
+            // Some 10 ms when idle; a pass over the text for each of its characters would be 1e10 steps.
+            assert!(start.elapsed() < Duration::from_secs(2), "{name}, {what}: {:?}", start.elapsed());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use loadmaster::gguf::{Gguf, MetaValue, Writer};
 use loadmaster::text::{Encode, Note, TextError, TokenId, Tokenizer};
+use proptest::prelude::*;
 
 /// A file with these metadata and no tensors.
 pub fn gguf(metadata: &[(&str, MetaValue)]) -> Gguf {
@@ -117,9 +118,33 @@ fn odd_files_are_noted_and_still_work() {
     let expected = [
         Note::PreTokenizer { found: Some("of-tomorrow".into()) },
         Note::SpecialId { key: "tokenizer.ggml.bos_token_id", found: 77, tokens: 6 },
+        Note::Bytes { missing: 240 },
         Note::Merges { ignored: 4, first: "ab c".into() },
     ];
     assert_eq!(tokenizer.notes(), expected);
+}
+
+#[test]
+fn ends_are_known_by_name_where_the_file_does_not_say() {
+    let ends = |tokens: &[&str], kinds: Vec<i32>| {
+        let file = gguf(&[
+            ("tokenizer.ggml.model", "gpt2".into()),
+            ("tokenizer.ggml.pre", "qwen2".into()),
+            ("tokenizer.ggml.tokens", texts(tokens)),
+            ("tokenizer.ggml.token_type", kinds.into()),
+        ]);
+        let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+        let all = (0..tokens.len() as u32).map(TokenId);
+        let written: Vec<bool> = tokens.iter().map(|t| tokenizer.encode(t, BOTH).len() == 1).collect();
+        (ids(&all.filter(|t| tokenizer.is_end_of_generation(*t)).collect::<Vec<_>>()), written)
+    };
+    let chat = ["a", "<|im_end|>", "</s>", "<|endoftext|>", "<end_of_turn>"];
+    assert_eq!(ends(&chat, vec![1, 3, 3, 3, 3]), (vec![1, 2, 3, 4], vec![true; 5]));
+    // Written as normal text, `<|...|>` is a mark all the same, `</s>` is HTML.
+    let written = vec![true, true, false, true, false];
+    assert_eq!(ends(&chat, vec![1, 1, 1, 1, 1]), (vec![1, 3], written));
+    assert_eq!(ends(&["<|end|>", "<|return|>", "<|call|>"], vec![3, 3, 3]).0, [1, 2]);
+    assert_eq!(ends(&["<|end|>", "<|return|>"], vec![3, 3]).0, [0, 1]);
 }
 
 #[test]
@@ -157,5 +182,63 @@ fn broken_vocabularies_are_refused_by_name() {
     ];
     for (case, wanted) in cases.iter().zip(wanted) {
         assert!(case.contains(wanted), "{case}");
+    }
+}
+
+#[test]
+fn too_much_text_of_special_tokens_is_refused() {
+    let tokens: Vec<String> = (0..20_000).map(|i| format!("<{i:060}>")).collect();
+    let file = gguf(&[
+        ("tokenizer.ggml.model", "gpt2".into()),
+        ("tokenizer.ggml.tokens", tokens.into()),
+        ("tokenizer.ggml.token_type", vec![4i32; 20_000].into()),
+    ]);
+    let refused = Tokenizer::from_metadata(file.metadata()).unwrap_err().to_string();
+    assert!(refused.contains("20000 special tokens of 1240000 bytes"), "{refused}");
+}
+
+/// Metadata of a vocabulary that no one would train.
+fn nonsense() -> impl Strategy<Value = Vec<(&'static str, MetaValue)>> {
+    let token =
+        prop_oneof!["[ab ▁Ġ<>|0x4é]{0,4}", Just("<|end|>".to_owned()), Just("<0x41>".to_owned()), any::<String>()];
+    let tokens = prop::collection::vec(token, 1..40);
+    let rest = (any::<u64>(), prop_oneof![Just("llama"), Just("gpt2")], 0usize..8, 0u32..60, any::<bool>());
+    (tokens, rest).prop_map(|(tokens, (noise, model, pre, id, flag))| {
+        let n = tokens.len();
+        let bits = |i: usize| (noise.rotate_left(i as u32 * 7) >> 3) as usize;
+        let scores: Vec<f32> = (0..n).map(|i| [0.0, -1.0, f32::NAN, f32::INFINITY, -3.5][bits(i) % 5]).collect();
+        let kinds: Vec<i32> = (0..n).map(|i| [1, 1, 1, 4, 3, 6, 2, 5, 0][bits(i) % 9]).collect();
+        let merges: Vec<String> =
+            (0..n).map(|i| format!("{} {}", tokens[bits(i) % n], tokens[bits(i + 9) % n])).collect();
+        let pre = ["llama-bpe", "qwen2", "gpt-2", "deepseek-llm", "tekken", "deepseek-v3", "falcon", "?"][pre];
+        vec![
+            ("tokenizer.ggml.model", model.into()),
+            ("tokenizer.ggml.pre", pre.into()),
+            ("tokenizer.ggml.tokens", tokens.into()),
+            ("tokenizer.ggml.scores", scores.into()),
+            ("tokenizer.ggml.token_type", kinds.into()),
+            ("tokenizer.ggml.merges", merges.into()),
+            ("tokenizer.ggml.bos_token_id", id.into()),
+            ("tokenizer.ggml.add_bos_token", flag.into()),
+            ("tokenizer.ggml.add_eos_token", flag.into()),
+            ("tokenizer.ggml.add_space_prefix", flag.into()),
+            ("general.name", if flag { "phi-3" } else { "x" }.into()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn nonsense_vocabularies_give_tokens_of_their_own(metadata in nonsense(), text in "[ab <>|end▁é\\n]{0,30}", any: String) {
+        let file = gguf(&metadata);
+        let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+        for text in [&text, &any] {
+            for parse_special in [false, true] {
+                let tokens = tokenizer.encode(text, Encode { add_special: true, parse_special });
+                prop_assert!(tokens.iter().all(|t| t.index() < tokenizer.vocab_len()));
+                prop_assert!(tokens.len() <= 4 * text.len() + 6);
+                tokenizer.decode(&tokens);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
-pub(super) use crate::tensor::act::{BLOCK32_BYTES, BLOCK256_BYTES, SUMS16, SUMS32};
+pub(super) use crate::tensor::act::{BLOCK32_BYTES, BLOCK256_BYTES, SCALE256, SUMS16, SUMS32};
 pub use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
 
 /// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
