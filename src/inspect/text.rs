@@ -61,7 +61,8 @@ fn file(report: &Report<'_>, out: &mut String) {
 
 fn metadata(report: &Report<'_>, out: &mut String) {
     line(out, &format!("\nmetadata: {} keys", report.gguf.metadata().len()));
-    let rows = report.gguf.metadata().iter().map(|(key, value)| [escape(key), value.kind().name().to_owned(), short(&value)]);
+    let rows =
+        report.gguf.metadata().iter().map(|(key, value)| [escape(key), value.kind().name().to_owned(), short(&value)]);
     out.push_str(&table(&rows.collect::<Vec<_>>()));
 }
 

@@ -1,11 +1,13 @@
 //! All integration tests, as one binary.
 
+mod cli;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
-mod matmul;
+mod inspect;
 mod layers;
+mod matmul;
 mod quant;
 mod reference;
 mod sample;
