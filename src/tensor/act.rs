@@ -24,6 +24,7 @@ pub(crate) const SCALE256: usize = 256;
 pub(crate) const SUMS32: usize = 260;
 /// Offset of the negated sums of 16.
 pub(crate) const SUMS16: usize = 276;
+
 /// The format in which the kernels of a weight type read activations, or `None` where there are no kernels.
 pub const fn act_format(dtype: DType) -> Option<ActFormat> {
     use DType::*;

@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
-pub(super) use crate::tensor::act::{BLOCK32_BYTES, BLOCK256_BYTES, SCALE256, SUMS16, SUMS32};
 pub use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
+pub(super) use crate::tensor::act::{BLOCK32_BYTES, BLOCK256_BYTES, SCALE256, SUMS16, SUMS32};
 
 /// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
 const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
