@@ -8,12 +8,12 @@ use crate::backend::cpu::simd::Simd;
 
 /// Defines a format whose block is one element of sixteen rows.
 macro_rules! floats {
-    ($($(#[$doc:meta])* $name:ident: $bytes:literal by $load:ident as $ptr:ty;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident: $bytes:literal by $load:ident as $ptr:ty, times $act:ident;)+) => {$(
         $(#[$doc])*
         pub(super) struct $name;
 
         impl Format for $name {
-            const ACT: ActFormat = ActFormat::F32;
+            const ACT: ActFormat = ActFormat::$act;
             const ELEMENTS: usize = 1;
             const BYTES: usize = $bytes;
             const ACT_BYTES: usize = 4;
@@ -45,9 +45,9 @@ macro_rules! floats {
 
 floats! {
     /// F32.
-    F32: 64 by load_ptr as f32;
+    F32: 64 by load_ptr as f32, times F32;
     /// F16, widened exactly.
-    F16: 32 by load_f16_ptr as u8;
+    F16: 32 by load_f16_ptr as u8, times F16;
     /// BF16, widened exactly.
-    Bf16: 32 by load_bf16_ptr as u8;
+    Bf16: 32 by load_bf16_ptr as u8, times F32;
 }
