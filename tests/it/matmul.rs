@@ -113,7 +113,7 @@ fn dequantized(format: ActFormat, acts: &[u8]) -> Vec<f64> {
     let i32_at = |b: &[u8], at: usize| i32::from_le_bytes(b[at..at + 4].try_into().unwrap());
     let (n, bytes) = match format {
         ActFormat::F32 => return acts.chunks_exact(4).map(|b| f64::from(f32_at(b, 0))).collect(),
-        ActFormat::Q8x32 => (32, 40),
+        ActFormat::Q8x32 => (32, 44),
         ActFormat::Q8x256 => (256, 340),
     };
     let mut x = Vec::new();
@@ -122,7 +122,10 @@ fn dequantized(format: ActFormat, acts: &[u8]) -> Vec<f64> {
         assert!(codes.iter().all(|c| c.abs() <= 127));
         match format {
             ActFormat::F32 => unreachable!(),
-            ActFormat::Q8x32 => assert_eq!(i32_at(block, 36), -codes.iter().sum::<i32>()),
+            ActFormat::Q8x32 => {
+                let sum: i32 = codes.iter().sum();
+                assert_eq!([i32_at(block, 36), i32_at(block, 40)], [-8 * sum, -128 * sum]);
+            }
             ActFormat::Q8x256 => {
                 for (i, run) in codes.chunks(16).enumerate() {
                     assert_eq!(i32_at(block, 276 + 4 * i), -run.iter().sum::<i32>());

@@ -10,7 +10,7 @@ use crate::tensor::DType;
 pub enum ActFormat {
     /// As it is.
     F32,
-    /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 negated sum of the codes.
+    /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 sum of the codes times -8 and times -128.
     Q8x32,
     /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes in the order 0 2 1 3 4 6 5 7,
     /// sixteen i32 negated sums of 16 codes.
@@ -18,7 +18,13 @@ pub enum ActFormat {
 }
 
 /// Bytes of a [`ActFormat::Q8x32`] block.
-pub(super) const BLOCK32_BYTES: usize = 40;
+pub(super) const BLOCK32_BYTES: usize = 44;
+/// Offset of the scale in a [`ActFormat::Q8x32`] block.
+pub(super) const SCALE32: usize = 32;
+/// Offset of -8 times the sum.
+pub(super) const SUM32_BY_8: usize = 36;
+/// Offset of -128 times the sum.
+pub(super) const SUM32_BY_128: usize = 40;
 /// Bytes of a [`ActFormat::Q8x256`] block.
 pub(super) const BLOCK256_BYTES: usize = 340;
 /// Offset of the scale in a [`ActFormat::Q8x256`] block.
@@ -91,7 +97,8 @@ impl<const N: usize> Job for Blocks<'_, N> {
             if N == 32 {
                 let sum =
                     codes16(s, &x[..16], inverse, &mut codes[..16]) + codes16(s, &x[16..], inverse, &mut codes[16..]);
-                rest[4..].copy_from_slice(&(-sum).to_le_bytes());
+                rest[4..8].copy_from_slice(&(-8 * sum).to_le_bytes());
+                rest[8..].copy_from_slice(&(-128 * sum).to_le_bytes());
             } else {
                 sums256(s, x, inverse, codes, &mut rest[4..]);
             }
