@@ -9,7 +9,7 @@ pub enum ActFormat {
     F32,
     /// F32 rounded to the nearest f16.
     F16,
-    /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 negated sum of the codes.
+    /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 sum of the codes times -8 and times -128.
     Q8x32,
     /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes in the order 0 2 1 3 4 6 5 7,
     /// sixteen i32 negated sums of 16 codes.
@@ -17,7 +17,13 @@ pub enum ActFormat {
 }
 
 /// Bytes of a [`ActFormat::Q8x32`] block.
-pub(crate) const BLOCK32_BYTES: usize = 40;
+pub(crate) const BLOCK32_BYTES: usize = 44;
+/// Offset of the scale in a [`ActFormat::Q8x32`] block.
+pub(crate) const SCALE32: usize = 32;
+/// Offset of -8 times the sum.
+pub(crate) const SUM32_BY_8: usize = 36;
+/// Offset of -128 times the sum.
+pub(crate) const SUM32_BY_128: usize = 40;
 /// Bytes of a [`ActFormat::Q8x256`] block.
 pub(crate) const BLOCK256_BYTES: usize = 340;
 /// Offset of the scale in a [`ActFormat::Q8x256`] block.

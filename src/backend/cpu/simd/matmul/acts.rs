@@ -4,7 +4,9 @@
 
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
 pub use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
-pub(super) use crate::tensor::act::{BLOCK32_BYTES, BLOCK256_BYTES, SCALE256, SUMS16, SUMS32};
+pub(super) use crate::tensor::act::{
+    BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16, SUMS32,
+};
 
 /// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
 const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
@@ -75,7 +77,8 @@ impl<const N: usize> Job for Blocks<'_, N> {
             if N == 32 {
                 let sum =
                     codes16(s, &x[..16], inverse, &mut codes[..16]) + codes16(s, &x[16..], inverse, &mut codes[16..]);
-                rest[4..].copy_from_slice(&(-sum).to_le_bytes());
+                rest[4..8].copy_from_slice(&(-8 * sum).to_le_bytes());
+                rest[8..].copy_from_slice(&(-128 * sum).to_le_bytes());
             } else {
                 sums256(s, x, inverse, codes, &mut rest[4..]);
             }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::acts::ActFormat;
-use super::tile::Format;
+use super::tile::{Format, prefetch_ahead};
 use crate::backend::cpu::simd::Simd;
 
 /// Defines a format whose block is one element of sixteen rows.
@@ -28,6 +28,7 @@ macro_rules! floats {
             ) {
                 let mut rows = [s.splat(0.0); R];
                 for r in 0..R {
+                    prefetch_ahead::<S, Self, R, C>(s, w[r]);
                     // SAFETY: the caller's promise: one element of sixteen rows at each `w`.
                     rows[r] = unsafe { s.$load(w[r].cast::<$ptr>()) };
                 }
