@@ -1,0 +1,133 @@
+//! Groups of options that several subcommands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::sample::SampleOptions;
+use crate::tensor::DType;
+
+/// The model file, by position or with -m.
+#[derive(Debug, Args)]
+pub(super) struct ModelArg {
+    /// Model file (GGUF); of a split model any part
+    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    positional: Option<PathBuf>,
+    /// The same as MODEL
+    #[arg(short = 'm', long = "model", value_name = "MODEL", conflicts_with = "positional")]
+    model: Option<PathBuf>,
+}
+
+impl ModelArg {
+    /// The file; empty only where the parser was not asked for one.
+    pub fn path(&self) -> PathBuf {
+        self.model.as_ref().or(self.positional.as_ref()).cloned().unwrap_or_default()
+    }
+}
+
+/// How a model is run.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub(super) struct EngineArgs {
+    /// Threads [default: physical cores available to the process]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub threads: Option<u32>,
+    /// Most tokens of a batch
+    #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch_size: u32,
+    /// Most tokens computed in one step [-ub]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub ubatch_size: u32,
+    /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
+    pub cache_type_k: DType,
+    /// Type of cached values [-ctv]: f32, f16, bf16, q8_0
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
+    pub cache_type_v: DType,
+    /// Layers to put on a GPU [-ngl]; this version computes on the CPU and says so
+    #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
+    pub n_gpu_layers: Option<GpuLayers>,
+    /// Keep weights in the file mapping instead of rearranging them in memory: starts sooner, computes slower
+    #[arg(long)]
+    pub mmap: bool,
+}
+
+/// What was asked of GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GpuLayers {
+    /// So many layers.
+    Count(u32),
+    /// All of them.
+    All,
+    /// As many as fit: none, here.
+    Auto,
+}
+
+impl EngineArgs {
+    /// Tokens of one step.
+    pub fn step(&self) -> u32 {
+        self.batch_size.min(self.ubatch_size)
+    }
+}
+
+fn cache_type(text: &str) -> Result<DType, String> {
+    let types = crate::backend::cpu::PAGE_TYPES;
+    let names = || types.map(DType::name).join(", ");
+    let found = DType::from_name(text).filter(|t| types.contains(t));
+    found.ok_or_else(|| format!("a cache has one of the types {}", names()))
+}
+
+fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+    match text {
+        "all" => Ok(GpuLayers::All),
+        "auto" | "-1" => Ok(GpuLayers::Auto),
+        "-2" => Ok(GpuLayers::All),
+        number => number.parse().map(GpuLayers::Count).map_err(|_| "needed a number, auto or all".to_owned()),
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(super) struct SampleArgs {
+    /// Temperature; 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    temp: f32,
+    /// Start of the random numbers [default: another each time]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<i64>,
+    /// Keep the K most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Keep the fewest tokens whose probabilities sum to P; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Keep tokens at least P times as probable as the best; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Make recent tokens less probable by this factor; 1 does not
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    repeat_penalty: f32,
+    /// Tokens that count as recent
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    repeat_last_n: usize,
+}
+
+impl SampleArgs {
+    /// The options; without a seed, the clock gives one.
+    pub fn options(&self) -> SampleOptions {
+        let clock = || {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.map_or(0, |d| d.as_nanos() as u64)
+        };
+        SampleOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed: self.seed.filter(|&s| s != -1).map_or_else(clock, |s| s as u64),
+        }
+    }
+}

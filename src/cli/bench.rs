@@ -1,0 +1,148 @@
+//! `bench`: llama-bench's tests on a model → its table or its JSON, and a record if asked.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+
+use super::args::{EngineArgs, ModelArg};
+use super::{Usage, note, open};
+use crate::bench::{Model, Record, Row, Test, host, time};
+use crate::units::Tokens;
+
+/// Measure speed with the tests of llama-bench
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Tokens of the prompt test; 0 leaves it out
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 256)]
+    n_prompt: u32,
+    /// Tokens of the generation test; 0 leaves it out
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 32)]
+    n_gen: u32,
+    /// Repetitions
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    repetitions: u32,
+    /// llama-bench's JSON instead of its table
+    #[arg(long)]
+    json: bool,
+    /// Also write a record with the machine's facts into this folder
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+    /// Revision to write into records [default: the one this program was built from, if known]
+    #[arg(long, value_name = "ID")]
+    commit: Option<String>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadmaster bench model.gguf -p 256 -n 32 -r 3 -t 2
+  loadmaster bench model.gguf --json | jq '.[].avg_ts'
+  loadmaster bench model.gguf --record bench-results";
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let tests: Vec<Test> = [Test::Prompt(args.n_prompt), Test::Generate(args.n_gen)]
+        .into_iter()
+        .filter(|test| test.tokens() > 0)
+        .collect();
+    let Some(context) = tests.iter().map(|t| t.tokens()).max() else {
+        bail!(Usage("-p 0 and -n 0 leave nothing to measure".to_owned()));
+    };
+    let path = args.model.path();
+    let gguf = open::gguf(&path)?;
+    let model = Model::of(&gguf, path.display().to_string());
+    let commit = args.commit.or(option_env!("LOADMASTER_COMMIT").map(str::to_owned)).unwrap_or_default();
+    let row = empty_row(model, &args.engine, &commit);
+    let mut engine = open::engine(gguf, &args.engine, Tokens(context), 1)?;
+    let vocab = engine.model().hparams().vocab;
+    let mut rows = Vec::new();
+    let mut out = io::stdout().lock();
+    if !args.json {
+        out.write_all(HEADER.as_bytes())?;
+    }
+    for test in tests {
+        let row = row.clone().with(&time(&mut engine, test, vocab, args.repetitions)?);
+        if !args.json {
+            writeln!(out, "{}", table_row(&row))?;
+            out.flush()?;
+        }
+        rows.push(row);
+    }
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+    }
+    match &args.record {
+        Some(folder) => record(folder, Record::new(rows, commit, now())),
+        None => Ok(()),
+    }
+}
+
+fn empty_row(model: Model, engine: &EngineArgs, commit: &str) -> Row {
+    Row {
+        build_commit: commit.to_owned(),
+        build_number: 0,
+        cpu_info: host::cpu_name(),
+        gpu_info: String::new(),
+        backends: "CPU".to_owned(),
+        model,
+        n_batch: engine.batch_size,
+        n_ubatch: engine.step(),
+        n_threads: engine.threads.unwrap_or_else(host::physical_cores),
+        type_k: engine.cache_type_k,
+        type_v: engine.cache_type_v,
+        n_gpu_layers: 0,
+        use_mmap: engine.mmap,
+        n_prompt: 0,
+        n_gen: 0,
+        n_depth: 0,
+        test_time: now(),
+        avg_ns: 0,
+        stddev_ns: 0,
+        avg_ts: 0.0,
+        stddev_ts: 0.0,
+        samples_ns: Vec::new(),
+        samples_ts: Vec::new(),
+    }
+}
+
+const HEADER: &str = "\
+| model                          |       size |     params | backend    | threads |            test |                  t/s |
+| ------------------------------ | ---------: | ---------: | ---------- | ------: | --------------: | -------------------: |
+";
+
+fn table_row(row: &Row) -> String {
+    const GIB: f64 = (1u64 << 30) as f64;
+    let (size, parameters) = (row.model.model_size as f64, row.model.model_n_params as f64);
+    let size = if size >= GIB { format!("{:.2} GiB", size / GIB) } else { format!("{:.2} MiB", size / GIB * 1024.0) };
+    let parameters =
+        if parameters >= 1e9 { format!("{:.2} B", parameters / 1e9) } else { format!("{:.2} M", parameters / 1e6) };
+    let rate = format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts);
+    let name = crate::inspect::escape(&row.model.model_type);
+    let (backends, threads, test) = (&row.backends, row.n_threads, row.test());
+    format!("| {name:30} | {size:>10} | {parameters:>10} | {backends:10} | {threads:>7} | {test:>15} | {rate:>20} |")
+}
+
+/// A new file, named for the model and the time.
+fn record(folder: &Path, record: Record) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+    let model = record.rows.first().map_or("nothing", |row| &row.model.model_filename);
+    let model = Path::new(model).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let safe = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let (date, model): (String, String) = (safe(&record.date), safe(&model));
+    let path = folder.join(format!("{date}-{model}.json"));
+    let text = serde_json::to_string_pretty(&record)? + "\n";
+    fs::write(&path, text).with_context(|| format!("{}: cannot write the record", path.display()))?;
+    note(&format!("record: {}", path.display()));
+    Ok(())
+}
+
+/// Seconds are enough.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

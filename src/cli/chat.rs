@@ -1,0 +1,111 @@
+//! `run -cnv`: lines → answers, through the model's chat template. What a turn shares with the one before stays in the
+//! cache.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use anyhow::{Result, bail};
+
+use super::note;
+use super::run::{Style, report, stream};
+use crate::engine::{Engine, Generate, Generated};
+use crate::kv::SequenceId;
+use crate::sample::Sampler;
+use crate::text::{ChatTemplate, Conversation, Encode, Message, TemplateOrigin, TokenId};
+use crate::units::Tokens;
+
+/// A conversation and what of it is in the cache.
+struct Chat<'a> {
+    engine: &'a mut Engine,
+    template: ChatTemplate,
+    messages: Vec<Message>,
+    sequence: SequenceId,
+    held: Vec<TokenId>,
+}
+
+/// Reads lines until there are no more.
+pub(super) fn chat(
+    engine: &mut Engine,
+    mut sampler: Sampler,
+    style: &Style,
+    system: Option<String>,
+    first: Option<String>,
+) -> Result<()> {
+    let template = ChatTemplate::from_metadata(engine.gguf().metadata())?;
+    if template.origin() == TemplateOrigin::Fallback {
+        note("note: the file has no chat template; ChatML is used, which the model may not know");
+    }
+    let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
+    let sequence = engine.start();
+    let mut chat = Chat { engine, template, messages, sequence, held: Vec::new() };
+    let mut last: Option<Generated> = None;
+    let mut first = first;
+    while let Some(line) = first.take().map_or_else(read_line, |line| Ok(Some(line)))? {
+        if !line.trim().is_empty() {
+            last = Some(chat.turn(line, &mut sampler, style)?);
+        }
+    }
+    if let Some(generated) = last {
+        report(chat.engine, &generated, std::time::Duration::ZERO);
+    }
+    Ok(())
+}
+
+/// A line of standard input; a terminal gets a prompt.
+fn read_line() -> Result<Option<String>> {
+    if io::stdin().is_terminal() {
+        let mut out = io::stdout().lock();
+        write!(out, "\n> ")?;
+        out.flush()?;
+    }
+    let mut line = String::new();
+    let read = io::stdin().lock().read_line(&mut line)?;
+    Ok((read > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+impl Chat<'_> {
+    fn turn(&mut self, line: String, sampler: &mut Sampler, style: &Style) -> Result<Generated> {
+        self.messages.push(Message::new("user", line));
+        let tokens = self.tokens()?;
+        let room = self.engine.context().index();
+        if tokens.len() >= room {
+            bail!("the conversation has {} tokens, the context has room for {room}: give a larger -c", tokens.len());
+        }
+        // One token at least must be evaluated to have logits.
+        let shared = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
+        self.engine.truncate(self.sequence, Tokens(shared as u32))?;
+        let request = Generate {
+            sequence: self.sequence,
+            prompt: &tokens[shared..],
+            most: style.most,
+            sampler,
+            ignore_end: style.ignore_end,
+        };
+        let generated = stream(self.engine, request)?;
+        writeln!(io::stdout())?;
+        self.held = tokens;
+        self.held.extend(&generated.tokens);
+        self.held.truncate(self.engine.length(self.sequence)?.index());
+        let answer = self.engine.tokenizer().map_or_else(|_| String::new(), |t| t.decode(&generated.tokens));
+        self.messages.push(Message::new("assistant", answer));
+        Ok(generated)
+    }
+
+    /// The whole conversation, up to where the answer starts.
+    fn tokens(&self) -> Result<Vec<TokenId>> {
+        let Ok(tokenizer) = self.engine.tokenizer() else { bail!("a chat needs a tokenizer") };
+        let special = tokenizer.special_ids();
+        let mark = |id: Option<TokenId>| {
+            id.map_or(String::new(), |id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned())
+        };
+        let (bos, eos) = (mark(special.bos), mark(special.eos));
+        let conversation =
+            Conversation { messages: &self.messages, add_generation_prompt: true, bos: &bos, eos: &eos };
+        let text = self.template.render(&conversation)?;
+        let add_special = bos.is_empty() || !text.starts_with(&bos);
+        let tokens = tokenizer.encode(&text, Encode { add_special, parse_special: true });
+        if tokens.is_empty() {
+            bail!("the chat template made no text of the conversation");
+        }
+        Ok(tokens)
+    }
+}

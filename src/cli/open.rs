@@ -1,0 +1,84 @@
+//! Shared options → an open model and a running engine, with a progress bar while a large one loads.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::args::{EngineArgs, GpuLayers};
+use super::note;
+use super::progress::Bar;
+use crate::bench::host;
+use crate::engine::{Engine, EngineOptions};
+use crate::gguf::Gguf;
+use crate::text::{Note, Tokenizer};
+use crate::units::{Bytes, Tokens};
+
+/// Opens a model file.
+pub(super) fn gguf(path: &Path) -> Result<Gguf> {
+    Ok(Gguf::open(path)?)
+}
+
+/// The context of a run that does not ask for one: the model's, up to this.
+const USUAL_CONTEXT: u32 = 4096;
+
+/// Cells for `asked` tokens; none is the usual number, 0 the model's own.
+pub(super) fn context(gguf: &Gguf, asked: Option<u32>) -> Result<Tokens> {
+    let own = crate::models::Model::from_gguf(gguf)?.hparams().context.max(1);
+    Ok(Tokens(match asked {
+        None => own.min(USUAL_CONTEXT),
+        Some(0) => own,
+        Some(asked) => {
+            if asked > own {
+                note(&format!("note: -c {asked} is past the {own} tokens that the model was trained on"));
+            }
+            asked
+        }
+    }))
+}
+
+/// Loads the model. `outputs` is the most rows of logits a step.
+pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u32) -> Result<Engine> {
+    match args.n_gpu_layers {
+        Some(GpuLayers::Count(1..) | GpuLayers::All) => {
+            note("note: -ngl asks for a GPU, but this version has no GPU backend: everything runs on the CPU");
+        }
+        Some(GpuLayers::Count(0) | GpuLayers::Auto) | None => {}
+    }
+    let options = EngineOptions {
+        context,
+        step: Tokens(args.step()),
+        outputs: Tokens(outputs),
+        threads: args.threads.unwrap_or_else(host::physical_cores),
+        cache_keys: args.cache_type_k,
+        cache_values: args.cache_type_v,
+        keep_mapping: args.mmap,
+        budget: budget(&gguf, args),
+    };
+    let bar = Bar::bytes("loading");
+    Engine::open(gguf, options, &|done, total| bar.at(done.0, total.0)).context("the model cannot be run")
+}
+
+/// What may be allocated: all memory that is free; a mapped file needs none of its own.
+fn budget(gguf: &Gguf, args: &EngineArgs) -> Bytes {
+    let file: Bytes = gguf.shards().map(|(_, size)| size).sum();
+    let free = host::available_memory().unwrap_or(Bytes(1 << 60));
+    if args.mmap { free + file } else { free }
+}
+
+/// What was odd in a vocabulary, in words.
+pub(super) fn tokenizer_notes(tokenizer: &Tokenizer) -> Vec<String> {
+    let words = |note: &Note| match note {
+        Note::PreTokenizer { found: Some(found) } => {
+            format!("pre-tokenizer {found:?} is not known here; words may split differently from what the model learned")
+        }
+        Note::PreTokenizer { found: None } => {
+            "the file names no pre-tokenizer; words may split differently from what the model learned".to_owned()
+        }
+        Note::Merges { ignored, first } => format!("{ignored} merges name no tokens and are left out, first {first:?}"),
+        Note::Bytes { missing } => format!("{missing} of the bytes that text has cannot be spelled; they are left out"),
+        Note::SpecialId { key, found, tokens } => {
+            format!("{key} is {found}, past the {tokens} tokens; the file counts as having no such token")
+        }
+    };
+    tokenizer.notes().iter().map(words).collect()
+}

@@ -1,0 +1,235 @@
+//! `run`: a prompt → text as it comes, then how fast it came and what it took.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+
+use super::args::{EngineArgs, SampleArgs};
+use super::{Usage, chat, interrupt, note, open, shipped};
+use crate::bench::host;
+use crate::engine::{Engine, Finish, Generate, Generated};
+use crate::inspect::one_line;
+use crate::sample::Sampler;
+use crate::text::{Encode, TokenId};
+
+/// Write text: continue a prompt, or chat
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Model file (GGUF); of a split model any part [default: the small model inside this program]
+    #[arg(value_name = "MODEL")]
+    positional: Option<PathBuf>,
+    /// The same as MODEL
+    #[arg(short = 'm', long, value_name = "MODEL", conflicts_with = "positional")]
+    model: Option<PathBuf>,
+    /// Text to continue; \n, \t, \" and \\ stand for what they do in llama.cpp
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    prompt: Option<String>,
+    /// File with the text to continue
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Chat: lines from the keyboard, answers from the model [-cnv]
+    #[arg(long, conflicts_with_all = ["file", "no_conversation"])]
+    conversation: bool,
+    /// Continue the prompt, the default [-no-cnv]
+    #[arg(long)]
+    no_conversation: bool,
+    /// What a chat's model is told first [-sys]
+    #[arg(long, value_name = "TEXT", requires = "conversation", allow_hyphen_values = true)]
+    system_prompt: Option<String>,
+    /// Tokens to write at most; -1 until the model ends or the context is full
+    #[arg(short = 'n', long = "n-predict", visible_alias = "predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    most: i64,
+    /// Tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
+    #[arg(short, long, value_name = "N")]
+    ctx_size: Option<u32>,
+    /// Go on after tokens that end a text
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Do not repeat the prompt before its continuation
+    #[arg(long)]
+    no_display_prompt: bool,
+    /// Take the prompt as it is, backslashes too
+    #[arg(long)]
+    no_escape: bool,
+    #[command(flatten)]
+    sample: SampleArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadmaster run                                           the small model inside this program tells a story
+  loadmaster run model.gguf -p 'Once upon a time' -n 64 --temp 0
+  loadmaster run -m model.gguf -f prompt.txt -c 8192 -t 4
+  loadmaster run model.gguf -cnv -sys 'Answer in one sentence.'
+
+Text goes to stdout, speed and memory to stderr. Ctrl-C ends an answer, a second one the program.";
+
+/// How answers are made, for one prompt and for chats.
+pub(super) struct Style {
+    /// Most tokens of an answer.
+    pub most: Option<usize>,
+    /// Whether ends are written over.
+    pub ignore_end: bool,
+    /// When the program started.
+    pub start: Instant,
+}
+
+pub(super) fn run(args: Args, start: Instant) -> Result<()> {
+    let style = Style { most: usize::try_from(args.most).ok(), ignore_end: args.ignore_eos, start };
+    let path = args.model.as_deref().or(args.positional.as_deref());
+    let prompt = match args.conversation {
+        true => None,
+        false => Some(prompt(&args, path)?),
+    };
+    let sampler = Sampler::new(args.sample.options()).map_err(|e| Usage(e.to_string()))?;
+    let gguf = path.map_or_else(shipped::open, open::gguf)?;
+    let context = open::context(&gguf, args.ctx_size)?;
+    let mut engine = open::engine(gguf, &args.engine, context, 1)?;
+    let tokenizer = engine.tokenizer().map_err(|e| anyhow::anyhow!("text needs a tokenizer: {e}"))?;
+    open::tokenizer_notes(tokenizer).iter().for_each(|n| note(&format!("note: {n}")));
+    interrupt::listen()?;
+    match prompt {
+        Some(prompt) => continue_prompt(&mut engine, sampler, &style, &prompt, !args.no_display_prompt),
+        None => {
+            let first = args.prompt.as_deref().map(|p| if args.no_escape { p.to_owned() } else { unescape(p) });
+            chat::chat(&mut engine, sampler, &style, args.system_prompt, first)
+        }
+    }
+}
+
+/// The text to continue.
+fn prompt(args: &Args, path: Option<&Path>) -> Result<String> {
+    let text = match (&args.prompt, &args.file, path) {
+        (Some(text), _, _) if args.no_escape => text.clone(),
+        (Some(text), _, _) => unescape(text),
+        (None, Some(file), _) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("{}: cannot read the prompt", file.display()))?;
+            // Editors end files with a newline that is not meant.
+            text.strip_suffix('\n').map_or(text.clone(), str::to_owned)
+        }
+        (None, None, None) => shipped::PROMPT.to_owned(),
+        (None, None, Some(_)) => bail!(Usage("needed a prompt, found none: give -p TEXT, -f FILE or -cnv".to_owned())),
+    };
+    if text.is_empty() {
+        bail!(Usage("the prompt is empty, needed text to continue".to_owned()));
+    }
+    Ok(text)
+}
+
+/// The escapes that llama.cpp's `-p` knows, without `\x`; others stay as they are.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let next = if c == '\\' { chars.clone().next() } else { None };
+        let meant = match next {
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some(same @ ('\'' | '"' | '\\')) => same,
+            Some(_) | None => {
+                out.push(c);
+                continue;
+            }
+        };
+        chars.next();
+        out.push(meant);
+    }
+    out
+}
+
+fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, prompt: &str, echo: bool) -> Result<()> {
+    let how = Encode { add_special: true, parse_special: true };
+    let tokens = engine.tokenizer().map_or_else(|_| Vec::new(), |t| t.encode(prompt, how));
+    let room = engine.context().index();
+    let needed = tokens.len() + style.most.unwrap_or(1);
+    if needed > room {
+        bail!(
+            "the prompt has {} tokens and {} shall follow, which makes {needed}; the context has room for {room}: \
+             give a larger -c or a smaller -n",
+            tokens.len(),
+            style.most.unwrap_or(1)
+        );
+    }
+    let ready = style.start.elapsed();
+    if echo {
+        show(prompt)?;
+    }
+    let generated = answer(engine, &mut sampler, style, &tokens)?;
+    writeln!(io::stdout())?;
+    report(engine, &generated, ready);
+    Ok(())
+}
+
+/// Continues `tokens` in a new sequence of its own, text to stdout as it comes.
+fn answer(engine: &mut Engine, sampler: &mut Sampler, style: &Style, tokens: &[TokenId]) -> Result<Generated> {
+    let sequence = engine.start();
+    let request =
+        Generate { sequence, prompt: tokens, most: style.most, sampler, ignore_end: style.ignore_end };
+    stream(engine, request)
+}
+
+/// Runs a request; a reader that has gone, or Ctrl-C, stops it.
+pub(super) fn stream(engine: &mut Engine, request: Generate<'_>) -> Result<Generated> {
+    let mut written = Ok(());
+    interrupt::begin();
+    let generated = engine.generate(request, |text| {
+        written = show(text);
+        written.is_ok() && !interrupt::asked()
+    });
+    interrupt::end();
+    let generated = generated?;
+    written?;
+    Ok(generated)
+}
+
+/// Text to stdout at once.
+fn show(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(printable(text).as_bytes())?;
+    out.flush()
+}
+
+/// Generated text keeps its lines and tabs; what else could drive a terminal is escaped.
+fn printable(text: &str) -> String {
+    let pieces = text.split_inclusive(['\n', '\t']).map(|piece| match piece.char_indices().next_back() {
+        Some((at, end @ ('\n' | '\t'))) => format!("{}{end}", one_line(&piece[..at])),
+        Some(_) | None => one_line(piece),
+    });
+    pieces.collect()
+}
+
+/// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation.
+pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
+    let Generated { tokens, finish, prompt_tokens, first_token, rest } = generated;
+    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let why = match finish {
+        Finish::EndOfGeneration => "the model ended",
+        Finish::Length => "as many as asked for",
+        Finish::ContextFull => "the context is full",
+        Finish::Stopped => "stopped",
+    };
+    let first = ready + *first_token;
+    note("");
+    note(&format!("prompt:      {prompt_tokens} tokens, {:.1} tokens/s", rate(*prompt_tokens, *first_token)));
+    note(&format!(
+        "generation:  {} tokens, {:.1} tokens/s; {why}",
+        tokens.len(),
+        rate(tokens.len().saturating_sub(1), *rest)
+    ));
+    note(&format!("first token: {:.1} ms after the start, {:.1} ms after the prompt", ms(first), ms(*first_token)));
+    let memory = engine.memory();
+    let resident = host::resident().map_or("unknown".to_owned(), |b| b.to_string());
+    note(&format!(
+        "memory:      weights {}, cache {}, arena {}, resident {resident}",
+        memory.weights, memory.states, memory.arena
+    ));
+}

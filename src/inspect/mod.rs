@@ -1,0 +1,48 @@
+//! A model file, its graph and its plan → text, JSON or DOT. Pure functions to `String`: nothing is read, measured or
+//! printed here, and every name that comes from a file is escaped for where it goes.
+
+mod dot;
+mod escape;
+mod json;
+mod text;
+
+use crate::device::Machine;
+use crate::gguf::Gguf;
+use crate::graph::Graph;
+use crate::plan::{Plan, Reason};
+
+pub use dot::dot;
+pub use escape::{escape, one_line};
+pub use json::json;
+pub use text::{node_table, text};
+
+/// What there is to show. A part that could not be made is there as the reason why.
+pub struct Report<'a> {
+    /// The file.
+    pub gguf: &'a Gguf,
+    /// The machine that the plan is for.
+    pub machine: &'a Machine,
+    /// The graph of one batch bucket.
+    pub graph: Result<&'a Graph, String>,
+    /// Its plan.
+    pub plan: Result<&'a Plan, String>,
+    /// Tensors that no node uses.
+    pub unused: &'a [String],
+    /// What was odd in the file.
+    pub notes: &'a [String],
+}
+
+/// The reason's name in tables: `weight-home`, `follows-input blk.0.attn_q`.
+fn reason(graph: &Graph, reason: Reason) -> String {
+    match reason {
+        Reason::WeightHome(_) => "weight-home".to_owned(),
+        Reason::StateHome(_) => "state-home".to_owned(),
+        Reason::FollowsInput(node) => format!("follows-input {}", escape(&graph.node(node).name)),
+        Reason::FollowsUser(node) => format!("follows-user {}", escape(&graph.node(node).name)),
+    }
+}
+
+/// The type of the weight that a node multiplies with or reads rows of, if it has one.
+fn weight_type(graph: &Graph, op: &crate::graph::Op) -> Option<crate::tensor::DType> {
+    op.weight_operands().first().map(|&id| graph.weights()[id].dtype)
+}

@@ -1,0 +1,81 @@
+//! The shapes that have a name: published models, and tiny ones for tests. A table, nothing else.
+
+use super::{ExpertShape, ModelShape, RopeScaling};
+
+/// A row of the table: name, architecture, layers, width, heads, KV heads, head, hidden, vocabulary, context, base,
+/// tied, Llama 3's rope factors, experts (count, used).
+struct Row(
+    &'static str,
+    &'static str,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    f32,
+    bool,
+    bool,
+    Option<(u32, u32)>,
+);
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    // name               arch        lay  width  q  kv  hd   hidden  vocab  context    base    tied   l3    experts
+    Row("qwen2-0.5b",     "qwen2",    24,   896, 14,  2,  64,  4864, 151936,  32768,     1e6, true,  false, None),
+    Row("qwen2.5-1.5b",   "qwen2",    28,  1536, 12,  2, 128,  8960, 151936,  32768,     1e6, true,  false, None),
+    Row("qwen2.5-7b",     "qwen2",    28,  3584, 28,  4, 128, 18944, 152064,  32768,     1e6, false, false, None),
+    Row("tinyllama-1.1b", "llama",    22,  2048, 32,  4,  64,  5632,  32000,   2048,     1e4, false, false, None),
+    Row("llama-1b",       "llama",    16,  2048, 32,  8,  64,  8192, 128256, 131072,     5e5, true,  true,  None),
+    Row("llama-3b",       "llama",    28,  3072, 24,  8, 128,  8192, 128256, 131072,     5e5, true,  true,  None),
+    Row("llama-7b",       "llama",    32,  4096, 32, 32, 128, 11008,  32000,   4096,     1e4, false, false, None),
+    Row("llama-8b",       "llama",    32,  4096, 32,  8, 128, 14336, 128256, 131072,     5e5, false, true,  None),
+    Row("mistral-7b",     "llama",    32,  4096, 32,  8, 128, 14336,  32000,  32768,     1e4, false, false, None),
+    Row("mixtral-8x7b",   "llama",    32,  4096, 32,  8, 128, 14336,  32000,  32768,     1e6, false, false, Some((8, 2))),
+    Row("qwen3-0.6b",     "qwen3",    28,  1024, 16,  8, 128,  3072, 151936,  40960,     1e6, true,  false, None),
+    Row("qwen3-1.7b",     "qwen3",    28,  2048, 16,  8, 128,  6144, 151936,  40960,     1e6, true,  false, None),
+    Row("qwen3-4b",       "qwen3",    36,  2560, 32,  8, 128,  9728, 151936,  40960,     1e6, true,  false, None),
+    Row("qwen3-8b",       "qwen3",    36,  4096, 32,  8, 128, 12288, 151936,  40960,     1e6, false, false, None),
+    Row("qwen3moe-1.6b",  "qwen3moe", 24,  1024, 16,  4, 128,   512, 151936,  40960,     1e6, false, false, Some((32, 4))),
+    Row("qwen3moe-30b",   "qwen3moe", 48,  2048, 32,  4, 128,   768, 151936,  40960,     1e6, false, false, Some((128, 8))),
+    Row("llama-tiny",     "llama",     2,   256,  4,  2,  64,   512,    512,    512,     1e4, true,  false, None),
+    Row("mixtral-tiny",   "llama",     2,   256,  4,  2,  64,   256,    512,    512,     1e4, false, false, Some((4, 2))),
+    Row("qwen2-tiny",     "qwen2",     2,   256,  4,  2,  64,   512,    512,    512,     1e6, true,  false, None),
+    Row("qwen3-tiny",     "qwen3",     2,   256,  4,  2, 128,   512,    512,    512,     1e6, true,  false, None),
+    Row("qwen3moe-tiny",  "qwen3moe",  2,   256,  4,  2, 128,   256,    512,    512,     1e6, false, false, Some((8, 2))),
+];
+
+/// All names.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.0)
+}
+
+/// The shape of a name.
+pub fn named(name: &str) -> Option<ModelShape> {
+    let row = ROWS.iter().find(|row| row.0 == name)?;
+    let &Row(name, arch, layers, width, heads, kv_heads, head_dim, hidden, vocab, context, rope_base, tied, l3, experts) =
+        row;
+    let experts = experts.map(|(count, used)| ExpertShape { count, used, feed_forward: hidden });
+    Some(ModelShape {
+        name: name.to_owned(),
+        arch: arch.to_owned(),
+        layers,
+        width,
+        heads,
+        kv_heads,
+        head_dim,
+        feed_forward: hidden,
+        vocab,
+        context,
+        rope_base,
+        norm_eps: if arch == "llama" { 1e-5 } else { 1e-6 },
+        tied,
+        attention_biases: false,
+        output_bias: false,
+        rope_factors: l3,
+        rope_scaling: RopeScaling::None,
+        experts,
+    })
+}

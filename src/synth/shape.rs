@@ -1,0 +1,261 @@
+//! What a synthetic model looks like: dimensions and options as plain data, read from a JSON file or named, and the
+//! metadata that says the same in a GGUF file (keys of the GGUF specification).
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, SynthError, vocab};
+use crate::tensor::DType;
+
+/// The dimensions of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelShape {
+    /// What the file calls itself.
+    #[serde(default)]
+    pub name: String,
+    /// `llama`, `qwen2`, `qwen3` or `qwen3moe`.
+    pub arch: String,
+    /// Layers.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub width: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// KV heads.
+    pub kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Width of the dense hidden layer.
+    #[serde(default)]
+    pub feed_forward: u32,
+    /// Tokens.
+    pub vocab: u32,
+    /// Context the model says it was trained on.
+    #[serde(default = "default_context")]
+    pub context: u32,
+    /// Base of the rotation frequencies.
+    #[serde(default = "default_base")]
+    pub rope_base: f32,
+    /// Epsilon of the norms.
+    #[serde(default = "default_eps")]
+    pub norm_eps: f32,
+    /// Whether the embedding is the output matrix too.
+    #[serde(default)]
+    pub tied: bool,
+    /// Biases on q, k and v; qwen2 always has them.
+    #[serde(default)]
+    pub attention_biases: bool,
+    /// A bias on the logits.
+    #[serde(default)]
+    pub output_bias: bool,
+    /// Llama 3's divisors of the rotation frequencies.
+    #[serde(default)]
+    pub rope_factors: bool,
+    /// Context extension: `none`, `linear:4`, `yarn:4`.
+    #[serde(default)]
+    pub rope_scaling: RopeScaling,
+    /// Experts instead of the dense hidden layer.
+    #[serde(default)]
+    pub experts: Option<ExpertShape>,
+}
+
+/// The expert layers of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertShape {
+    /// Experts a layer.
+    pub count: u32,
+    /// Experts used a token.
+    pub used: u32,
+    /// Width of an expert's hidden layer.
+    pub feed_forward: u32,
+}
+
+/// How positions past the trained context are squeezed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum RopeScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// Positions are divided by the factor.
+    Linear(f32),
+    /// YaRN by the factor.
+    Yarn(f32),
+}
+
+impl FromStr for RopeScaling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RopeScaling, String> {
+        let refused = || format!("needed none, linear:FACTOR or yarn:FACTOR with a factor from 1, found {text:?}");
+        let (kind, factor) = text.split_once(':').unwrap_or((text, "1"));
+        let factor: f32 = factor.parse().map_err(|_| refused())?;
+        match kind {
+            "none" => Ok(RopeScaling::None),
+            _ if !(1.0..=1e6).contains(&factor) => Err(refused()),
+            "linear" => Ok(RopeScaling::Linear(factor)),
+            "yarn" => Ok(RopeScaling::Yarn(factor)),
+            _ => Err(refused()),
+        }
+    }
+}
+
+impl TryFrom<String> for RopeScaling {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<RopeScaling, String> {
+        text.parse()
+    }
+}
+
+impl From<RopeScaling> for String {
+    fn from(scaling: RopeScaling) -> String {
+        match scaling {
+            RopeScaling::None => "none".to_owned(),
+            RopeScaling::Linear(factor) => format!("linear:{factor}"),
+            RopeScaling::Yarn(factor) => format!("yarn:{factor}"),
+        }
+    }
+}
+
+impl ModelShape {
+    /// Whether k and q heads are normalised.
+    pub(super) fn has_head_norms(&self) -> bool {
+        matches!(self.arch.as_str(), "qwen3" | "qwen3moe")
+    }
+
+    /// Whether q, k and v have biases.
+    pub(super) fn has_attention_biases(&self) -> bool {
+        self.attention_biases || self.arch == "qwen2"
+    }
+
+    /// # Errors
+    /// A dimension that no model of the architecture has.
+    pub(super) fn check(&self) -> Result<(), SynthError> {
+        let known = ["llama", "qwen2", "qwen3", "qwen3moe"].contains(&self.arch.as_str());
+        require("arch", "llama, qwen2, qwen3 or qwen3moe", &self.arch, known)?;
+        let dense = if self.experts.is_none() { self.feed_forward } else { 1 };
+        let counts = [
+            ("layers", self.layers, 1 << 12),
+            ("width", self.width, 1 << 20),
+            ("heads", self.heads, 1 << 12),
+            ("kv_heads", self.kv_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("feed_forward", dense, 1 << 22),
+            ("context", self.context, 1 << 30),
+        ];
+        for (what, found, most) in counts {
+            require(what, &format!("1 to {most}"), &found.to_string(), (1..=most).contains(&found))?;
+        }
+        let least = vocab::LEAST;
+        let vocab = (least..=1 << 24).contains(&self.vocab);
+        require("vocab", &format!("{least} to {}, for bytes and marks", 1 << 24), &self.vocab.to_string(), vocab)?;
+        let divides = self.heads.is_multiple_of(self.kv_heads);
+        require("kv_heads", &format!("a divisor of the {} heads", self.heads), &self.kv_heads.to_string(), divides)?;
+        require("head_dim", "an even number", &self.head_dim.to_string(), self.head_dim.is_multiple_of(2))?;
+        self.check_experts()
+    }
+
+    fn check_experts(&self) -> Result<(), SynthError> {
+        let Some(ExpertShape { count, used, feed_forward }) = self.experts else {
+            let dense = self.arch != "qwen3moe";
+            return require("experts", "given for qwen3moe", "none", dense);
+        };
+        let can = matches!(self.arch.as_str(), "llama" | "qwen3moe");
+        require("experts", "llama or qwen3moe as architecture", &self.arch, can)?;
+        require("experts.count", "1 to 4096", &count.to_string(), (1..=4096).contains(&count))?;
+        require("experts.used", &format!("1 to {count}"), &used.to_string(), (1..=count).contains(&used))?;
+        let hidden = (1..=1 << 22).contains(&feed_forward);
+        require("experts.feed_forward", "1 to 4194304", &feed_forward.to_string(), hidden)
+    }
+
+    /// Keys and values of the file, without its vocabulary.
+    pub(super) fn metadata(&self, dtype: DType, seed: u64) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = vec![
+            ("general.architecture".into(), self.arch.clone().into()),
+            ("general.type".into(), "model".into()),
+            ("general.name".into(), format!("{} of random {dtype} weights, seed {seed}", self.title()).into()),
+            ("general.file_type".into(), file_type(dtype).into()),
+            ("general.quantization_version".into(), 2u32.into()),
+        ];
+        let mut add = |key: &str, value| entries.push((format!("{}.{key}", self.arch), value));
+        add("block_count", self.layers.into());
+        add("context_length", self.context.into());
+        add("embedding_length", self.width.into());
+        let hidden = self.experts.map_or(self.feed_forward, |e| e.feed_forward);
+        add("feed_forward_length", hidden.into());
+        add("attention.head_count", self.heads.into());
+        add("attention.head_count_kv", self.kv_heads.into());
+        add("attention.key_length", self.head_dim.into());
+        add("attention.value_length", self.head_dim.into());
+        add("attention.layer_norm_rms_epsilon", self.norm_eps.into());
+        add("rope.dimension_count", self.head_dim.into());
+        add("rope.freq_base", self.rope_base.into());
+        add("vocab_size", self.vocab.into());
+        if let Some(ExpertShape { count, used, feed_forward }) = self.experts {
+            add("expert_count", count.into());
+            add("expert_used_count", used.into());
+            add("expert_feed_forward_length", feed_forward.into());
+        }
+        let scaling = match self.rope_scaling {
+            RopeScaling::None => None,
+            RopeScaling::Linear(factor) => Some(("linear", factor)),
+            RopeScaling::Yarn(factor) => Some(("yarn", factor)),
+        };
+        if let Some((kind, factor)) = scaling {
+            add("rope.scaling.type", kind.into());
+            add("rope.scaling.factor", factor.into());
+            add("rope.scaling.original_context_length", ((self.context as f32 / factor) as u32).max(1).into());
+        }
+        entries
+    }
+
+    fn title(&self) -> &str {
+        if self.name.is_empty() { &self.arch } else { &self.name }
+    }
+}
+
+/// `general.file_type` of a model whose matrices are of one type (`enum llama_ftype` in llama.h), for display only.
+fn file_type(dtype: DType) -> u32 {
+    use DType::*;
+    match dtype {
+        F32 => 0,
+        F16 => 1,
+        Q4_0 => 2,
+        Q4_1 => 3,
+        Q8_0 => 7,
+        Q5_0 => 8,
+        Q5_1 => 9,
+        Q2K => 10,
+        Q3K => 12,
+        Q4K => 14,
+        Q5K => 16,
+        Q6K => 18,
+        Iq4Nl => 25,
+        Iq4Xs => 30,
+        Bf16 => 32,
+        Mxfp4 => 38,
+        // 1024 stands for "guessed" in that enum; these types have no random weights.
+        Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
+        | Tq2_0 | Nvfp4 | Q1_0 => 1024,
+    }
+}
+
+fn require(what: &'static str, needed: &str, found: &str, holds: bool) -> Result<(), SynthError> {
+    if holds { Ok(()) } else { Err(SynthError::Shape { what, needed: needed.to_owned(), found: found.to_owned() }) }
+}
+
+fn default_context() -> u32 {
+    4096
+}
+
+fn default_base() -> f32 {
+    10_000.0
+}
+
+fn default_eps() -> f32 {
+    1e-5
+}
