@@ -157,9 +157,7 @@ fn measure(case: &Case, memory: &Huge) {
         rates.push(used as f64 / seconds);
         dots.push(threads as f64 * DOT_OPS / timed(threads, |_| isa.run(Dots)));
         let share = WEIGHT_BYTES / 2 / threads;
-        reads.push(
-            (share * threads) as f64 / timed(threads, |i| _ = isa.run(Read(&memory.bytes()[i * share..][..share]))),
-        );
+        reads.push((share * threads) as f64 / timed(threads, |i| isa.run(Read(&memory.bytes()[i * share..][..share]))));
     }
     let (rate, dot, read) = (median(rates), median(dots), median(reads));
     println!(

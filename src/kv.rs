@@ -106,7 +106,9 @@ impl PagedKv {
             sequence.pages.extend(self.free.pop());
         }
         for position in length..length + tokens.0 {
-            cells.push(sequence.pages[(position / Tokens::PAGE.0) as usize] * Tokens::PAGE.0 + position % Tokens::PAGE.0);
+            cells.push(
+                sequence.pages[(position / Tokens::PAGE.0) as usize] * Tokens::PAGE.0 + position % Tokens::PAGE.0,
+            );
         }
         sequence.length = length + tokens.0;
         Ok(())

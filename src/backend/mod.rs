@@ -253,7 +253,11 @@ impl ArgLimits {
             return Err(argument(device, "cells, one a token row,", args.tokens.0.into(), args.cells.len() as u64));
         }
         for &cell in args.cells {
-            most("a cell index below the cache's cells, at most", u64::from(self.cells.0).saturating_sub(1), cell.into())?;
+            most(
+                "a cell index below the cache's cells, at most",
+                u64::from(self.cells.0).saturating_sub(1),
+                cell.into(),
+            )?;
         }
         for &page in args.pages {
             most("a page index at most", u64::from(self.cells.pages()).saturating_sub(1), page.into())?;

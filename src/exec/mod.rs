@@ -36,7 +36,9 @@ pub enum ExecError {
     Backend(#[from] BackendError),
     #[error("weight {name}: the model file has no such tensor of {needed} bytes")]
     Weight { name: String, needed: u64 },
-    #[error("a step of {tokens} tokens and {outputs} outputs; this session takes at most {most_tokens} and {most_outputs}")]
+    #[error(
+        "a step of {tokens} tokens and {outputs} outputs; this session takes at most {most_tokens} and {most_outputs}"
+    )]
     TooLarge { tokens: usize, outputs: usize, most_tokens: u32, most_outputs: u32 },
     #[error("{what} has {found} entries, needed {needed}")]
     Length { what: &'static str, needed: usize, found: usize },

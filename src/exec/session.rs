@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::load::{Progress, Weights, load};
 use super::{ExecError, GraphSource};
-use crate::backend::{self, Args, Backend, Bindings, BufferId, BufferKind, BufferSpan, ProgramId, Queue, SequenceRows, SplitWork};
+use crate::backend::{
+    self, Args, Backend, Bindings, BufferId, BufferKind, BufferSpan, ProgramId, Queue, SequenceRows, SplitWork,
+};
 use crate::device::{DeviceId, Machine};
 use crate::gguf::Gguf;
 use crate::graph::ops::Rows;

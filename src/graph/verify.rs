@@ -33,7 +33,9 @@ pub enum GraphError {
     DuplicateName { name: String },
     #[error("weight {name}: {count} x {rows} x {cols} of {dtype} is empty or no whole number of blocks")]
     Weight { name: String, dtype: DType, count: u32, rows: u32, cols: u32 },
-    #[error("state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages")]
+    #[error(
+        "state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages"
+    )]
     State { name: String, dtype: DType, heads: u32, head_dim: u32, cells: u32 },
     #[error("the graph has no output: {0}")]
     NoOutput(String),

@@ -82,7 +82,12 @@ impl Hparams {
         let feed_forward = keys.optional_per_layer("feed_forward_length", layers)?.unwrap_or(0);
         keys.fits("feed_forward_length", feed_forward, feed_forward > 0 || experts.is_some(), "at least 1")?;
         let rotary = keys.optional("rope.dimension_count")?.unwrap_or(key_dim);
-        keys.fits("rope.dimension_count", rotary, rotary <= key_dim && rotary.is_multiple_of(2), "even and at most a head")?;
+        keys.fits(
+            "rope.dimension_count",
+            rotary,
+            rotary <= key_dim && rotary.is_multiple_of(2),
+            "even and at most a head",
+        )?;
         Ok(Hparams {
             layers,
             width,

@@ -141,11 +141,7 @@ impl Model {
         Ok(self.tensors.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect())
     }
 
-    fn build(
-        &self,
-        batch: Batch,
-        cache: CacheSpec,
-    ) -> Result<(Graph, std::collections::HashSet<String>), ModelError> {
+    fn build(&self, batch: Batch, cache: CacheSpec) -> Result<(Graph, std::collections::HashSet<String>), ModelError> {
         let mut builder = GraphBuilder::new(batch);
         let inputs = Inputs {
             ids: builder.input(Input::TokenIds),

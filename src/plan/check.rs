@@ -67,7 +67,8 @@ pub fn check(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Pla
 }
 
 fn counts(graph: &Graph, machine: &Machine, plan: &Plan) -> Result<(), Violation> {
-    let count = |what, needed, found| if needed == found { Ok(()) } else { Err(Violation::Count { what, needed, found }) };
+    let count =
+        |what, needed, found| if needed == found { Ok(()) } else { Err(Violation::Count { what, needed, found }) };
     count("placements", graph.len(), plan.placements.len())?;
     count("values", graph.len(), plan.values.len())?;
     count("inputs", graph.inputs().len(), plan.inputs.len())?;
@@ -155,8 +156,11 @@ impl Walk<'_> {
         }
         let node = self.graph.node(id);
         let kind = self.machine.devices[device].kind;
-        supports(kind, self.graph, node)
-            .map_err(|why| Violation::Unsupported { node: id, device, why: why.to_string() })?;
+        supports(kind, self.graph, node).map_err(|why| Violation::Unsupported {
+            node: id,
+            device,
+            why: why.to_string(),
+        })?;
         for operand in node.op.operands() {
             self.reads(id, operand, device)?;
         }
@@ -217,7 +221,8 @@ impl Walk<'_> {
         if end.is_none_or(|end| end > arena) || !aligned {
             return Err(Violation::Span { what: what.into(), span, arena });
         }
-        self.owned.retain(|&(d, _), (owned, _)| d != device || owned.end() <= span.offset || span.end() <= owned.offset);
+        self.owned
+            .retain(|&(d, _), (owned, _)| d != device || owned.end() <= span.offset || span.end() <= owned.offset);
         if let Some(content) = content {
             self.owned.insert((device, span.offset.0), (span, content));
         }

@@ -57,6 +57,8 @@ pub enum Reason {
     FollowsInput(NodeId),
     /// Its value is read there.
     FollowsUser(NodeId),
+    /// Nothing that it reads or feeds is bound to a device.
+    FirstDevice,
 }
 
 /// Where a node runs, and why.

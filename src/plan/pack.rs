@@ -67,7 +67,11 @@ pub(super) fn within_budget(
     }
     for (id, spec) in machine.memories.iter_ids() {
         if need[id.index()] > spec.budget {
-            return Err(PlanError::OverBudget { memory: spec.name.clone(), need: need[id.index()], budget: spec.budget });
+            return Err(PlanError::OverBudget {
+                memory: spec.name.clone(),
+                need: need[id.index()],
+                budget: spec.budget,
+            });
         }
     }
     Ok(())
@@ -112,9 +116,10 @@ fn input_items(
     let reader = |input: InputId| {
         graph.nodes().find(|(_, node)| node.op.operands().contains(&Operand::Input(input))).map(|(id, _)| id)
     };
-    let here = graph.inputs().iter_ids().filter(|&(id, _)| {
-        reader(id).map_or(device.index() == 0, |node| placements[node].device == device)
-    });
+    let here = graph
+        .inputs()
+        .iter_ids()
+        .filter(|&(id, _)| reader(id).map_or(device.index() == 0, |node| placements[node].device == device));
     here.map(|(id, input)| {
         let bytes = Bytes(4 * u64::from(graph.rows(input.rows()).0));
         Item::new(Owner::Input(id), lifetimes.inputs[id], bytes)

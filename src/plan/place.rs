@@ -29,22 +29,18 @@ pub(super) fn place(
     Ok(placements)
 }
 
-/// For a node that neither reads nor feeds anything placed: a graph without weights and states.
-const FIRST: Placement = Placement { device: DeviceId(0), reason: Reason::FollowsUser(NodeId(0)) };
+/// For a node that neither reads nor feeds anything placed.
+const FIRST: Placement = Placement { device: DeviceId(0), reason: Reason::FirstDevice };
 
 fn complete(graph: &Graph, residency: &Residency) -> Result<(), PlanError> {
-    let homes = |what, needed, found| if needed == found { Ok(()) } else { Err(PlanError::Homes { what, needed, found }) };
+    let homes =
+        |what, needed, found| if needed == found { Ok(()) } else { Err(PlanError::Homes { what, needed, found }) };
     homes("weights", graph.weights().len(), residency.weights.len())?;
     homes("states", graph.states().len(), residency.states.len())
 }
 
 /// The placement that a node's own weight or state demands.
-fn seed(
-    graph: &Graph,
-    residency: &Residency,
-    machine: &Machine,
-    id: NodeId,
-) -> Result<Option<Placement>, PlanError> {
+fn seed(graph: &Graph, residency: &Residency, machine: &Machine, id: NodeId) -> Result<Option<Placement>, PlanError> {
     let Some(operand) = deciding_operand(&graph.node(id).op) else { return Ok(None) };
     let (memory, what, reason) = match operand {
         Operand::Weight(w) => {

@@ -7,7 +7,9 @@ use crate::tensor::DType;
 pub enum ActFormat {
     /// As it is.
     F32,
-    /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 negated sum of the codes.
+    /// F32 rounded to the nearest f16.
+    F16,
+    /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 sum of the codes times -8 and times -128.
     Q8x32,
     /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes in the order 0 2 1 3 4 6 5 7,
     /// sixteen i32 negated sums of 16 codes.
@@ -15,7 +17,13 @@ pub enum ActFormat {
 }
 
 /// Bytes of a [`ActFormat::Q8x32`] block.
-pub(crate) const BLOCK32_BYTES: usize = 40;
+pub(crate) const BLOCK32_BYTES: usize = 44;
+/// Offset of the scale in a [`ActFormat::Q8x32`] block.
+pub(crate) const SCALE32: usize = 32;
+/// Offset of -8 times the sum.
+pub(crate) const SUM32_BY_8: usize = 36;
+/// Offset of -128 times the sum.
+pub(crate) const SUM32_BY_128: usize = 40;
 /// Bytes of a [`ActFormat::Q8x256`] block.
 pub(crate) const BLOCK256_BYTES: usize = 340;
 /// Offset of the scale in a [`ActFormat::Q8x256`] block.
@@ -24,11 +32,13 @@ pub(crate) const SCALE256: usize = 256;
 pub(crate) const SUMS32: usize = 260;
 /// Offset of the negated sums of 16.
 pub(crate) const SUMS16: usize = 276;
+
 /// The format in which the kernels of a weight type read activations, or `None` where there are no kernels.
 pub const fn act_format(dtype: DType) -> Option<ActFormat> {
     use DType::*;
     match dtype {
-        F32 | F16 | Bf16 => Some(ActFormat::F32),
+        F32 | Bf16 => Some(ActFormat::F32),
+        F16 => Some(ActFormat::F16),
         Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Iq4Nl | Mxfp4 => Some(ActFormat::Q8x32),
         Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Xs => Some(ActFormat::Q8x256),
         Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
@@ -39,7 +49,7 @@ pub const fn act_format(dtype: DType) -> Option<ActFormat> {
 /// Bytes of a row of `cols` activations.
 pub const fn act_row_bytes(format: ActFormat, cols: usize) -> usize {
     match format {
-        ActFormat::F32 => cols * 4,
+        ActFormat::F32 | ActFormat::F16 => cols * 4,
         ActFormat::Q8x32 => cols / 32 * BLOCK32_BYTES,
         ActFormat::Q8x256 => cols / 256 * BLOCK256_BYTES,
     }

@@ -87,7 +87,11 @@ pub fn pack(dtype: DType, cols: usize, rows: &[u8], dst: &mut [u8]) {
 pub fn unpack_row(dtype: DType, panel: &[u8], lane: usize, row: &mut [u8]) {
     let fields = fields(dtype).expect("a type with panels");
     let block = dtype.block().bytes as usize;
-    assert!(panel.len() == row.len() * PANEL_ROWS && lane < PANEL_ROWS, "lane {lane} of a panel of {} bytes", panel.len());
+    assert!(
+        panel.len() == row.len() * PANEL_ROWS && lane < PANEL_ROWS,
+        "lane {lane} of a panel of {} bytes",
+        panel.len()
+    );
     for (panel, row) in panel.chunks_exact(block * PANEL_ROWS).zip(row.chunks_exact_mut(block)) {
         let mut at = 0;
         for field in fields {

@@ -25,20 +25,12 @@ const TABLE: [(&str, &str); 18] = [
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
     ("bench", "vocab graph gguf device residency plan exec models kv text sample engine"),
-    (
-        "cli",
-        "vocab graph gguf device residency plan backend exec models kv text sample engine inspect bench",
-    ),
+    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample engine inspect bench"),
 ];
 
 /// Files and folders that may hold `unsafe`.
-const UNSAFE: [&str; 5] = [
-    "gguf/mmap.rs",
-    "backend/cpu/memory.rs",
-    "backend/cpu/pool.rs",
-    "backend/cpu/run.rs",
-    "backend/cpu/simd/",
-];
+const UNSAFE: [&str; 5] =
+    ["gguf/mmap.rs", "backend/cpu/memory.rs", "backend/cpu/pool.rs", "backend/cpu/run.rs", "backend/cpu/simd/"];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

@@ -8,6 +8,7 @@ mod gguf_write;
 mod inspect;
 mod layers;
 mod matmul;
+mod plan;
 mod quant;
 mod reference;
 mod sample;

@@ -112,8 +112,8 @@ fn dequantized(format: ActFormat, acts: &[u8]) -> Vec<f64> {
     let f32_at = |b: &[u8], at: usize| f32::from_le_bytes(b[at..at + 4].try_into().unwrap());
     let i32_at = |b: &[u8], at: usize| i32::from_le_bytes(b[at..at + 4].try_into().unwrap());
     let (n, bytes) = match format {
-        ActFormat::F32 => return acts.chunks_exact(4).map(|b| f64::from(f32_at(b, 0))).collect(),
-        ActFormat::Q8x32 => (32, 40),
+        ActFormat::F32 | ActFormat::F16 => return acts.chunks_exact(4).map(|b| f64::from(f32_at(b, 0))).collect(),
+        ActFormat::Q8x32 => (32, 44),
         ActFormat::Q8x256 => (256, 340),
     };
     let mut x = Vec::new();
@@ -121,8 +121,11 @@ fn dequantized(format: ActFormat, acts: &[u8]) -> Vec<f64> {
         let codes: Vec<i32> = block[..n].iter().map(|&c| i32::from(c as i8)).collect();
         assert!(codes.iter().all(|c| c.abs() <= 127));
         match format {
-            ActFormat::F32 => unreachable!(),
-            ActFormat::Q8x32 => assert_eq!(i32_at(block, 36), -codes.iter().sum::<i32>()),
+            ActFormat::F32 | ActFormat::F16 => unreachable!(),
+            ActFormat::Q8x32 => {
+                let sum: i32 = codes.iter().sum();
+                assert_eq!([i32_at(block, 36), i32_at(block, 40)], [-8 * sum, -128 * sum]);
+            }
             ActFormat::Q8x256 => {
                 for (i, run) in codes.chunks(16).enumerate() {
                     assert_eq!(i32_at(block, 276 + 4 * i), -run.iter().sum::<i32>());
@@ -237,7 +240,11 @@ fn products_are_near_those_of_f64() {
             }
         }
         // Eight-bit activations: about (1/127)^2 / 12 times a peak-to-mean ratio of 3 to 10.
-        let limit = if act_format(dtype) == Some(ActFormat::F32) { 1e-12 } else { 1e-4 };
+        let limit = match act_format(dtype).unwrap() {
+            ActFormat::F32 => 1e-12,
+            ActFormat::F16 => 1e-6,
+            ActFormat::Q8x32 | ActFormat::Q8x256 => 1e-4,
+        };
         assert!(error <= limit * signal, "{dtype}: normalised squared error {}", error / signal);
     }
 }

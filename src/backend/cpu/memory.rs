@@ -20,7 +20,7 @@ pub struct Buffer {
 
 enum Owner {
     Anonymous { _map: MmapMut },
-    Host(HostBytes),
+    Host { _bytes: HostBytes },
     Empty,
 }
 
@@ -47,14 +47,14 @@ impl Buffer {
     pub fn adopted(bytes: HostBytes) -> Buffer {
         let slice: &[u8] = (*bytes).as_ref();
         let (start, len) = (slice.as_ptr().cast_mut(), slice.len());
-        Buffer { owner: Owner::Host(bytes), start, len }
+        Buffer { owner: Owner::Host { _bytes: bytes }, start, len }
     }
 
     /// Whether kernels may write to it.
     pub fn writable(&self) -> bool {
         match &self.owner {
             Owner::Anonymous { .. } | Owner::Empty => true,
-            Owner::Host(_) => false,
+            Owner::Host { .. } => false,
         }
     }
 

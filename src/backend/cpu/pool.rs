@@ -79,11 +79,6 @@ impl Pool {
         Ok(Pool { shared, workers, cores, caller: Mutex::new(()), _threads: threads })
     }
 
-    /// Number of workers.
-    pub fn workers(&self) -> usize {
-        self.workers
-    }
-
     /// Runs `job(worker, stage)` on every worker for each of `stages`, all workers finishing a stage before the next.
     /// Returns `false` if a worker panicked; the rest of the region is then skipped.
     pub fn run(&self, stages: usize, job: Job<'_>) -> bool {
@@ -254,4 +249,58 @@ fn affinity() -> Option<libc::cpu_set_t> {
     // SAFETY: the call writes at most the size it is given into `set`.
     let rc = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
     (rc == 0).then_some(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::Pool;
+
+    #[test]
+    fn every_chunk_of_every_stage_is_claimed_once_and_stages_do_not_mix() {
+        for workers in [1, 2, 3, 8] {
+            let pool = Pool::new(workers).unwrap();
+            for round in 0..200 {
+                let chunks = 1 + round % 17;
+                let counts: Vec<AtomicUsize> = (0..5 * chunks).map(|_| AtomicUsize::new(0)).collect();
+                let done = AtomicUsize::new(0);
+                let ok = pool.run(5, &|worker, stage| {
+                    worker.claim(chunks, |chunk| {
+                        assert!(done.load(Ordering::SeqCst) >= stage * chunks, "stage {stage} began too early");
+                        counts[stage * chunks + chunk].fetch_add(1, Ordering::SeqCst);
+                        done.fetch_add(1, Ordering::SeqCst);
+                    });
+                });
+                assert!(ok && counts.iter().all(|c| c.load(Ordering::SeqCst) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_worker_takes_few_chunks() {
+        let pool = Pool::new(4).unwrap();
+        let taken: Vec<AtomicUsize> = (0..4).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(1, &|worker, _| {
+            worker.claim(400, |_| {
+                // The throttled worker holds each chunk for as long as a hundred others take.
+                std::thread::sleep(Duration::from_micros(if worker.index == 1 { 20_000 } else { 200 }));
+                taken[worker.index].fetch_add(1, Ordering::SeqCst);
+            });
+        });
+        let taken: Vec<usize> = taken.iter().map(|t| t.load(Ordering::SeqCst)).collect();
+        assert_eq!(taken.iter().sum::<usize>(), 400);
+        assert!(taken[1] < 40, "{taken:?}");
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_ends_the_region_and_not_the_pool() {
+        let pool = Pool::new(3).unwrap();
+        for guilty in 0..3 {
+            let ok = pool.run(4, &|worker, stage| assert!(stage != 1 || worker.index != guilty, "on purpose"));
+            assert!(!ok);
+            assert!(pool.run(4, &|worker, _| worker.claim(10, |_| {})));
+        }
+    }
 }

@@ -94,7 +94,11 @@ impl Call<'_> {
             Task::Gated { out, .. } | Task::Add { out, .. } => (self.rows(out.dim) * out.cols).div_ceil(ELEMENTS),
             Task::Group { .. } => 1,
             Task::MatMul { weight, out, panels, .. } => {
-                if self.rows(out.dim) == 0 { 0 } else { chunks_of(weight, *panels) }
+                if self.rows(out.dim) == 0 {
+                    0
+                } else {
+                    chunks_of(weight, *panels)
+                }
             }
             Task::Experts { weight, groups, panels, .. } => {
                 // SAFETY: the groups were written in an earlier stage and are only read in this one.

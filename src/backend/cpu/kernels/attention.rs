@@ -4,10 +4,16 @@
 //! (its maximum, its sum of exponentials, its weighted values); partial results are merged in tile order (Milakov &
 //! Gimelshein 2018, arXiv:1805.02867). So a row's result depends on its own cells only: not on the other rows of the
 //! batch, nor on which pages hold the cells, nor on who computed which tile.
+//!
+//! Over an f16 cache, queries are rounded to f16 and the values of the first tile are summed in f16, cell by cell under
+//! a running maximum. llama.cpp's CPU attention does that for all cells; int8 activations behind it turn any other
+//! rounding into noise of their own size, so short prompts would not give the logits that it gives. Later tiles are
+//! summed in f32.
 
 use super::cache::{Expand, PAGE, PageLayout};
 use crate::backend::cpu::simd::{Job, LANES, Simd, math};
 use crate::graph::ops::Mask;
+use crate::tensor::DType;
 
 /// Cells of a tile.
 pub const TILE: usize = 256;
@@ -40,7 +46,7 @@ impl Geometry {
     pub fn scratch_floats(&self) -> usize {
         let queries = self.rows() * self.group;
         let (key, value) = (self.keys.head_dim, self.values.head_dim);
-        queries * (key + TILE + 2 * value + 4) + PAGE * (key + value)
+        queries * (key + 2 * TILE + 2 * value + 4) + PAGE * (key + value)
     }
 }
 
@@ -68,10 +74,12 @@ pub struct Attend<'a> {
 
 /// The scratch of a call, cut up.
 struct Parts<'a> {
-    /// Scaled queries, `queries x key dim`.
+    /// Queries, `queries x key dim`.
     q: &'a mut [f32],
     /// Scores, then weights, of a tile: `queries x TILE`.
     scores: &'a mut [f32],
+    /// Factors on what a tile has summed before a cell, where that is rounded: `queries x TILE`.
+    rises: &'a mut [f32],
     /// Values of the tile, weighted: `queries x value dim`.
     part: &'a mut [f32],
     /// Values of all tiles so far.
@@ -95,7 +103,7 @@ impl Job for Attend<'_> {
         let Attend { geometry: g, head, q, first, keys, values, pages, scratch, out } = self;
         let rows = out.len();
         let mut parts = cut(&g, rows, scratch);
-        take_queries(&g, head, q, rows, parts.q);
+        take_queries(s, &g, head, q, rows, parts.q);
         parts.most.fill(f32::NEG_INFINITY);
         parts.total.fill(0.0);
         parts.sum.fill(0.0);
@@ -116,6 +124,7 @@ fn cut<'a>(g: &Geometry, rows: usize, scratch: &'a mut [f32]) -> Parts<'a> {
     let queries = rows * g.group;
     let (q, rest) = scratch.split_at_mut(queries * g.keys.head_dim);
     let (scores, rest) = rest.split_at_mut(queries * TILE);
+    let (rises, rest) = rest.split_at_mut(queries * TILE);
     let (part, rest) = rest.split_at_mut(queries * g.values.head_dim);
     let (sum, rest) = rest.split_at_mut(queries * g.values.head_dim);
     let (most, rest) = rest.split_at_mut(queries);
@@ -124,14 +133,17 @@ fn cut<'a>(g: &Geometry, rows: usize, scratch: &'a mut [f32]) -> Parts<'a> {
     let (take, rest) = rest.split_at_mut(queries);
     let (key_page, rest) = rest.split_at_mut(PAGE * g.keys.head_dim);
     let value_page = &mut rest[..PAGE * g.values.head_dim];
-    Parts { q, scores, part, sum, most, total, keep, take, key_page, value_page }
+    Parts { q, scores, rises, part, sum, most, total, keep, take, key_page, value_page }
 }
 
-fn take_queries(g: &Geometry, head: usize, q: &[f32], rows: usize, out: &mut [f32]) {
+#[inline(always)]
+fn take_queries<S: Simd>(s: S, g: &Geometry, head: usize, q: &[f32], rows: usize, out: &mut [f32]) {
     let group = g.group * g.keys.head_dim;
     for (row, out) in q.chunks_exact(q.len() / rows).zip(out.chunks_exact_mut(group)) {
-        for (out, q) in out.iter_mut().zip(&row[head * group..]) {
-            *out = q * g.scale;
+        let q = &row[head * group..(head + 1) * group];
+        for (q, out) in q.chunks(LANES).zip(out.chunks_mut(LANES)) {
+            let q = s.load_part(q, 0.0);
+            s.store_part(if g.keys.dtype == DType::F16 { s.round_f16(q) } else { q }, out);
         }
     }
 }
@@ -173,6 +185,11 @@ impl Call<'_> {
         let reach = self.reach(row);
         let start = reach.start.max(cells.start);
         start..reach.end.min(cells.end).max(start)
+    }
+
+    /// Whether the values of a tile are summed in f16.
+    fn rounded(&self, tile: usize) -> bool {
+        tile == 0 && self.g.values.dtype == DType::F16
     }
 
     /// The part of page `index` of the sequence that holds this head.
@@ -217,7 +234,13 @@ impl Call<'_> {
                 continue;
             }
             let scores = &mut parts.scores[query * TILE..(query + 1) * TILE];
-            let (most, total) = exponentials(s, scores, reach.start - tile * TILE..reach.end - tile * TILE);
+            let reach = reach.start - tile * TILE..reach.end - tile * TILE;
+            let (most, total) = if self.rounded(tile) {
+                let rises = &mut parts.rises[query * TILE..(query + 1) * TILE];
+                rising_exponentials(s, scores, rises, reach, self.g.scale)
+            } else {
+                exponentials(s, scores, reach, self.g.scale)
+            };
             let before = parts.most[query];
             let now = if most > before { most } else { before };
             let (keep, take) = (factor(s, before, now), factor(s, most, now));
@@ -243,16 +266,16 @@ impl Call<'_> {
             while i < self.rows * group {
                 let reach = whole(i / group);
                 let lanes = reach.start - in_page.start.min(reach.start)..reach.end - in_page.start.min(reach.end);
-                let weights = &parts.scores[i * TILE + at..];
-                let out = &mut parts.part[i * dim..];
+                let weights = Weights { p: &parts.scores[i * TILE + at..], rises: &parts.rises[i * TILE + at..], lanes };
+                let (values, out) = (&*parts.value_page, &mut parts.part[i * dim..]);
                 let four = i + 4 <= self.rows * group && whole((i + 3) / group) == reach;
-                if four {
-                    mix::<S, 4>(s, weights, lanes, parts.value_page, dim, out);
-                    i += 4;
-                } else {
-                    mix::<S, 1>(s, weights, lanes, parts.value_page, dim, out);
-                    i += 1;
+                match (four, self.rounded(tile)) {
+                    (true, false) => mix::<S, 4, false>(s, weights, values, dim, out),
+                    (true, true) => mix::<S, 4, true>(s, weights, values, dim, out),
+                    (false, false) => mix::<S, 1, false>(s, weights, values, dim, out),
+                    (false, true) => mix::<S, 1, true>(s, weights, values, dim, out),
                 }
+                i += if four { 4 } else { 1 };
             }
         }
     }
@@ -285,12 +308,18 @@ fn dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scor
     }
 }
 
-/// Values of a page times the weights of `N` queries in `lanes`, added to `out`.
-#[inline(always)]
-fn mix<S: Simd, const N: usize>(
-    s: S,
-    weights: &[f32],
+/// Weights of queries for the cells of a page, `TILE` apart, and the cells that count.
+struct Weights<'a> {
+    p: &'a [f32],
+    rises: &'a [f32],
     lanes: std::ops::Range<usize>,
+}
+
+/// Values of a page times the weights of `N` queries, added to `out`; rounded to f16 at each cell if `ROUND`.
+#[inline(always)]
+fn mix<S: Simd, const N: usize, const ROUND: bool>(
+    s: S,
+    weights: Weights<'_>,
     values: &[f32],
     dim: usize,
     out: &mut [f32],
@@ -298,13 +327,19 @@ fn mix<S: Simd, const N: usize>(
     for at in (0..dim).step_by(LANES) {
         let width = LANES.min(dim - at);
         let mut sum = [s.splat(0.0); N];
-        for j in 0..N {
-            sum[j] = s.load_part(&out[j * dim + at..j * dim + at + width], 0.0);
+        for (j, sum) in sum.iter_mut().enumerate() {
+            *sum = s.load_part(&out[j * dim + at..j * dim + at + width], 0.0);
         }
-        for lane in lanes.clone() {
+        for lane in weights.lanes.clone() {
             let value = s.load_part(&values[lane * dim + at..lane * dim + at + width], 0.0);
-            for j in 0..N {
-                sum[j] = s.fma(s.splat(weights[j * TILE + lane]), value, sum[j]);
+            for (j, sum) in sum.iter_mut().enumerate() {
+                if ROUND && weights.rises[j * TILE + lane] != 1.0 {
+                    *sum = s.round_f16(s.mul(*sum, s.splat(weights.rises[j * TILE + lane])));
+                }
+                *sum = s.fma(value, s.splat(weights.p[j * TILE + lane]), *sum);
+                if ROUND {
+                    *sum = s.round_f16(*sum);
+                }
             }
         }
         for (j, sum) in sum.into_iter().enumerate() {
@@ -313,30 +348,76 @@ fn mix<S: Simd, const N: usize>(
     }
 }
 
-/// Scores in `reach` → `e^(score - maximum)`, zero beside it in the vectors it touches; returns maximum and sum.
+/// Scores in `reach` → `e^(scale * score - maximum)`, zero beside it in the vectors it touches; returns maximum and sum.
 #[inline(always)]
-fn exponentials<S: Simd>(s: S, scores: &mut [f32], reach: std::ops::Range<usize>) -> (f32, f32) {
+fn exponentials<S: Simd>(s: S, scores: &mut [f32], reach: std::ops::Range<usize>, scale: f32) -> (f32, f32) {
     let vectors = reach.start / LANES * LANES..reach.end;
     let mut most = s.splat(f32::NEG_INFINITY);
     for at in vectors.clone().step_by(LANES) {
-        most = s.max(masked(s, scores, at, &reach), most);
+        most = s.max(masked(s, scores, at, &reach, scale), most);
     }
     let most = s.reduce_max(most);
-    // A row whose scores are all minus infinity has a maximum that cannot be subtracted from itself.
-    let shift = s.splat(if most == f32::NEG_INFINITY { 0.0 } else { most });
+    let shift = s.splat(finite_shift(most));
     let mut sum = s.splat(0.0);
     for at in vectors.step_by(LANES) {
-        let e = math::exp(s, s.sub(masked(s, scores, at, &reach), shift));
+        let e = math::exp(s, s.sub(masked(s, scores, at, &reach, scale), shift));
         sum = s.add(sum, e);
         s.store(e, &mut scores[at..]);
     }
     (most, s.reduce_add(sum))
 }
 
-/// Sixteen scores, minus infinity outside `reach`.
+/// As [`exponentials`], but each relative to the largest score up to its own cell; `rises` gets the factor by which
+/// the maximum of a cell shrinks what was summed before it.
 #[inline(always)]
-fn masked<S: Simd>(s: S, scores: &[f32], at: usize, reach: &std::ops::Range<usize>) -> S::F {
-    let all = s.load(&scores[at..]);
+fn rising_exponentials<S: Simd>(
+    s: S,
+    scores: &mut [f32],
+    rises: &mut [f32],
+    reach: std::ops::Range<usize>,
+    scale: f32,
+) -> (f32, f32) {
+    let mut most = f32::NEG_INFINITY;
+    let mut sum = s.splat(0.0);
+    for at in (reach.start / LANES * LANES..reach.end).step_by(LANES) {
+        let x = masked(s, scores, at, &reach, scale);
+        let mut lanes = [0.0; LANES];
+        s.store(x, &mut lanes);
+        let (mut before, mut now) = ([0.0; LANES], [0.0; LANES]);
+        let mut running = most;
+        for lane in 0..LANES {
+            before[lane] = running;
+            running = if lanes[lane] > running { lanes[lane] } else { running };
+            now[lane] = running;
+        }
+        let at_end = s.splat(finite_shift(running));
+        let e = math::exp(s, s.sub(x, s.load(&now.map(finite_shift))));
+        if running > most {
+            let rise = math::exp(s, s.sub(s.load(&before), s.load(&now.map(finite_shift))));
+            let rose = s.lt(s.load(&before), s.load(&now));
+            s.store(s.select(rose, rise, s.splat(1.0)), &mut rises[at..]);
+            sum = s.mul(sum, math::exp(s, s.sub(s.splat(most), at_end)));
+            sum = s.add(sum, math::exp(s, s.sub(x, at_end)));
+        } else {
+            s.store(s.splat(1.0), &mut rises[at..]);
+            sum = s.add(sum, e);
+        }
+        s.store(e, &mut scores[at..]);
+        most = running;
+    }
+    (most, s.reduce_add(sum))
+}
+
+/// What scores are taken relative to: a maximum of minus infinity cannot be subtracted from itself.
+#[inline(always)]
+fn finite_shift(most: f32) -> f32 {
+    if most == f32::NEG_INFINITY { 0.0 } else { most }
+}
+
+/// Sixteen scores times `scale`, minus infinity outside `reach`.
+#[inline(always)]
+fn masked<S: Simd>(s: S, scores: &[f32], at: usize, reach: &std::ops::Range<usize>, scale: f32) -> S::F {
+    let all = s.mul(s.load(&scores[at..]), s.splat(scale));
     let low = s.first(reach.start.saturating_sub(at));
     let high = s.first(reach.end - at);
     let none = s.splat(f32::NEG_INFINITY);

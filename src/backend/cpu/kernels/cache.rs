@@ -60,7 +60,9 @@ impl PageLayout {
         let at = |i: usize| stride.0 + i * stride.1;
         match self.dtype {
             DType::F32 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
-            DType::F16 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes())),
+            DType::F16 => {
+                x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes()))
+            }
             DType::Bf16 => {
                 x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::bf16::from_f32(v).to_le_bytes()));
             }

@@ -67,6 +67,13 @@ pub trait Simd: Copy {
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// To f16 bit patterns, nearest even.
     fn store_f16(self, a: Self::F, x: &mut [u16; LANES]);
+    /// To the nearest f16, even among two, as f32.
+    #[inline(always)]
+    fn round_f16(self, a: Self::F) -> Self::F {
+        let mut halves = [0; LANES];
+        self.store_f16(a, &mut halves);
+        self.load_f16(&halves)
+    }
     /// Exact; sixteen bf16 bit patterns.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;

@@ -3,8 +3,10 @@
 #![allow(unsafe_code)]
 
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
-pub(super) use crate::tensor::act::{BLOCK32_BYTES, BLOCK256_BYTES, SCALE256, SUMS16, SUMS32};
 pub use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
+pub(super) use crate::tensor::act::{
+    BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16, SUMS32,
+};
 
 /// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
 const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
@@ -16,7 +18,7 @@ const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
 pub fn quantize(isa: Isa, format: ActFormat, cols: usize, x: &[f32], dst: &mut [u8]) {
     let row_bytes = act_row_bytes(format, cols);
     let block = match format {
-        ActFormat::F32 => 1,
+        ActFormat::F32 | ActFormat::F16 => 1,
         ActFormat::Q8x32 => 32,
         ActFormat::Q8x256 => 256,
     };
@@ -25,8 +27,31 @@ pub fn quantize(isa: Isa, format: ActFormat, cols: usize, x: &[f32], dst: &mut [
     assert_eq!(dst.len(), x.len() / cols * row_bytes, "bytes of {} rows", x.len() / cols);
     match format {
         ActFormat::F32 => dst.copy_from_slice(bytemuck::cast_slice(x)),
+        ActFormat::F16 => isa.run(Rounded { x, dst }),
         ActFormat::Q8x32 => isa.run(Blocks::<32> { x, dst }),
         ActFormat::Q8x256 => isa.run(Blocks::<256> { x, dst }),
+    }
+}
+
+/// Each element to the nearest f16; what f16 cannot hold becomes its largest number.
+struct Rounded<'a> {
+    x: &'a [f32],
+    dst: &'a mut [u8],
+}
+
+impl Job for Rounded<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (least, most) = (s.splat(-65504.0), s.splat(65504.0));
+        for (x, dst) in self.x.chunks(LANES).zip(self.dst.chunks_mut(4 * LANES)) {
+            let mut rounded = [0.0; LANES];
+            // A NaN goes through `min` and `max` as their second operand.
+            let x_in_range = s.min(most, s.max(least, s.load_part(x, 0.0)));
+            s.store(s.round_f16(x_in_range), &mut rounded);
+            dst.copy_from_slice(&bytemuck::cast_slice(&rounded)[..dst.len()]);
+        }
     }
 }
 
@@ -43,13 +68,17 @@ impl<const N: usize> Job for Blocks<'_, N> {
     fn run<S: Simd>(self, s: S) {
         let bytes = if N == 32 { BLOCK32_BYTES } else { BLOCK256_BYTES };
         for (x, dst) in self.x.chunks_exact(N).zip(self.dst.chunks_exact_mut(bytes)) {
-            let (scale, inverse) = scale(s, x);
+            let (mut scale, inverse) = scale(s, x);
+            if N == 32 {
+                scale = half_scale(scale);
+            }
             let (codes, rest) = dst.split_at_mut(N);
             rest[..4].copy_from_slice(&scale.to_le_bytes());
             if N == 32 {
                 let sum =
                     codes16(s, &x[..16], inverse, &mut codes[..16]) + codes16(s, &x[16..], inverse, &mut codes[16..]);
-                rest[4..].copy_from_slice(&(-sum).to_le_bytes());
+                rest[4..8].copy_from_slice(&(-8 * sum).to_le_bytes());
+                rest[8..].copy_from_slice(&(-128 * sum).to_le_bytes());
             } else {
                 sums256(s, x, inverse, codes, &mut rest[4..]);
             }
@@ -92,6 +121,12 @@ fn scale<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     } else {
         (most / 127.0, inverse)
     }
+}
+
+/// Rounded to f16, as in a Q8_0 block, where f16 holds it in full precision: the scale that llama.cpp multiplies with.
+fn half_scale(scale: f32) -> f32 {
+    const NORMAL: std::ops::RangeInclusive<f32> = 6.104e-5..=65504.0;
+    if NORMAL.contains(&scale) { half::f16::from_f32(scale).to_f32() } else { scale }
 }
 
 /// Sixteen codes; returns their sum.

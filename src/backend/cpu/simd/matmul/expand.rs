@@ -2,7 +2,7 @@
 //! the file's rows into scratch, and the kernels that read them. Types with panels are packed there instead.
 #![allow(unsafe_code)]
 
-use super::acts::{ActFormat, BLOCK32_BYTES, BLOCK256_BYTES, SUMS16};
+use super::acts::{ActFormat, BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SUM32_BY_8, SUM32_BY_128, SUMS16};
 use super::tile::{Expand, Format};
 use super::{half32, kquant};
 use crate::backend::cpu::simd::Simd;
@@ -98,19 +98,19 @@ impl<const MINS: bool> Format for Run32<MINS> {
         let codes = Self::BYTES - 512;
         // SAFETY: the caller's promise: a block at each `w`, of activations at each `x`.
         unsafe {
-            let mut dots = if MINS { [[s.splat_i(0); C]; R] } else { half32::offsets::<S, R, C, 7>(s, x) };
+            let mut dots = if MINS { [[s.splat_i(0); C]; R] } else { half32::offsets(s, x, SUM32_BY_128) };
             for j in 0..8 {
                 bytes4::<S, R, C, MINS>(s, w, codes + 64 * j, x, 4 * j, &mut dots);
             }
             for r in 0..R {
                 let scale = s.load_ptr(w[r].cast());
                 for c in 0..C {
-                    let dx = s.splat_ptr(x[c].add(32));
+                    let dx = s.splat_ptr(x[c].add(SCALE32));
                     acc[r][c] = s.fma(s.mul(s.to_f32(dots[r][c]), dx), scale, acc[r][c]);
                     if MINS {
                         let min = s.load_ptr(w[r].add(64).cast());
-                        let sum = s.to_f32(s.splat_dword(x[c].add(36)));
-                        acc[r][c] = s.fma(s.mul(s.neg(sum), dx), min, acc[r][c]);
+                        let sum = s.mul(s.to_f32(s.splat_dword(x[c].add(SUM32_BY_8))), s.splat(-0.125));
+                        acc[r][c] = s.fma(s.mul(sum, dx), min, acc[r][c]);
                     }
                 }
             }

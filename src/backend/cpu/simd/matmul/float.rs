@@ -3,17 +3,17 @@
 #![allow(unsafe_code)]
 
 use super::acts::ActFormat;
-use super::tile::Format;
+use super::tile::{Format, prefetch_ahead};
 use crate::backend::cpu::simd::Simd;
 
 /// Defines a format whose block is one element of sixteen rows.
 macro_rules! floats {
-    ($($(#[$doc:meta])* $name:ident: $bytes:literal by $load:ident as $ptr:ty;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident: $bytes:literal by $load:ident as $ptr:ty, times $act:ident;)+) => {$(
         $(#[$doc])*
         pub(super) struct $name;
 
         impl Format for $name {
-            const ACT: ActFormat = ActFormat::F32;
+            const ACT: ActFormat = ActFormat::$act;
             const ELEMENTS: usize = 1;
             const BYTES: usize = $bytes;
             const ACT_BYTES: usize = 4;
@@ -28,6 +28,7 @@ macro_rules! floats {
             ) {
                 let mut rows = [s.splat(0.0); R];
                 for r in 0..R {
+                    prefetch_ahead::<S, Self, R, C>(s, w[r]);
                     // SAFETY: the caller's promise: one element of sixteen rows at each `w`.
                     rows[r] = unsafe { s.$load(w[r].cast::<$ptr>()) };
                 }
@@ -45,9 +46,9 @@ macro_rules! floats {
 
 floats! {
     /// F32.
-    F32: 64 by load_ptr as f32;
+    F32: 64 by load_ptr as f32, times F32;
     /// F16, widened exactly.
-    F16: 32 by load_f16_ptr as u8;
+    F16: 32 by load_f16_ptr as u8, times F16;
     /// BF16, widened exactly.
-    Bf16: 32 by load_bf16_ptr as u8;
+    Bf16: 32 by load_bf16_ptr as u8, times F32;
 }

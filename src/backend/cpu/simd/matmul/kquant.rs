@@ -2,8 +2,11 @@
 #![allow(unsafe_code)]
 
 use super::acts::{ActFormat, BLOCK256_BYTES, SCALE256, SUMS16, SUMS32};
-use super::tile::Format;
+use super::tile::{Format, load_ahead, prefetch_ahead};
 use crate::backend::cpu::simd::Simd;
+
+/// See [`Format::AHEAD`]: blocks are longer here.
+const AHEAD: usize = 8192;
 
 /// Sums of the lanes of `R` panels times `C` columns.
 type Tile<T, const R: usize, const C: usize> = [[T; C]; R];
@@ -16,6 +19,7 @@ impl Format for Q4K {
     const ELEMENTS: usize = 256;
     const BYTES: usize = 2304;
     const ACT_BYTES: usize = BLOCK256_BYTES;
+    const AHEAD: usize = AHEAD;
 
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -34,8 +38,11 @@ impl Format for Q4K {
                     for j in 0..8 {
                         let mut codes = [s.splat_i(0); R];
                         for r in 0..R {
-                            let both = s.load_bytes(w[r].add(256 + 64 * (8 * pair + j)));
-                            codes[r] = s.and(if half == 0 { both } else { s.shr::<4>(both) }, low);
+                            let at = w[r].add(256 + 64 * (8 * pair + j));
+                            codes[r] = match half {
+                                0 => s.and(load_ahead::<S, Self, R, C>(s, at), low),
+                                _ => s.and(s.shr::<4>(s.load_bytes(at)), low),
+                            };
                         }
                         dot(s, codes, x, 64 * pair + 32 * half + 4 * j, &mut dots);
                     }
@@ -55,6 +62,7 @@ impl Format for Q5K {
     const ELEMENTS: usize = 256;
     const BYTES: usize = 2816;
     const ACT_BYTES: usize = BLOCK256_BYTES;
+    const AHEAD: usize = AHEAD;
 
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -117,6 +125,7 @@ impl Format for Q6K {
     const ELEMENTS: usize = 256;
     const BYTES: usize = 3360;
     const ACT_BYTES: usize = BLOCK256_BYTES;
+    const AHEAD: usize = AHEAD;
 
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -130,9 +139,10 @@ impl Format for Q6K {
         // SAFETY: the caller's promise: a block of the panel at each `w`, of activations at each `x`.
         unsafe {
             for r in 0..R {
+                prefetch_ahead::<S, Self, R, C>(s, w[r]);
                 let d = s.load_f16_ptr(w[r]);
                 for q in 0..4 {
-                    let four = s.load_bytes(w[r].add(32 + 64 * q));
+                    let four = load_ahead::<S, Self, R, C>(s, w[r].add(32 + 64 * q));
                     scales[4 * q][r] = s.mul(d, s.to_f32(s.sar::<24>(s.shl::<24>(four))));
                     scales[4 * q + 1][r] = s.mul(d, s.to_f32(s.sar::<24>(s.shl::<16>(four))));
                     scales[4 * q + 2][r] = s.mul(d, s.to_f32(s.sar::<24>(s.shl::<8>(four))));
@@ -174,12 +184,14 @@ unsafe fn six_bits<S: Simd, const R: usize, const C: usize, const NIBBLE: u32, c
             let mut codes = [s.splat_i(0); R];
             for r in 0..R {
                 // SAFETY: the caller's promise.
-                let (both, bits) = unsafe {
-                    let nibbles = w[r].add(1312 + 64 * (16 * half + group % 2 * 8 + i));
-                    (s.load_bytes(nibbles), s.load_bytes(w[r].add(288 + 64 * (8 * half + i))))
+                codes[r] = unsafe {
+                    let at = w[r].add(1312 + 64 * (16 * half + group % 2 * 8 + i));
+                    let bits = w[r].add(288 + 64 * (8 * half + i));
+                    let both = if group < 2 { load_ahead::<S, Q6K, R, C>(s, at) } else { s.load_bytes(at) };
+                    let bits = if group == 0 { load_ahead::<S, Q6K, R, C>(s, bits) } else { s.load_bytes(bits) };
+                    let nibble = s.and(s.shr::<NIBBLE>(both), low);
+                    s.or(nibble, s.and(s.shr::<RIGHT>(s.shl::<LEFT>(bits)), high))
                 };
-                let nibble = s.and(s.shr::<NIBBLE>(both), low);
-                codes[r] = s.or(nibble, s.and(s.shr::<RIGHT>(s.shl::<LEFT>(bits)), high));
             }
             // SAFETY: the caller's promise.
             unsafe { dot(s, codes, x, 16 * run + 4 * j, &mut dots) };
@@ -203,11 +215,17 @@ unsafe fn scales_and_mins<S: Simd, const R: usize, const C: usize>(
     let mut scales = [[s.splat(0.0); R]; 8];
     let mut sums = [[s.splat(0.0); C]; R];
     for r in 0..R {
+        prefetch_ahead::<S, Q4K, R, C>(s, w[r]);
         // SAFETY: the caller's promise.
         let (d, dmin) = unsafe { (s.load_f16_ptr(w[r]), s.load_f16_ptr(w[r].add(32))) };
         // SAFETY: the caller's promise.
-        let (a, b, c) =
-            unsafe { (s.load_bytes(w[r].add(64)), s.load_bytes(w[r].add(128)), s.load_bytes(w[r].add(192))) };
+        let (a, b, c) = unsafe {
+            (
+                load_ahead::<S, Q4K, R, C>(s, w[r].add(64)),
+                load_ahead::<S, Q4K, R, C>(s, w[r].add(128)),
+                load_ahead::<S, Q4K, R, C>(s, w[r].add(192)),
+            )
+        };
         let scale = [s.and(a, six), s.or(s.and(c, four), s.and(s.shr::<2>(a), two))];
         let min = [s.and(b, six), s.or(s.and(s.shr::<4>(c), four), s.and(s.shr::<2>(b), two))];
         for i in 0..2 {

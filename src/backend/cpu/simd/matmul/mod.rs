@@ -109,7 +109,7 @@ impl<'a> OutView<'a> {
     ///
     /// # Safety
     /// `rows * stride` elements at `data` are readable and writable for `'a`, and nobody else reads or writes those of
-    /// the panels and rows that a [`matmul`] is given while it runs. Concurrent calls get disjoint panels or rows.
+    /// the panels and rows that a [`Product::compute`] is given while it runs. Concurrent calls get disjoint panels or rows.
     ///
     /// # Panics
     /// Where an index names no row.

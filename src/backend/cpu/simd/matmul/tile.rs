@@ -18,6 +18,9 @@ pub(super) trait Format {
     const BYTES: usize;
     /// Bytes of the activations of a block.
     const ACT_BYTES: usize;
+    /// How many bytes ahead of a streamed panel's reads its lines are asked for. Measured on Zen 5: without, its own
+    /// prefetchers reach 60 to 90% of the memory's rate.
+    const AHEAD: usize = 4096;
     /// Whether blocks of even and of odd index have sums of their own, added after every [`SUM_BLOCKS`]: half the
     /// latency of a chain.
     const TWO_SUMS: bool = false;
@@ -59,9 +62,6 @@ pub(super) const SUMS_BYTES: usize = MAX_COLUMN_BLOCK * LANES * 4;
 pub(super) const PART_BYTES: usize = 160 << 10;
 /// Columns up to which the weights come from memory at the speed of memory: one panel at a time, fetched ahead.
 const STREAMED_COLUMNS: usize = 4;
-/// How far ahead of a streamed panel's reads its lines are asked for.
-const AHEAD_BYTES: usize = 4096;
-
 /// Computes the rows of `panels` for all columns. The scratch is empty where `source` is the weight, else
 /// [`SUMS_BYTES`] and [`PART_BYTES`].
 #[inline(always)]
@@ -281,11 +281,6 @@ impl<const R: usize> Tiles<'_, R> {
         for w in &mut w {
             // SAFETY: the caller's promise.
             *w = unsafe { w.add(i * W::BYTES) };
-            if R == 1 && C <= STREAMED_COLUMNS {
-                for line in (0..W::BYTES).step_by(64) {
-                    s.prefetch(w.wrapping_add(AHEAD_BYTES + line));
-                }
-            }
         }
         for x in &mut x {
             // SAFETY: the caller's promise.
@@ -293,6 +288,25 @@ impl<const R: usize> Tiles<'_, R> {
         }
         // SAFETY: the caller's promise.
         unsafe { W::block(s, w, x, acc) };
+    }
+}
+
+/// Sixty-four bytes of weights, each of which a block reads this way once.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+pub(super) unsafe fn load_ahead<S: Simd, W: Format, const R: usize, const C: usize>(s: S, p: *const u8) -> S::I {
+    prefetch_ahead::<S, W, R, C>(s, p);
+    // SAFETY: the caller's promise.
+    unsafe { s.load_bytes(p) }
+}
+
+/// Asks for what a streamed panel reads soon.
+#[inline(always)]
+pub(super) fn prefetch_ahead<S: Simd, W: Format, const R: usize, const C: usize>(s: S, p: *const u8) {
+    if R == 1 && C <= STREAMED_COLUMNS {
+        s.prefetch(p.wrapping_add(W::AHEAD));
     }
 }
 

@@ -106,6 +106,11 @@ impl Simd for Avx512 {
         unsafe { _mm256_storeu_si256(x.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
     }
     #[inline(always)]
+    fn round_f16(self, a: __m512) -> __m512 {
+        // SAFETY: the token stands for AVX-512 F.
+        unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+    }
+    #[inline(always)]
     fn load_bf16(self, x: &[u16; LANES]) -> __m512 {
         // SAFETY: 32 bytes lie at `x`.
         unsafe { self.load_bf16_ptr(x.as_ptr().cast()) }

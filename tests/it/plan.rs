@@ -1,0 +1,275 @@
+//! Plans of random graphs pass the checker; every kind of damage to a plan is found, with the right reason.
+
+use loadmaster::backend::null::NullBackend;
+use loadmaster::backend::{Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, SequenceRows, SplitWork};
+use loadmaster::device::{BackendKind, Machine, MemoryId};
+use loadmaster::graph::ops::{Activation, Attention, CacheWrite, Elementwise, Embed, Mask, MatMul, Norm, Rows, Select};
+use loadmaster::graph::{Batch, CacheHalf, Graph, GraphBuilder, Input, NodeId, Op, State, StateId, Weight, WeightId};
+use loadmaster::plan::{Plan, PlanError, Span, Violation, check, plan};
+use loadmaster::residency::{Layout, Residency, weight_bytes};
+use loadmaster::tensor::DType;
+use loadmaster::units::{Bytes, Tokens};
+use proptest::prelude::*;
+
+/// Numbers from a seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+}
+
+const WIDTHS: [u32; 4] = [32, 64, 96, 256];
+const TYPES: [DType; 5] = [DType::F32, DType::F16, DType::Q4_0, DType::Q8_0, DType::Q5_1];
+
+/// Grows a random graph: any op on any values that fit it, so that lifetimes overlap in every way.
+struct Grower {
+    random: Random,
+    builder: GraphBuilder,
+    values: Vec<(NodeId, u32)>,
+    names: usize,
+}
+
+impl Grower {
+    fn weight(&mut self, rows: u32, cols: u32) -> WeightId {
+        self.names += 1;
+        let dtype = if rows == 1 { DType::F32 } else { TYPES[self.random.below(TYPES.len())] };
+        let name = format!("w{}", self.names);
+        self.builder.weight(Weight { name, dtype, count: 1, rows, cols }).unwrap()
+    }
+
+    fn state(&mut self, half: CacheHalf, heads: u32, head_dim: u32) -> StateId {
+        self.names += 1;
+        let (name, dtype) = (format!("s{}", self.names), DType::F16);
+        let state = State { name, layer: 0, half, dtype, heads, head_dim, cells: Tokens(64) };
+        self.builder.state(state).unwrap()
+    }
+
+    fn node(&mut self, op: Op) -> NodeId {
+        self.names += 1;
+        self.builder.node(format!("n{}", self.names), op).unwrap()
+    }
+
+    fn value(&mut self) -> (NodeId, u32) {
+        let recent = self.values.len().min(1 + self.random.below(8));
+        self.values[self.values.len() - 1 - self.random.below(recent)]
+    }
+
+    fn width(&mut self) -> u32 {
+        WIDTHS[self.random.below(WIDTHS.len())]
+    }
+
+    fn grow(&mut self) {
+        let (x, cols) = self.value();
+        let same = |values: &[(NodeId, u32)]| values.iter().rev().find(|v| v.1 == cols).map(|v| v.0);
+        let other = same(&self.values).unwrap_or(x);
+        let made = match self.random.below(5) {
+            0 => {
+                let weight = self.weight(1, cols);
+                (self.node(Op::Norm(Norm { x, weight, eps: 1e-5, heads: 1 })), cols)
+            }
+            1 | 2 => {
+                let rows = self.width();
+                let weight = self.weight(rows, cols);
+                let residual = self.values.iter().rev().find(|v| v.1 == rows).map(|v| v.0);
+                (self.node(Op::MatMul(MatMul { x, weight, bias: None, residual })), rows)
+            }
+            3 => {
+                let op = Elementwise::Gated { gate: x, up: other, activation: Activation::Silu };
+                (self.node(Op::Elementwise(op)), cols)
+            }
+            _ => {
+                let heads = cols / 32;
+                let keys = self.state(CacheHalf::Keys, heads, 32);
+                let values = self.state(CacheHalf::Values, heads, 32);
+                let write = self.node(Op::Cache(CacheWrite { k: x, v: other, keys, values }));
+                let op = Attention { q: x, write, keys, values, heads, scale: 0.2, mask: Mask::Causal };
+                (self.node(Op::Attention(op)), cols)
+            }
+        };
+        self.values.push(made);
+    }
+}
+
+fn random_graph(seed: u64, steps: usize, tokens: u32, outputs: u32) -> Graph {
+    let builder = GraphBuilder::new(Batch { tokens: Tokens(tokens), outputs: Tokens(outputs) });
+    let mut g = Grower { random: Random(seed), builder, values: Vec::new(), names: 0 };
+    let (ids, rows) = (g.builder.input(Input::TokenIds), g.builder.input(Input::OutputRows));
+    let width = g.width();
+    let weight = g.weight(100, width);
+    let embedded = g.node(Op::Rows(Rows::Embed(Embed { weight, ids })));
+    g.values.push((embedded, width));
+    for _ in 0..steps {
+        g.grow();
+    }
+    let (x, _) = *g.values.last().unwrap();
+    let output = g.node(Op::Rows(Rows::Select(Select { x, rows })));
+    g.builder.finish(output).unwrap()
+}
+
+fn machine() -> Machine {
+    Machine::single(BackendKind::Cpu, 3, Bytes(1 << 40))
+}
+
+fn homes(graph: &Graph) -> Residency {
+    Residency::in_one(graph, MemoryId(0), |_, w| if w.rows >= 32 { Layout::Panel16 } else { Layout::Gguf })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn plans_of_random_graphs_pass_the_checker(
+        seed in any::<u64>(), steps in 1usize..60, tokens in 1u32..600, outputs in 1u32..600,
+    ) {
+        let graph = random_graph(seed, steps, tokens, outputs.min(tokens));
+        let (machine, homes) = (machine(), homes(&graph));
+        let made = plan(&graph, &homes, &machine).unwrap();
+        check(&graph, &homes, &machine, &made).unwrap();
+        prop_assert_eq!(&plan(&graph, &homes, &machine).unwrap(), &made);
+        // The arena ends with its last span, and no plan is worse than giving every value a place of its own.
+        let ends = made.values.iter().chain(made.inputs.iter()).chain(made.splits.iter().map(|s| &s.scratch));
+        prop_assert_eq!(ends.clone().map(|s| s.end()).max(), Some(made.arenas[loadmaster::device::DeviceId(0)].bytes));
+        let apart: u64 = ends.map(|s| s.len.align_up(64).0).sum();
+        prop_assert!(made.arenas[loadmaster::device::DeviceId(0)].bytes.0 <= apart);
+        let read = Graph::from_json(&graph.to_json()).unwrap();
+        prop_assert_eq!(read.to_json(), graph.to_json());
+    }
+}
+
+/// One way to damage a plan, and what the checker must say.
+type Damage = (&'static str, fn(&Graph, &mut Plan), fn(&Violation) -> bool);
+
+const DAMAGES: [Damage; 9] = [
+    ("a node left out", |_, p| drop(first_split(p).nodes.remove(3)), |v| matches!(v, Violation::Runs { times: 0, .. })),
+    (
+        "a node twice",
+        |_, p| first_split(p).nodes.insert(3, NodeId(2)),
+        |v| matches!(v, Violation::Runs { times: 2, .. }),
+    ),
+    ("two nodes swapped", |_, p| first_split(p).nodes.swap(0, 1), |v| matches!(v, Violation::Lost { .. })),
+    (
+        "a value moved onto its operand",
+        |g, p| {
+            let last = g.output();
+            let operand = g.node(last).op.node_operands()[0];
+            p.values[last].offset = p.values[operand].offset;
+        },
+        |v| matches!(v, Violation::Lost { .. }),
+    ),
+    (
+        "a value past the arena",
+        |g, p| p.values[g.output()].offset = p.arenas[loadmaster::device::DeviceId(0)].bytes,
+        |v| matches!(v, Violation::Span { .. }),
+    ),
+    (
+        "a value off its alignment",
+        |g, p| p.values[g.output()].offset += Bytes(4),
+        |v| matches!(v, Violation::Span { .. }),
+    ),
+    ("a value cut short", |g, p| p.values[g.output()].len = Bytes(4), |v| matches!(v, Violation::Length { .. })),
+    ("scratch cut short", |_, p| first_split(p).scratch.len = Bytes(64), |v| matches!(v, Violation::Length { .. })),
+    (
+        "an input on a value",
+        |_, p| {
+            let at = p.values[NodeId(0)].offset;
+            let input = loadmaster::graph::InputId(1);
+            p.inputs[input] = Span { offset: at, ..p.inputs[input] };
+        },
+        |v| matches!(v, Violation::Lost { .. }),
+    ),
+];
+
+fn first_split(plan: &mut Plan) -> &mut loadmaster::plan::Split {
+    &mut plan.splits[loadmaster::plan::SplitId(0)]
+}
+
+#[test]
+fn every_kind_of_damage_is_found() {
+    for seed in 0..50 {
+        let graph = random_graph(seed, 30, 64, 64);
+        let (machine, homes) = (machine(), homes(&graph));
+        let whole = plan(&graph, &homes, &machine).unwrap();
+        for (what, damage, expected) in DAMAGES {
+            let mut damaged = whole.clone();
+            damage(&graph, &mut damaged);
+            let found = check(&graph, &homes, &machine, &damaged).expect_err(what);
+            assert!(expected(&found), "seed {seed}: {what}: {found}");
+        }
+    }
+}
+
+#[test]
+fn a_budget_one_byte_short_is_refused_with_the_need() {
+    let graph = random_graph(7, 20, 64, 64);
+    let homes = homes(&graph);
+    let made = plan(&graph, &homes, &machine()).unwrap();
+    let need = homes.bytes(&graph) + made.arenas[loadmaster::device::DeviceId(0)].bytes;
+    plan(&graph, &homes, &Machine::single(BackendKind::Cpu, 3, need)).unwrap();
+    let short = Machine::single(BackendKind::Cpu, 3, need - Bytes(1));
+    let budget = need - Bytes(1);
+    assert_eq!(plan(&graph, &homes, &short), Err(PlanError::OverBudget { memory: "host".into(), need, budget }));
+    assert!(matches!(check(&graph, &homes, &short, &made), Err(Violation::Budget { .. })));
+}
+
+/// Binds a graph on the null device as a session would.
+fn bind(graph: &Graph, homes: &Residency, made: &Plan, backend: &NullBackend) -> Bindings {
+    let buffer = |bytes| backend.alloc(BufferKind::Device, bytes).unwrap();
+    let whole = |bytes| BufferSpan { buffer: buffer(bytes), span: Span { offset: Bytes::ZERO, len: bytes } };
+    let weights = homes.weights.iter_ids().map(|(id, homes)| {
+        let slices = homes.iter().map(|home| BoundSlice {
+            slice: home.slice.clone(),
+            layout: home.layout,
+            at: whole(weight_bytes(&graph.weights()[id], home.layout)),
+        });
+        slices.collect()
+    });
+    Bindings {
+        arena: buffer(made.arenas[loadmaster::device::DeviceId(0)].bytes),
+        weights: weights.collect(),
+        states: graph.states().iter().map(|s| Some(whole(s.bytes()))).collect(),
+    }
+}
+
+#[test]
+fn the_null_device_accepts_plans_and_refuses_what_leaves_a_buffer() {
+    let machine = Machine::single(BackendKind::Null, 2, Bytes(1 << 40));
+    for seed in 0..100 {
+        let graph = random_graph(seed, 25, 32, 4);
+        let homes = homes(&graph);
+        let made = plan(&graph, &homes, &machine).unwrap();
+        check(&graph, &homes, &machine, &made).unwrap();
+        let backend = NullBackend::new(machine.devices[loadmaster::device::DeviceId(0)].clone());
+        let bindings = bind(&graph, &homes, &made, &backend);
+        let split = first_split(&mut made.clone()).clone();
+        let work =
+            SplitWork { graph: &graph, split: &split, values: &made.values, inputs: &made.inputs, bindings: &bindings };
+        let program = backend.prepare(&work).unwrap();
+        let cells: Vec<u32> = (0..32).collect();
+        let sequences = [SequenceRows { first: 0, rows: 32, length: Tokens(40), pages: 0..3 }];
+        let args =
+            Args { tokens: Tokens(32), outputs: Tokens(4), cells: &cells, sequences: &sequences, pages: &[0, 1, 3] };
+        let event = backend.submit(program, &args, &[]).unwrap();
+        backend.wait(event).unwrap();
+        let refused = |args: &Args<'_>, why: &str| {
+            let error = backend.submit(program, args, &[]).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        refused(&Args { tokens: Tokens(33), ..args }, "token rows at most");
+        refused(&Args { outputs: Tokens(5), ..args }, "output rows at most");
+        refused(&Args { cells: &cells[1..], ..args }, "cells, one a token row");
+        refused(&Args { sequences: &[], ..args }, "rows of all sequences");
+        refused(&Args { pages: &[0, 1], ..args }, "pages of a sequence");
+        if !graph.states().is_empty() {
+            refused(&Args { pages: &[0, 1, 4], ..args }, "a page index at most");
+            let past: Vec<u32> = (33..65).collect();
+            refused(&Args { cells: &past, ..args }, "a cell index below");
+        }
+        let mut broken = made.clone();
+        broken.values[graph.output()].offset += broken.arenas[loadmaster::device::DeviceId(0)].bytes;
+        assert!(backend.prepare(&SplitWork { values: &broken.values, ..work }).is_err());
+    }
+}
