@@ -99,13 +99,13 @@ fn dot_has_every_node_and_every_edge() {
 #[test]
 fn a_part_that_is_missing_says_why() {
     let parts = parts(&one_layer("llama-tiny"), DType::F16);
-    let why = || Err("no \"such\" thing\n".to_owned());
-    let report = Report { graph: why(), plan: why(), ..parts.report() };
+    let why = "no \"such\" thing\n".to_owned();
+    let report = Report { graph: Err(why.clone()), plan: Err(why.clone()), ..parts.report() };
     assert!(text(&report).contains("no graph: no \"such\" thing\\n\n"));
     assert!(dot(&report).contains("label=\"no \\\"such\\\" thing\""), "{}", dot(&report));
     let document: serde_json::Value = serde_json::from_str(&json(&report)).unwrap();
     assert_eq!(document["graph"]["error"], "no \"such\" thing\n");
-    let report = Report { plan: why(), ..parts.report() };
+    let report = Report { plan: Err(why), ..parts.report() };
     assert!(text(&report).contains("no plan: no "));
     assert!(text(&report).contains("blk.0.attn_q"));
 }
