@@ -53,12 +53,55 @@ impl Parts {
 
 #[test]
 fn llama_runs_where_its_weights_are() {
-    insta::assert_snapshot!(parts(&one_layer("llama-tiny"), DType::Q4_0).table(), @"");
+    insta::assert_snapshot!(parts(&one_layer("llama-tiny"), DType::Q4_0).table(), @r"
+    token_embd         rows q4_0    cpu  weight-home
+    blk.0.attn_norm    norm f32     cpu  follows-input token_embd
+    blk.0.attn_q       matmul q4_0  cpu  weight-home
+    blk.0.attn_k       matmul q4_0  cpu  weight-home
+    blk.0.attn_v       matmul q4_0  cpu  weight-home
+    blk.0.rope_q       rope         cpu  follows-input blk.0.attn_q
+    blk.0.rope_k       rope         cpu  follows-input blk.0.attn_k
+    blk.0.cache        cache        cpu  state-home
+    blk.0.attention    attention    cpu  state-home
+    blk.0.attn_output  matmul q4_0  cpu  weight-home
+    blk.0.ffn_norm     norm f32     cpu  follows-input blk.0.attn_output
+    blk.0.ffn_gate     matmul q4_0  cpu  weight-home
+    blk.0.ffn_up       matmul q4_0  cpu  weight-home
+    blk.0.ffn_gated    elementwise  cpu  follows-input blk.0.ffn_gate
+    blk.0.ffn_down     matmul q4_0  cpu  weight-home
+    output_rows        rows         cpu  follows-input blk.0.ffn_down
+    output_norm        norm f32     cpu  follows-input output_rows
+    output             matmul q4_0  cpu  weight-home
+    ");
 }
 
 #[test]
 fn qwen3moe_runs_where_its_weights_are() {
-    insta::assert_snapshot!(parts(&one_layer("qwen3moe-tiny"), DType::Q4K).table(), @"");
+    insta::assert_snapshot!(parts(&one_layer("qwen3moe-tiny"), DType::Q4K).table(), @r"
+    token_embd           rows q4_k    cpu  weight-home
+    blk.0.attn_norm      norm f32     cpu  follows-input token_embd
+    blk.0.attn_q         matmul q4_k  cpu  weight-home
+    blk.0.attn_k         matmul q4_k  cpu  weight-home
+    blk.0.attn_v         matmul q4_k  cpu  weight-home
+    blk.0.attn_q_norm    norm f32     cpu  follows-input blk.0.attn_q
+    blk.0.rope_q         rope         cpu  follows-input blk.0.attn_q_norm
+    blk.0.attn_k_norm    norm f32     cpu  follows-input blk.0.attn_k
+    blk.0.rope_k         rope         cpu  follows-input blk.0.attn_k_norm
+    blk.0.cache          cache        cpu  state-home
+    blk.0.attention      attention    cpu  state-home
+    blk.0.attn_output    matmul q4_k  cpu  weight-home
+    blk.0.ffn_norm       norm f32     cpu  follows-input blk.0.attn_output
+    blk.0.ffn_gate_inp   matmul f32   cpu  weight-home
+    blk.0.ffn_route      moe          cpu  follows-input blk.0.ffn_gate_inp
+    blk.0.ffn_gate_exps  moe q4_k     cpu  weight-home
+    blk.0.ffn_up_exps    moe q4_k     cpu  weight-home
+    blk.0.ffn_gated      elementwise  cpu  follows-input blk.0.ffn_gate_exps
+    blk.0.ffn_down_exps  moe q4_k     cpu  weight-home
+    blk.0.ffn_combine    moe          cpu  follows-input blk.0.ffn_down_exps
+    output_rows          rows         cpu  follows-input blk.0.ffn_combine
+    output_norm          norm f32     cpu  follows-input output_rows
+    output               matmul q4_k  cpu  weight-home
+    ");
 }
 
 #[test]
@@ -66,7 +109,7 @@ fn text_shows_file_metadata_tensors_graph_and_memory() {
     let parts = parts(&one_layer("llama-tiny"), DType::Q8_0);
     let unused = ["blk.9.odd\u{1b}".to_owned()];
     let shown = text(&Report { unused: &unused, ..parts.report() });
-    for line in ["file made.gguf", "llama.block_count  ", "blk.0.attn_q.weight", "graph: 16 nodes", "plan: 1 splits"] {
+    for line in ["file made.gguf", "llama.block_count  ", "blk.0.attn_q.weight", "graph: 18 nodes", "plan: 1 splits"] {
         assert!(shown.contains(line), "no {line:?} in\n{shown}");
     }
     assert!(shown.contains("unused: 1 tensors that no node reads\n  blk.9.odd\\u{1b}\n"), "{shown}");
