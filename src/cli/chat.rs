@@ -45,7 +45,7 @@ pub(super) fn chat(
         }
     }
     if let Some(generated) = last {
-        report(chat.engine, &generated, std::time::Duration::ZERO);
+        report(chat.engine, &generated, None);
     }
     Ok(())
 }

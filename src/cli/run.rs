@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(short = 'n', long = "n-predict", visible_alias = "predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     most: i64,
     /// Tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
     /// Go on after tokens that end a text
     #[arg(long)]
@@ -164,7 +164,7 @@ fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, pro
     }
     let generated = answer(engine, &mut sampler, style, &tokens)?;
     writeln!(io::stdout())?;
-    report(engine, &generated, ready);
+    report(engine, &generated, Some(ready));
     Ok(())
 }
 
@@ -205,8 +205,8 @@ fn printable(text: &str) -> String {
     pieces.collect()
 }
 
-/// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation.
-pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
+/// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation, where that counts.
+pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Duration>) {
     let Generated { tokens, finish, prompt_tokens, first_token, rest } = generated;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -216,7 +216,6 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
         Finish::ContextFull => "the context is full",
         Finish::Stopped => "stopped",
     };
-    let first = ready + *first_token;
     note("");
     note(&format!("prompt:      {prompt_tokens} tokens, {:.1} tokens/s", rate(*prompt_tokens, *first_token)));
     note(&format!(
@@ -224,7 +223,8 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
         tokens.len(),
         rate(tokens.len().saturating_sub(1), *rest)
     ));
-    note(&format!("first token: {:.1} ms after the start, {:.1} ms after the prompt", ms(first), ms(*first_token)));
+    let since_start = ready.map_or(String::new(), |r| format!(", {:.1} ms after the start", ms(r + *first_token)));
+    note(&format!("first token: {:.1} ms after the prompt{since_start}", ms(*first_token)));
     let memory = engine.memory();
     let resident = host::resident().map_or("unknown".to_owned(), |b| b.to_string());
     note(&format!(

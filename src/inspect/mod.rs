@@ -40,7 +40,6 @@ fn reason(graph: &Graph, reason: Reason) -> String {
         Reason::FirstDevice => "first-device".to_owned(),
         Reason::FollowsInput(node) => format!("follows-input {}", escape(&graph.node(node).name)),
         Reason::FollowsUser(node) => format!("follows-user {}", escape(&graph.node(node).name)),
-        Reason::FirstDevice => "first-device".to_owned(),
     }
 }
 

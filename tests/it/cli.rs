@@ -141,6 +141,8 @@ fn bad_usage_is_code_2_and_failures_are_code_1() {
     refused(&["run", model, "-p", "a", "--temp", "-1"], 2, &["temperature", "-1"]);
     refused(&["run", model, "-p", "a", "-ctk", "q2_k"], 2, &["q8_0"]);
     refused(&["run", model, "-p", "a", "-ngl", "few"], 2, &["few"]);
+    refused(&["run", model, "-p", "a", "-c", "4294967295"], 2, &["4294967295"]);
+    refused(&["run", model, "-p", "a", "-c", "67108864", "-ctk", "f32"], 1, &["needs", "budget"]);
     refused(&["run", "/nowhere/x.gguf", "-p", "a"], 1, &["/nowhere/x.gguf", "No such file"]);
     refused(&["run", text(folder.path()), "-p", "a"], 1, &["regular file"]);
     refused(&["run", junk, "-p", "a"], 1, &["junk.gguf", "magic", "not "]);
@@ -366,7 +368,8 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     std::fs::write(&story, "All work and no play makes a dull day. ".repeat(4)).unwrap();
     let ran = loadmaster(&["perplexity", text(&model), "-f", text(&story), "-c", "32", "-t", "1"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let value: f64 = ran.out.strip_prefix("PPL = ").unwrap().split(' ').next().unwrap().parse().unwrap();
+    let value: f64 =
+        ran.out.strip_prefix("Final estimate: PPL = ").unwrap().split(' ').next().unwrap().parse().unwrap();
     // Random weights know nothing: about as unsure as the vocabulary of 512 is large.
     assert!((100.0..5000.0).contains(&value), "{}", ran.out);
     refused(&["perplexity", text(&model), "-f", text(&story), "-c", "512"], 1, &["needed 1024"]);
@@ -386,11 +389,11 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     let number = |name: &str| -> f64 {
         let line = ran.out.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}: {}", ran.out));
-        line[16..].split_whitespace().next().unwrap().parse().unwrap()
+        line.split_once(": ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
     };
-    assert_eq!(number("scored tokens"), 7.0);
-    assert!(number("Mean KLD").abs() < 1e-5, "{}", ran.out);
-    assert!((number("PPL/PPL(base)") - 1.0).abs() < 1e-3, "{}", ran.out);
+    assert_eq!(number("Scored tokens"), 7.0);
+    assert!(number("Mean    KLD").abs() < 1e-5, "{}", ran.out);
+    assert!((number("Mean PPL(Q)/PPL(base)") - 1.0).abs() < 1e-3, "{}", ran.out);
     assert_eq!(number("Same top p"), 100.0);
 
     let hostile = |name: &str, bytes: &[u8], part: &str| {
@@ -405,7 +408,7 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     };
     hostile("magic", b"_logitz_", "magic");
     hostile("empty", b"", "magic");
-    hostile("header", &base[..18], "");
+    hostile("header", &base[..18], "20 bytes of header, found 18");
     hostile("short", &base[..base.len() - 1], "bytes, found");
     hostile("context", &patched(8, -5), "context is -5");
     hostile("vocab", &patched(12, i32::MAX), "vocabulary is 2147483647");
@@ -414,6 +417,32 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     hostile("scale", &patched(20 + 64, f32::NAN.to_bits() as i32), "scale");
     let other = base_file(4, 600, &[1, 2, 3, 4], &[vec![0.5; 600]]);
     hostile("model", &other, "different models");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_text_and_still_reports() {
+    use std::io::Read;
+    let folder = folder();
+    let path = folder.path().join("long.gguf");
+    let made = loadmaster(&["synth", "llama-tiny", "--type", "q8_0", "--context", "60000", "-o", text(&path)]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
+        .args(["run", text(&path), "-p", "a", "-c", "0", "--ignore-eos", "-t", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Text has begun once the prompt and something after it are there.
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 2]).unwrap();
+    let drained = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ran = ran(child.wait_with_output().unwrap());
+    drained.join().unwrap().unwrap();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("; stopped") && ran.err.contains("memory:"), "{}", ran.err);
 }
 
 #[test]
