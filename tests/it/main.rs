@@ -1,9 +1,11 @@
 //! All integration tests, as one binary.
 
+mod cli;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
+mod inspect;
 mod layers;
 mod matmul;
 mod plan;
