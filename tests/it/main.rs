@@ -1,11 +1,13 @@
 //! All integration tests, as one binary.
 
+mod f64_model;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
 mod layers;
 mod matmul;
+mod oracle;
 mod plan;
 mod quant;
 mod reference;
