@@ -1,6 +1,7 @@
 //! All integration tests, as one binary.
 
 mod cli;
+mod f64_model;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
@@ -8,6 +9,7 @@ mod gguf_write;
 mod inspect;
 mod layers;
 mod matmul;
+mod oracle;
 mod plan;
 mod quant;
 mod reference;

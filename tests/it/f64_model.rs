@@ -1,0 +1,276 @@
+//! A model file and token ids → logits in double precision: decoded weights, plain loops, every product and sum in f64,
+//! keys and values never rounded. The oracle for the runtime; it shares no code with the graph, the planner or kernels.
+//!
+//! Sources: RMS norm arXiv:1910.07467, rotation arXiv:2104.09864, YaRN arXiv:2309.00071, gated units arXiv:2002.05202,
+//! experts arXiv:2401.04088; names of keys and tensors: the GGUF specification.
+
+use std::collections::HashMap;
+
+use loadmaster::gguf::{Gguf, Value};
+use loadmaster::tensor::quant;
+
+/// A matrix or vector; rows lie one after the other.
+struct Tensor {
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl Tensor {
+    fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.cols..(i + 1) * self.cols]
+    }
+
+    /// Products of `x` with the rows `from..from + count`.
+    fn times(&self, x: &[f64], from: usize, count: usize) -> Vec<f64> {
+        assert_eq!(x.len(), self.cols);
+        let product = |i| self.row(i).iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum();
+        (from..from + count).map(product).collect()
+    }
+
+    fn rows(&self) -> usize {
+        self.data.len() / self.cols
+    }
+}
+
+/// What a forward pass reads.
+pub struct F64Model {
+    tensors: HashMap<String, Tensor>,
+    interleaved: bool,
+    width: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    key_dim: usize,
+    value_dim: usize,
+    eps: f64,
+    scale: f64,
+    /// Radians a position, one a rotated pair.
+    radians: Vec<f64>,
+    /// Factor on rotated elements.
+    magnitude: f64,
+    experts_used: usize,
+    expert_scale: f64,
+}
+
+/// Keys and values of a layer so far, `tokens x heads x dim`.
+#[derive(Default)]
+struct Cache {
+    keys: Vec<f64>,
+    values: Vec<f64>,
+}
+
+impl F64Model {
+    pub fn new(gguf: &Gguf) -> F64Model {
+        let keys = Keys::new(gguf);
+        let tensors = decoded(gguf);
+        let (width, heads) = (keys.count("embedding_length").unwrap(), keys.count("attention.head_count").unwrap());
+        let key_dim = keys.count("attention.key_length").unwrap_or(width / heads);
+        let rotary = keys.count("rope.dimension_count").unwrap_or(key_dim);
+        let (radians, magnitude) = rotation(&keys, rotary, tensors.get("rope_freqs.weight"));
+        F64Model {
+            interleaved: keys.arch == "llama",
+            width,
+            layers: keys.count("block_count").unwrap(),
+            heads,
+            kv_heads: keys.count("attention.head_count_kv").unwrap_or(heads),
+            key_dim,
+            value_dim: keys.count("attention.value_length").unwrap_or(width / heads),
+            eps: keys.float("attention.layer_norm_rms_epsilon").unwrap(),
+            scale: keys.float("attention.scale").unwrap_or(1.0 / (key_dim as f64).sqrt()),
+            radians,
+            magnitude,
+            experts_used: keys.count("expert_used_count").unwrap_or(0),
+            expert_scale: keys.float("expert_weights_scale").filter(|&s| s != 0.0).unwrap_or(1.0),
+            tensors,
+        }
+    }
+
+    /// Logits of every token: `ids x vocabulary`.
+    pub fn logits(&self, ids: &[u32]) -> Vec<f64> {
+        let mut caches: Vec<Cache> = (0..self.layers).map(|_| Cache::default()).collect();
+        let mut all = Vec::new();
+        for (position, &id) in ids.iter().enumerate() {
+            let mut x = wide(self.tensors["token_embd.weight"].row(id as usize));
+            for (layer, cache) in caches.iter_mut().enumerate() {
+                self.attention(layer, position, &mut x, cache);
+                self.feed_forward(layer, &mut x);
+            }
+            let x = self.norm("output_norm", &x);
+            let head = if self.tensors.contains_key("output.weight") { "output" } else { "token_embd" };
+            let mut logits = self.linear(head, &x);
+            if head == "token_embd" {
+                self.add_bias("output", &mut logits);
+            }
+            all.extend(logits);
+        }
+        all
+    }
+
+    fn attention(&self, layer: usize, position: usize, x: &mut [f64], cache: &mut Cache) {
+        let name = |part: &str| format!("blk.{layer}.attn_{part}");
+        let normed = self.norm(&name("norm"), x);
+        let q = self.rotated(&name("q"), position, &normed);
+        cache.keys.extend(self.rotated(&name("k"), position, &normed));
+        cache.values.extend(self.linear(&name("v"), &normed));
+        let group = self.heads / self.kv_heads;
+        let mut mixed = Vec::new();
+        for (head, q) in q.chunks_exact(self.key_dim).enumerate() {
+            let key = |cell: usize| &cache.keys[(cell * self.kv_heads + head / group) * self.key_dim..][..self.key_dim];
+            let value = |cell: usize| &cache.values[(cell * self.kv_heads + head / group) * self.value_dim..];
+            let weights = softmax(&(0..=position).map(|cell| self.scale * dot(q, key(cell))).collect::<Vec<_>>());
+            let element = |i: usize| weights.iter().enumerate().map(|(cell, w)| w * value(cell)[i]).sum::<f64>();
+            mixed.extend((0..self.value_dim).map(element));
+        }
+        add(x, &self.linear(&name("output"), &mixed), 1.0);
+    }
+
+    /// Product, norm of the heads where the model has one, rotation.
+    fn rotated(&self, name: &str, position: usize, x: &[f64]) -> Vec<f64> {
+        let mut out = self.linear(name, x);
+        for head in out.chunks_exact_mut(self.key_dim) {
+            if self.tensors.contains_key(&format!("{name}_norm.weight")) {
+                let normed = self.norm(&format!("{name}_norm"), head);
+                head.copy_from_slice(&normed);
+            }
+            for (i, radians) in self.radians.iter().enumerate() {
+                let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.radians.len()) };
+                let (sin, cos) = (radians * position as f64).sin_cos();
+                let (x, y) = (head[a], head[b]);
+                head[a] = (x * cos - y * sin) * self.magnitude;
+                head[b] = (x * sin + y * cos) * self.magnitude;
+            }
+        }
+        out
+    }
+
+    fn feed_forward(&self, layer: usize, x: &mut [f64]) {
+        let name = |part: &str| format!("blk.{layer}.ffn_{part}");
+        let normed = self.norm(&name("norm"), x);
+        if !self.tensors.contains_key(&name("gate_inp.weight")) {
+            let hidden = gated(&self.linear(&name("gate"), &normed), &self.linear(&name("up"), &normed));
+            return add(x, &self.linear(&name("down"), &hidden), 1.0);
+        }
+        let weights = softmax(&self.linear(&name("gate_inp"), &normed));
+        let mut best: Vec<usize> = (0..weights.len()).collect();
+        best.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
+        best.truncate(self.experts_used);
+        let total: f64 = best.iter().map(|&e| weights[e]).sum();
+        for &e in &best {
+            let expert = |part: &str, x: &[f64]| {
+                let tensor = &self.tensors[&name(&format!("{part}_exps.weight"))];
+                let rows = tensor.rows() / weights.len();
+                tensor.times(x, e * rows, rows)
+            };
+            let hidden = gated(&expert("gate", &normed), &expert("up", &normed));
+            add(x, &expert("down", &hidden), weights[e] / total * self.expert_scale);
+        }
+    }
+
+    fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let weight = &self.tensors[&format!("{name}.weight")];
+        let mut out = weight.times(x, 0, weight.rows());
+        self.add_bias(name, &mut out);
+        out
+    }
+
+    fn add_bias(&self, name: &str, out: &mut [f64]) {
+        if let Some(bias) = self.tensors.get(&format!("{name}.bias")) {
+            add(out, &wide(&bias.data), 1.0);
+        }
+    }
+
+    fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let weight = &self.tensors[&format!("{name}.weight")].data;
+        assert_eq!(weight.len(), x.len());
+        assert!(x.len() == self.width || x.len() == self.key_dim);
+        let factor = 1.0 / (dot(x, x) / x.len() as f64 + self.eps).sqrt();
+        x.iter().zip(weight).map(|(x, &w)| x * factor * f64::from(w)).collect()
+    }
+}
+
+/// Metadata of the file's architecture.
+struct Keys<'a> {
+    gguf: &'a Gguf,
+    arch: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    fn new(gguf: &'a Gguf) -> Keys<'a> {
+        Keys { gguf, arch: gguf.metadata().str("general.architecture").unwrap().unwrap() }
+    }
+
+    /// A count; of one a layer, the first.
+    fn count(&self, name: &str) -> Option<usize> {
+        let key = format!("{}.{name}", self.arch);
+        if matches!(self.gguf.metadata().get(&key), Some(Value::Array(_))) {
+            return self.gguf.metadata().u32s(&key).unwrap().map(|v| v[0] as usize);
+        }
+        self.gguf.metadata().u32(&key).unwrap().map(|v| v as usize)
+    }
+
+    fn float(&self, name: &str) -> Option<f64> {
+        self.gguf.metadata().f32(&format!("{}.{name}", self.arch)).unwrap().map(f64::from)
+    }
+}
+
+/// Radians a position of every pair, and the factor on what is rotated.
+fn rotation(keys: &Keys<'_>, rotary: usize, factors: Option<&Tensor>) -> (Vec<f64>, f64) {
+    let base = keys.float("rope.freq_base").unwrap_or(1e4);
+    let kind = keys.gguf.metadata().str(&format!("{}.rope.scaling.type", keys.arch)).unwrap().unwrap_or("linear");
+    let stretch = keys.float("rope.scaling.factor").or(keys.float("rope.scale_linear")).filter(|&f| f != 0.0);
+    let stretch = if kind == "none" { 1.0 } else { stretch.unwrap_or(1.0) };
+    let trained = keys.count("rope.scaling.original_context_length").or(keys.count("context_length")).unwrap_or(2048);
+    // The pair that turns so many times over the trained context.
+    let pair = |turns: f64| {
+        rotary as f64 * (trained as f64 / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln())
+    };
+    let low = pair(keys.float("rope.scaling.yarn_beta_fast").unwrap_or(32.0)).floor().max(0.0);
+    let high = pair(keys.float("rope.scaling.yarn_beta_slow").unwrap_or(1.0)).ceil().min(rotary as f64 - 1.0);
+    let radians = |i: usize| {
+        let plain = base.powf(-2.0 * i as f64 / rotary as f64) / factors.map_or(1.0, |f| f64::from(f.data[i]));
+        let keep = match kind {
+            "yarn" => 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0),
+            _ => 0.0,
+        };
+        plain * keep + plain / stretch * (1.0 - keep)
+    };
+    let magnitude = if kind == "yarn" { 1.0 + 0.1 * stretch.ln() } else { 1.0 };
+    let own = keys.float("rope.scaling.attn_factor").unwrap_or(1.0);
+    ((0..rotary / 2).map(radians).collect(), magnitude * own)
+}
+
+fn decoded(gguf: &Gguf) -> HashMap<String, Tensor> {
+    let mut tensors = HashMap::new();
+    for info in gguf.tensors() {
+        let dims = info.shape.dims();
+        let mut data = vec![0.0; dims.iter().product::<u64>() as usize];
+        quant::decode(info.dtype, gguf.bytes(info), &mut data).unwrap();
+        tensors.insert(info.name.clone(), Tensor { cols: dims[0] as usize, data });
+    }
+    tensors
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = x.iter().map(|x| (x - most).exp()).sum();
+    x.iter().map(|x| (x - most).exp() / total).collect()
+}
+
+fn gated(gate: &[f64], up: &[f64]) -> Vec<f64> {
+    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(x: &mut [f64], y: &[f64], factor: f64) {
+    assert_eq!(x.len(), y.len());
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y * factor;
+    }
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().copied().map(f64::from).collect()
+}
