@@ -1,6 +1,6 @@
 //! `run`: a prompt → text as it comes, then how fast it came and what it took.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::args::{EngineArgs, SampleArgs};
 use super::{Usage, chat, interrupt, note, open, shipped};
 use crate::bench::host;
 use crate::engine::{Engine, Finish, Generate, Generated};
-use crate::inspect::one_line;
+use crate::inspect::prose;
 use crate::sample::Sampler;
 use crate::text::{Encode, TokenId};
 
@@ -189,20 +189,14 @@ pub(super) fn stream(engine: &mut Engine, request: Generate<'_>) -> Result<Gener
     Ok(generated)
 }
 
-/// Text to stdout at once.
+/// Text to stdout at once; what could drive a terminal does not reach one.
 fn show(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(printable(text).as_bytes())?;
+    match out.is_terminal() {
+        true => out.write_all(prose(text).as_bytes())?,
+        false => out.write_all(text.as_bytes())?,
+    }
     out.flush()
-}
-
-/// Generated text keeps its lines and tabs; what else could drive a terminal is escaped.
-fn printable(text: &str) -> String {
-    let pieces = text.split_inclusive(['\n', '\t']).map(|piece| match piece.char_indices().next_back() {
-        Some((at, end @ ('\n' | '\t'))) => format!("{}{end}", one_line(&piece[..at])),
-        Some(_) | None => one_line(piece),
-    });
-    pieces.collect()
 }
 
 /// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation, where that counts.

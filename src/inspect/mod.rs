@@ -12,7 +12,7 @@ use crate::graph::Graph;
 use crate::plan::{Plan, Reason};
 
 pub use dot::dot;
-pub use escape::{escape, one_line};
+pub use escape::{escape, one_line, prose};
 pub use json::json;
 pub use text::{node_table, text};
 

@@ -114,6 +114,53 @@ fn chat_answers_every_line_and_ends_with_the_input() {
 }
 
 #[test]
+fn a_chat_that_outgrows_the_context_forgets_its_oldest_turns() {
+    let chat = |lines: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
+            .args(["run", "-cnv", "--temp", "0", "-n", "8", "-t", "1", "-c", "160", "--ignore-eos"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        ran(child.wait_with_output().unwrap())
+    };
+    let many = chat(&"A cat and a dog\n".repeat(6));
+    assert_eq!(many.code, 0, "{}", many.err);
+    assert!(many.err.contains("oldest turn is forgotten"), "{}", many.err);
+    assert_eq!(chat("A cat\n").err.matches("forgotten").count(), 0);
+    let long = chat(&format!("{}\n", "cat ".repeat(300)));
+    assert_eq!(long.code, 1, "{}", long.err);
+    assert!(long.err.contains("no room for an answer"), "{}", long.err);
+}
+
+#[test]
+fn a_tensor_that_nothing_uses_is_named() {
+    let folder = folder();
+    let path = folder.path().join("more.gguf");
+    let own = Synth::new(&named("llama-tiny").unwrap(), DType::F32, 1).unwrap().to_bytes().unwrap();
+    let own = Gguf::from_bytes("own", own).unwrap();
+    let mut writer = Writer::new();
+    for (key, value) in own.metadata().iter() {
+        writer.set(key, value).unwrap();
+    }
+    for t in own.tensors() {
+        writer.add_tensor(&t.name, t.dtype, t.shape).unwrap();
+    }
+    writer.add_tensor("blk.0.vision.weight", DType::F32, Shape::new(&[4]).unwrap()).unwrap();
+    let data = |t: &loadmaster::gguf::TensorSpec, out: &mut dyn Write| match own.tensor(&t.name) {
+        Some(info) => out.write_all(own.bytes(info)),
+        None => out.write_all(&[0; 16]),
+    };
+    writer.write_file(&path, data).unwrap();
+    let ran = loadmaster(&["run", text(&path), "-p", "a", "-n", "1", "--temp", "0", "-t", "1"]);
+    assert!(ran.code == 0 && ran.err.contains("blk.0.vision.weight"), "{}", ran.err);
+    let shown = loadmaster(&["inspect", text(&path)]).out;
+    assert!(shown.contains("unused: 1 tensors that no node reads\n  blk.0.vision.weight\n"), "{shown}");
+}
+
+#[test]
 fn gpu_layers_are_answered_with_a_note() {
     for (layers, noted) in [("99", true), ("all", true), ("0", false), ("-1", false)] {
         let ran = loadmaster(&["run", "-ngl", layers, "-n", "1", "--temp", "0", "-t", "1"]);
