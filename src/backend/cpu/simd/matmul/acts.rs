@@ -13,7 +13,7 @@ pub enum ActFormat {
     /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 sum of the codes times -8 and times -128.
     Q8x32,
     /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes in the order 0 2 1 3 4 6 5 7,
-    /// sixteen i32 negated sums of 16 codes.
+    /// sixteen i32 sums of 16 codes times -32.
     Q8x256,
 }
 
@@ -31,8 +31,8 @@ pub(super) const BLOCK256_BYTES: usize = 340;
 pub(super) const SCALE256: usize = 256;
 /// Offset of the sums of 32.
 pub(super) const SUMS32: usize = 260;
-/// Offset of the negated sums of 16.
-pub(super) const SUMS16: usize = 276;
+/// Offset of -32 times the sums of 16.
+pub(super) const SUMS16_BY_32: usize = 276;
 /// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
 const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
 
@@ -109,13 +109,13 @@ impl<const N: usize> Job for Blocks<'_, N> {
 /// The codes and sums of a block of 256.
 #[inline(always)]
 fn sums256<S: Simd>(s: S, x: &[f32], inverse: f32, codes: &mut [u8], sums: &mut [u8]) {
-    let (sums32, sums16) = sums.split_at_mut(SUMS16 - SUMS32);
+    let (sums32, sums16) = sums.split_at_mut(SUMS16_BY_32 - SUMS32);
     let runs = x.chunks_exact(32).zip(codes.chunks_exact_mut(32)).zip(sums16.chunks_exact_mut(8));
     for (((x, codes), sums16), place) in runs.zip(SUM_PLACE) {
         let a = codes16(s, &x[..16], inverse, &mut codes[..16]);
         let b = codes16(s, &x[16..], inverse, &mut codes[16..]);
-        sums16[..4].copy_from_slice(&(-a).to_le_bytes());
-        sums16[4..].copy_from_slice(&(-b).to_le_bytes());
+        sums16[..4].copy_from_slice(&(-32 * a).to_le_bytes());
+        sums16[4..].copy_from_slice(&(-32 * b).to_le_bytes());
         // At most 32 * 127.
         sums32[2 * place..2 * place + 2].copy_from_slice(&((a + b) as i16).to_le_bytes());
     }
