@@ -187,9 +187,6 @@ pub const fn scratch_bytes(dtype: DType, layout: Layout) -> usize {
     }
 }
 
-/// Columns from which widening a panel costs less than it saves.
-const WIDENED_COLUMNS: usize = 16;
-
 /// A share, with scratch.
 struct Work<'a> {
     share: Share<'a>,
@@ -230,7 +227,7 @@ impl Work<'_> {
     /// [`Work::of`], or widened where that pays.
     fn of_wide<W: Widen>(self) {
         let weight = self.share.product.weight;
-        if self.share.columns < WIDENED_COLUMNS || self.share.isa == Isa::Scalar {
+        if self.share.columns < W::FROM_COLUMNS || self.share.isa == Isa::Scalar {
             return self.of::<W>();
         }
         match weight.layout {

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{ActFormat, Product, Residual, act_row_bytes};
+use super::{ActFormat, Product, Residual, WeightView, act_row_bytes};
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
 use crate::tensor::panel::PANEL_ROWS;
 
@@ -63,7 +63,7 @@ const MAX_COLUMN_BLOCK: usize = 480;
 /// Bytes of scratch for the sums of a panel between parts of k.
 const SUMS_BYTES: usize = MAX_COLUMN_BLOCK * LANES * 4;
 /// Bytes of scratch for a part of a panel.
-const PART_BYTES: usize = 80 << 10;
+const PART_BYTES: usize = 64 << 10;
 /// Bytes of scratch for two panels, and to start it at a cache line.
 pub(super) const SCRATCH_BYTES: usize = 2 * (SUMS_BYTES + PART_BYTES) + 64;
 /// Columns up to which the weights come from memory at the speed of memory: one panel at a time, fetched ahead.
@@ -74,11 +74,13 @@ pub(super) fn direct<W: Format>(share: Share) {
     let Share { isa, product, panels, columns } = share;
     let blocks = product.weight.cols / W::ELEMENTS;
     let at = |panel: usize| product.weight.bytes[panel * blocks * W::BYTES..][..blocks * W::BYTES].as_ptr();
-    for columns in column_blocks::<W>(product, columns) {
+    for columns in column_blocks::<W>(columns, product.weight.cols) {
         let pairs = pairs::<W>(isa, columns.len());
-        let part = Part { product, blocks: 0..blocks, columns, sums: std::ptr::null_mut() };
         let mut p = panels.start;
         while p < panels.end {
+            let ahead = ahead(product, p, &panels, &columns);
+            let (blocks, columns) = (0..blocks, columns.clone());
+            let part = Part { product, blocks, columns, sums: std::ptr::null_mut(), ahead };
             // SAFETY: each pointer stands before all blocks of its panel.
             p += unsafe {
                 match pairs && p + 1 < panels.end {
@@ -95,12 +97,15 @@ pub(super) fn prepared<W: Format>(share: Share, from: &impl Prepare, scratch: &m
     let Share { isa, product, panels, columns } = share;
     let aligned = scratch.as_ptr().align_offset(64);
     let scratch = &mut scratch[aligned..];
-    for columns in column_blocks::<W>(product, columns) {
+    let k = product.weight.cols.min(part_blocks::<W>() * W::ELEMENTS);
+    for columns in column_blocks::<W>(columns, k) {
         let mut p = panels.start;
         while p < panels.end {
+            let ahead = ahead(product, p, &panels, &columns);
+            let part = Part { product, blocks: 0..0, columns: columns.clone(), sums: std::ptr::null_mut(), ahead };
             p += match pairs::<W>(isa, columns.len()) && p + 1 < panels.end {
-                true => in_parts::<W, 2>(isa, product, from, [p, p + 1], &columns, scratch),
-                false => in_parts::<W, 1>(isa, product, from, [p], &columns, scratch),
+                true => in_parts::<W, 2>(isa, part, from, [p, p + 1], scratch),
+                false => in_parts::<W, 1>(isa, part, from, [p], scratch),
             };
         }
     }
@@ -109,35 +114,52 @@ pub(super) fn prepared<W: Format>(share: Share, from: &impl Prepare, scratch: &m
 /// `R` panels, as many blocks at a time as the scratch holds; returns `R`.
 fn in_parts<W: Format, const R: usize>(
     isa: Isa,
-    product: &Product,
+    mut part: Part,
     from: &impl Prepare,
     panels: [usize; R],
-    columns: &Range<usize>,
     scratch: &mut [u8],
 ) -> usize {
-    let total = product.weight.cols / W::ELEMENTS;
-    let step = if W::TWO_SUMS { PART_BYTES / W::BYTES / SUM_BLOCKS * SUM_BLOCKS } else { PART_BYTES / W::BYTES };
-    let (sums, parts) = scratch.split_at_mut(2 * SUMS_BYTES);
-    for first in (0..total).step_by(step) {
-        let blocks = first..total.min(first + step);
+    let total = part.product.weight.cols / W::ELEMENTS;
+    let (sums, room) = scratch.split_at_mut(2 * SUMS_BYTES);
+    part.sums = sums.as_mut_ptr().cast();
+    for first in (0..total).step_by(part_blocks::<W>()) {
+        let blocks = first..total.min(first + part_blocks::<W>());
         let mut w = [std::ptr::null(); R];
         for r in 0..R {
-            let part = &mut parts[r * PART_BYTES..][..blocks.len() * W::BYTES];
-            from.write(isa, panels[r], blocks.clone(), part);
-            w[r] = part.as_ptr();
+            let room = &mut room[r * PART_BYTES..][..blocks.len() * W::BYTES];
+            from.write(isa, panels[r], blocks.clone(), room);
+            w[r] = room.as_ptr();
         }
-        let part = Part { product, blocks, columns: columns.clone(), sums: sums.as_mut_ptr().cast() };
+        part.blocks = blocks;
         // SAFETY: each pointer stands before the blocks of the part; two panels' sums of a block of columns have room.
         unsafe { part.tiles::<W, R>(isa, panels, w) };
+        part.ahead = &[];
     }
     R
 }
 
-/// The columns in blocks whose activations stay in a cache.
-fn column_blocks<W: Format>(product: &Product, columns: usize) -> impl Iterator<Item = Range<usize>> {
-    let row_bytes = act_row_bytes(W::ACT, product.weight.cols).max(1);
-    let wide = (COLUMN_BLOCK_BYTES / row_bytes / 12 * 12).clamp(24, MAX_COLUMN_BLOCK);
+/// The bytes of the two panels that follow `panel` by two, if they are in the share and not fetched yet. With few columns
+/// the kernels fetch ahead themselves.
+fn ahead<'a>(product: &Product<'a>, panel: usize, panels: &Range<usize>, columns: &Range<usize>) -> &'a [u8] {
+    let WeightView { dtype, cols, bytes, .. } = product.weight;
+    if columns.start > 0 || columns.len() <= STREAMED_COLUMNS || panel % 2 != panels.start % 2 {
+        return &[];
+    }
+    let panel_bytes = dtype.row_bytes(cols as u64).map_or(0, |row| row.index() * PANEL_ROWS);
+    let end = bytes.len().min(panels.end * panel_bytes);
+    &bytes[((panel + 2) * panel_bytes).min(end)..((panel + 4) * panel_bytes).min(end)]
+}
+
+/// The columns in blocks whose activations of `k` elements stay in a cache.
+fn column_blocks<W: Format>(columns: usize, k: usize) -> impl Iterator<Item = Range<usize>> {
+    let wide = (COLUMN_BLOCK_BYTES / act_row_bytes(W::ACT, k).max(1) / 12 * 12).clamp(24, MAX_COLUMN_BLOCK);
     (0..columns).step_by(wide).map(move |first| first..columns.min(first + wide))
+}
+
+/// Blocks that fit the scratch for a part of a panel.
+const fn part_blocks<W: Format>() -> usize {
+    let blocks = PART_BYTES / W::BYTES;
+    if W::TWO_SUMS { blocks / SUM_BLOCKS * SUM_BLOCKS } else { blocks }
 }
 
 /// Whether two panels at a time are best: they share what they read of the activations, if there are registers enough.
@@ -161,6 +183,8 @@ struct Part<'a> {
     columns: Range<usize>,
     /// Room for the sums of two panels a column, used where the part is not all of k.
     sums: *mut f32,
+    /// Weights that are needed after this part, fetched a little in every tile.
+    ahead: &'a [u8],
 }
 
 impl Part<'_> {
@@ -235,6 +259,7 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
     unsafe fn compute<S: Simd>(&self, s: S) {
         let (part, column) = (self.part, self.column);
         let Part { product, blocks, .. } = part;
+        self.fetch_ahead(s);
         let total = product.weight.cols / W::ELEMENTS;
         let row_bytes = act_row_bytes(W::ACT, product.weight.cols);
         let mut x = [std::ptr::null(); C];
@@ -263,6 +288,18 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
                     store(s, product, self.panels[r], column + c, acc[r][c]);
                 }
             }
+        }
+    }
+
+    /// Asks for this tile's share of the weights that are needed next.
+    #[inline(always)]
+    fn fetch_ahead<S: Simd>(&self, s: S) {
+        let Part { ahead, columns, .. } = self.part;
+        let (tile, tiles) = ((self.column - columns.start) / C, (columns.len() / C).max(1));
+        let lines = ahead.len().div_ceil(64);
+        let each = lines.div_ceil(tiles);
+        for line in (tile * each).min(lines)..((tile + 1) * each).min(lines) {
+            s.prefetch(ahead.as_ptr().wrapping_add(64 * line));
         }
     }
 
