@@ -5,7 +5,7 @@
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
 pub use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
 pub(super) use crate::tensor::act::{
-    BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16, SUMS32,
+    BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16_BY_32, SUMS32,
 };
 
 /// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
@@ -89,13 +89,13 @@ impl<const N: usize> Job for Blocks<'_, N> {
 /// The codes and sums of a block of 256.
 #[inline(always)]
 fn sums256<S: Simd>(s: S, x: &[f32], inverse: f32, codes: &mut [u8], sums: &mut [u8]) {
-    let (sums32, sums16) = sums.split_at_mut(SUMS16 - SUMS32);
+    let (sums32, sums16) = sums.split_at_mut(SUMS16_BY_32 - SUMS32);
     let runs = x.chunks_exact(32).zip(codes.chunks_exact_mut(32)).zip(sums16.chunks_exact_mut(8));
     for (((x, codes), sums16), place) in runs.zip(SUM_PLACE) {
         let a = codes16(s, &x[..16], inverse, &mut codes[..16]);
         let b = codes16(s, &x[16..], inverse, &mut codes[16..]);
-        sums16[..4].copy_from_slice(&(-a).to_le_bytes());
-        sums16[4..].copy_from_slice(&(-b).to_le_bytes());
+        sums16[..4].copy_from_slice(&(-32 * a).to_le_bytes());
+        sums16[4..].copy_from_slice(&(-32 * b).to_le_bytes());
         // At most 32 * 127.
         sums32[2 * place..2 * place + 2].copy_from_slice(&((a + b) as i16).to_le_bytes());
     }
