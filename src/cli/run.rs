@@ -19,7 +19,7 @@ use crate::text::{Encode, TokenId};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Model file (GGUF); of a split model any part [default: the small model inside this program]
+    /// Model file (GGUF); of a split model any part [default: the built-in one]
     #[arg(value_name = "MODEL")]
     positional: Option<PathBuf>,
     /// The same as MODEL
@@ -63,7 +63,7 @@ pub(super) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  loadmaster run                                           the small model inside this program tells a story
+  loadmaster run                                           the built-in model tells a story
   loadmaster run model.gguf -p 'Once upon a time' -n 64 --temp 0
   loadmaster run -m model.gguf -f prompt.txt -c 8192 -t 4
   loadmaster run model.gguf -cnv -sys 'Answer in one sentence.'

@@ -308,6 +308,31 @@ fn synth_makes_every_option_and_says_what_falls_back() {
 }
 
 #[test]
+fn shapes_come_from_files_and_from_dimensions() {
+    let folder = folder();
+    let (shape, path) = (folder.path().join("shape.json"), folder.path().join("x.gguf"));
+    let (shape, path) = (text(&shape), text(&path));
+    let dims = r#"{"arch": "qwen3", "layers": 1, "width": 64, "heads": 2, "kv_heads": 1, "head_dim": 64,
+        "feed_forward": 96, "vocab": 300, "rope_scaling": "linear:2", "tied": true}"#;
+    std::fs::write(shape, dims).unwrap();
+    let made = |args: &[&str]| {
+        let ran = loadmaster(&[&["synth", "--type", "f16", "-o", path], args].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(loadmaster(&["logits", path, "--tokens", "1,299", "--out", "/dev/null", "-t", "1"]).code, 0);
+        bytes
+    };
+    let dims =
+        ["--arch", "qwen3", "--layers", "1", "--width", "64", "--heads", "2", "--kv-heads", "1", "--head-dim", "64"];
+    let rest = ["--ff", "96", "--vocab", "300", "--rope-scaling", "linear:2", "--tied", "true"];
+    assert_eq!(made(&[shape]), made(&[&dims[..], &rest].concat()));
+    std::fs::write(shape, "{\"arch\": \"llama\", \"lairs\": 3}").unwrap();
+    refused(&["synth", shape, "-o", path], 1, &["shape.json", "lairs"]);
+    refused(&["synth", "--arch", "llama", "-o", path], 2, &["--width"]);
+    assert!(loadmaster(&["synth", "--list"]).out.lines().any(|l| l.starts_with("qwen3moe-1.6b ")));
+}
+
+#[test]
 fn every_type_and_architecture_of_synth_runs() {
     let folder = folder();
     let known = DType::ALL.iter().filter(|t| loadmaster::tensor::quant::can_decode(**t));
@@ -343,6 +368,9 @@ fn bench_gives_the_table_and_the_keys_of_llama_bench() {
     assert_eq!(lines.len(), 4, "{}", table.out);
     assert!(lines[0].starts_with("| model ") && lines[2].contains("| pp8 |".trim_start_matches("| ")), "{}", table.out);
     assert!(lines[3].contains("tg2 |") && lines[3].contains(" ± "), "{}", table.out);
+    let several = loadmaster(&["bench", text(&model), "-p", "4,8", "-n", "0", "-r", "1", "-t", "1", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&several.out).unwrap();
+    assert_eq!((rows.as_array().unwrap().len(), &rows[1]["n_prompt"]), (2, &8.into()));
     let json = loadmaster(&[&common[..], &["--json", "--record", text(&records), "--commit", "abc"]].concat());
     let rows: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     let rows = rows.as_array().unwrap();
