@@ -513,7 +513,7 @@ fn an_interrupt_ends_the_text_and_still_reports() {
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0; 2]).unwrap();
     let drained = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
     let ran = ran(child.wait_with_output().unwrap());
     drained.join().unwrap().unwrap();
     assert_eq!(ran.code, 0, "{}", ran.err);
