@@ -90,15 +90,16 @@ impl<const N: usize> Job for Blocks<'_, N> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let bytes = if N == 32 { BLOCK32_BYTES } else { BLOCK256_BYTES };
+        let x = self.x.as_chunks::<N>().0;
         // 0 while all numbers are finite; looked at once, since they nearly always are.
         let mut broken = s.splat(0.0);
-        for (x, dst) in self.x.chunks_exact(N).zip(self.dst.chunks_exact_mut(bytes)) {
-            broken = s.add(block::<S, N>(s, x, dst), broken);
+        for i in 0..x.len() {
+            broken = s.add(block::<S, N>(s, &x[i], &mut self.dst[i * bytes..][..bytes]), broken);
         }
         if s.reduce_add(broken) != 0.0 {
-            for (x, dst) in self.x.chunks_exact(N).zip(self.dst.chunks_exact_mut(bytes)) {
-                if x.iter().any(|x| !x.is_finite()) {
-                    break_block(N, dst);
+            for i in 0..x.len() {
+                if x[i].iter().any(|x| !x.is_finite()) {
+                    break_block(N, &mut self.dst[i * bytes..][..bytes]);
                 }
             }
         }
@@ -106,12 +107,12 @@ impl<const N: usize> Job for Blocks<'_, N> {
 }
 
 /// Writes a block of finite numbers. Returns zeros for them, NaN in some lane for others, whose block is worthless.
-/// (Whole arrays are copied here: a slice's copy is a call that the compiler may leave in place.)
+/// (Whole arrays and indices here: slice copies and zipped iterators are calls that the compiler may leave in place.)
 #[inline(always)]
-fn block<S: Simd, const N: usize>(s: S, x: &[f32], dst: &mut [u8]) -> S::F {
+fn block<S: Simd, const N: usize>(s: S, x: &[f32; N], dst: &mut [u8]) -> S::F {
     let (mut most, mut broken) = (s.splat(0.0), s.splat(0.0));
-    for x in x.chunks_exact(LANES) {
-        let x = s.load(x);
+    for i in 0..N / LANES {
+        let x = s.load(&x[LANES * i..]);
         most = s.max(s.abs(x), most);
         broken = s.fma(x, s.splat(0.0), broken);
     }
@@ -141,16 +142,16 @@ fn break_block(n: usize, dst: &mut [u8]) {
 #[inline(always)]
 fn sums256<S: Simd>(s: S, x: &[f32], inverse: S::F, codes: &mut [[u8; LANES]], sums: &mut [[u8; 4]]) {
     let mut sums32 = [0i32; 8];
-    for (run, (x, codes)) in x.chunks_exact(32).zip(codes.chunks_exact_mut(2)).enumerate() {
-        let a = reduce(s, codes16(s, &x[..16], inverse, &mut codes[0]));
-        let b = reduce(s, codes16(s, &x[16..], inverse, &mut codes[1]));
+    for run in 0..8 {
+        let a = reduce(s, codes16(s, &x[32 * run..], inverse, &mut codes[2 * run]));
+        let b = reduce(s, codes16(s, &x[32 * run + 16..], inverse, &mut codes[2 * run + 1]));
         sums[4 + 2 * run] = (-32 * a).to_le_bytes();
         sums[4 + 2 * run + 1] = (-32 * b).to_le_bytes();
         sums32[SUM_PLACE[run]] = a + b;
     }
-    for (pair, out) in sums32.as_chunks::<2>().0.iter().zip(sums) {
+    for i in 0..4 {
         // Two i16 of at most 32 * 127.
-        *out = (pair[0] & 0xffff | pair[1] << 16).to_le_bytes();
+        sums[i] = (sums32[2 * i] & 0xffff | sums32[2 * i + 1] << 16).to_le_bytes();
     }
 }
 
