@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const VOCAB: [&str; 3] = ["units", "index", "tensor"];
 
 /// Module → what it may import beside itself; `vocab` stands for units, index and tensor.
-const TABLE: [(&str, &str); 18] = [
+const TABLE: [(&str, &str); 19] = [
     ("units", ""),
     ("index", ""),
     ("tensor", "units index"),
@@ -22,6 +22,7 @@ const TABLE: [(&str, &str); 18] = [
     ("models", "vocab graph gguf"),
     ("text", "gguf"),
     ("sample", "text"),
+    ("synth", "vocab gguf"),
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
     ("bench", "vocab graph gguf device residency plan exec models kv text sample engine"),
