@@ -126,12 +126,13 @@ impl Call<'_> {
             Task::Quantize { x, slices, cols, format, out } => self.quantize(x, *slices, *cols, *format, out, chunk),
             Task::MatMul { .. } => self.matmul(task, chunk),
             Task::Angles { positions, frequencies, out } => {
-                let width = 2 * frequencies.radians.len();
+                let width = 2 * frequencies.pairs();
                 frequencies.table(word(positions, chunk) as u32, part_mut(out, chunk * width, width));
             }
             Task::Rope { x, angles, pairs, head_dim, style, out } => {
                 let table = &all::<f32>(angles)[chunk * 2 * pairs..(chunk + 1) * 2 * pairs];
-                rope::rotate(row(x, chunk), *head_dim, *style, table, row_mut(out, chunk));
+                let (x, out) = (row(x, chunk), row_mut(out, chunk));
+                self.isa.run(rope::Rotate { x, head_dim: *head_dim, style: *style, table, out });
             }
             Task::CacheWrite { .. } => self.cache_write(task, chunk),
             Task::Attention { .. } => self.attention(task, chunk),

@@ -38,9 +38,9 @@ impl Job for Route<'_> {
             rest[0] = best_except(self.logits, chosen);
         }
         let sum: f32 = self.out.iter().map(|c| c.weight).sum();
-        let factor = if self.normalize { self.scale / sum.max(LEAST_SUM) } else { self.scale };
+        let whole = if self.normalize { sum.max(LEAST_SUM) } else { 1.0 };
         for choice in self.out.iter_mut() {
-            choice.weight *= factor;
+            choice.weight = choice.weight / whole * self.scale;
         }
     }
 }
@@ -65,19 +65,17 @@ fn softmax<S: Simd>(s: S, x: &mut [f32]) {
         most = s.max(s.load_part(chunk, f32::NEG_INFINITY), most);
     }
     let most = s.splat(s.reduce_max(most));
-    let mut sum = s.splat(0.0);
     for chunk in x.chunks_mut(LANES) {
-        let p = math::exp(s, s.sub(s.load_part(chunk, f32::NEG_INFINITY), most));
-        sum = s.add(sum, p);
-        s.store_part(p, chunk);
+        s.store_part(math::exp(s, s.sub(s.load_part(chunk, f32::NEG_INFINITY), most)), chunk);
     }
-    let sum = s.splat(s.reduce_add(sum));
-    for chunk in x.chunks_mut(LANES) {
-        s.store_part(s.div(s.load_part(chunk, 0.0), sum), chunk);
+    // One rounding of the sum and one of its inverse, as in llama.cpp: a router's bits decide which expert is chosen.
+    let inverse = (1.0 / x.iter().copied().map(f64::from).sum::<f64>()) as f32;
+    for p in x {
+        *p *= inverse;
     }
 }
 
-/// `out = sum over slots, in rank order, of weight * x[slot]`, then plus the residual.
+/// `out = sum over slots, in rank order, of weight * x[slot]`, every product and sum rounded, then plus the residual.
 pub struct Combine<'a> {
     /// One slice of `out.len()` a slot.
     pub x: &'a [f32],
@@ -97,7 +95,7 @@ impl Job for Combine<'_> {
         self.out.fill(0.0);
         for (choice, x) in self.choices.iter().zip(self.x.chunks_exact(self.out.len())) {
             for (out, x) in self.out.iter_mut().zip(x) {
-                *out = x.mul_add(choice.weight, *out);
+                *out += x * choice.weight;
             }
         }
         for (out, r) in self.out.iter_mut().zip(self.residual.unwrap_or(&[])) {

@@ -1,38 +1,63 @@
 //! Rotary position embedding: a table of cosines and sines a row, then a rotation of every head by it.
 
+use crate::backend::cpu::simd::{Job, Simd};
 use crate::graph::ops::{RopeStyle, Scaling};
 
-/// The angle each pair turns by per position, and the magnitude of the rotated elements.
+/// The angle each pair turns by, and the magnitude of the rotated elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frequencies {
-    /// Radians a position, one a pair.
-    pub radians: Vec<f64>,
+    /// `base^(-2 / rotary)`: the angle of a pair over that of the pair before.
+    step: f32,
+    /// Factor on angles where the context is extended.
+    scale: f32,
+    /// What happens to the angle, one a pair.
+    pairs: Vec<Pair>,
     /// Factor on cosines and sines.
-    pub magnitude: f32,
+    magnitude: f32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Pair {
+    /// Divisor of the angle.
+    factor: f32,
+    /// Share of the angle that is not scaled.
+    keep: f32,
 }
 
 impl Frequencies {
-    /// `base^(-2i / rotary) / factor[i]`, scaled by context extension: YaRN (arXiv:2309.00071, section 3.2) keeps
-    /// pairs that turn more than `beta_fast` times over the trained context and scales those below `beta_slow`.
+    /// Pair `i` turns by `base^(-2i / rotary) / factor[i]` a position, scaled by context extension: YaRN
+    /// (arXiv:2309.00071, section 3.2) keeps pairs that turn more than `beta_fast` times over the trained context and
+    /// scales those below `beta_slow`.
     pub fn new(rotary: u32, base: f32, scaling: &Scaling, factors: Option<&[f32]>) -> Frequencies {
         let (low, high) = ramp(rotary, base, scaling);
-        let radians = (0..rotary / 2).map(|i| {
-            let plain = f64::from(base).powf(-2.0 * f64::from(i) / f64::from(rotary));
-            let plain = plain / factors.map_or(1.0, |f| f64::from(f[i as usize]));
-            let scaled = plain * f64::from(scaling.freq_scale);
+        let pairs = (0..rotary / 2).map(|i| {
             let position = ((f64::from(i) - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-            let keep = (1.0 - position) * f64::from(scaling.ext_factor);
-            scaled * (1.0 - keep) + plain * keep
+            let keep = ((1.0 - position) * f64::from(scaling.ext_factor)) as f32;
+            Pair { factor: factors.map_or(1.0, |f| f[i as usize]), keep }
         });
-        Frequencies { radians: radians.collect(), magnitude: scaling.attn_factor }
+        // The exponent is rounded before the power, the power after it.
+        let step = f64::from(base).powf(f64::from(-2.0 / rotary as f32)) as f32;
+        Frequencies { step, scale: scaling.freq_scale, pairs: pairs.collect(), magnitude: scaling.attn_factor }
+    }
+
+    /// How many pairs turn.
+    pub fn pairs(&self) -> usize {
+        self.pairs.len()
     }
 
     /// Cosine and sine of every pair at `position`, interleaved into `out` of two floats a pair.
+    ///
+    /// Angles are products in single precision, pair after pair, as in llama.cpp: a key that is one bit off in f16
+    /// becomes noise behind int8 activations, and moves tokens to other experts.
     pub fn table(&self, position: u32, out: &mut [f32]) {
-        for (radians, out) in self.radians.iter().zip(out.chunks_exact_mut(2)) {
-            let (sin, cos) = (f64::from(position) * radians).sin_cos();
+        let mut angle = position as f32;
+        for (pair, out) in self.pairs.iter().zip(out.chunks_exact_mut(2)) {
+            let plain = angle / pair.factor;
+            let turn = plain * self.scale * (1.0 - pair.keep) + plain * pair.keep;
+            let (sin, cos) = f64::from(turn).sin_cos();
             out[0] = cos as f32 * self.magnitude;
             out[1] = sin as f32 * self.magnitude;
+            angle *= self.step;
         }
     }
 }
@@ -49,26 +74,46 @@ fn ramp(rotary: u32, base: f32, scaling: &Scaling) -> (f64, f64) {
 }
 
 /// Rotates the first `table.len()` elements of each head of a row; the others are copied.
-pub fn rotate(x: &[f32], head_dim: usize, style: RopeStyle, table: &[f32], out: &mut [f32]) {
-    let half = table.len() / 2;
-    for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-        match style {
-            RopeStyle::Interleaved => {
-                let pairs = x.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(table.chunks_exact(2));
-                for ((x, out), turn) in pairs {
-                    (out[0], out[1]) = turned(x[0], x[1], turn);
+pub struct Rotate<'a> {
+    /// The row: whole heads.
+    pub x: &'a [f32],
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Which elements are a pair.
+    pub style: RopeStyle,
+    /// What [`Frequencies::table`] wrote.
+    pub table: &'a [f32],
+    /// As long as `x`.
+    pub out: &'a mut [f32],
+}
+
+impl Job for Rotate<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _s: S) {
+        let Rotate { x, head_dim, style, table, out } = self;
+        let half = table.len() / 2;
+        for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+            match style {
+                RopeStyle::Interleaved => {
+                    let pairs = x.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(table.chunks_exact(2));
+                    for ((x, out), turn) in pairs {
+                        (out[0], out[1]) = turned(x[0], x[1], turn);
+                    }
+                }
+                RopeStyle::Halves => {
+                    for (i, turn) in table.chunks_exact(2).enumerate() {
+                        (out[i], out[i + half]) = turned(x[i], x[i + half], turn);
+                    }
                 }
             }
-            RopeStyle::Halves => {
-                for (i, turn) in table.chunks_exact(2).enumerate() {
-                    (out[i], out[i + half]) = turned(x[i], x[i + half], turn);
-                }
-            }
+            out[2 * half..].copy_from_slice(&x[2 * half..]);
         }
-        out[2 * half..].copy_from_slice(&x[2 * half..]);
     }
 }
 
+#[inline(always)]
 fn turned(a: f32, b: f32, turn: &[f32]) -> (f32, f32) {
-    (a * turn[0] - b * turn[1], a * turn[1] + b * turn[0])
+    (a.mul_add(turn[0], -(b * turn[1])), a.mul_add(turn[1], b * turn[0]))
 }
