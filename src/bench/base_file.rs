@@ -21,7 +21,9 @@ pub enum BaseError {
     Magic { file: String, found: Vec<u8> },
     #[error("{file}: {what} is {found}, needed {needed}")]
     Field { file: String, what: &'static str, found: i64, needed: String },
-    #[error("{file}: {context} tokens of context, {vocab} of vocabulary and {chunks} chunks need {needed} bytes, found {found}")]
+    #[error(
+        "{file}: {context} tokens of context, {vocab} of vocabulary and {chunks} chunks need {needed} bytes, found {found}"
+    )]
     Size { file: String, context: u32, vocab: u32, chunks: u32, needed: u128, found: u64 },
 }
 

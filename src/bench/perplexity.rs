@@ -12,7 +12,9 @@ use crate::kv::SequenceId;
 pub enum PerplexityError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("the text has {found} tokens, needed {needed}: twice the context of {context}; give more text or a smaller -c")]
+    #[error(
+        "the text has {found} tokens, needed {needed}: twice the context of {context}; give more text or a smaller -c"
+    )]
     Short { found: usize, needed: usize, context: usize },
     #[error("a context of {0} leaves nothing to score, needed at least 4")]
     Context(usize),

@@ -133,7 +133,8 @@ fn record(folder: &Path, record: Record) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
     let model = record.rows.first().map_or("nothing", |row| &row.model.model_filename);
     let model = Path::new(model).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let safe = |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let safe =
+        |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     let (date, model): (String, String) = (safe(&record.date), safe(&model));
     let path = folder.join(format!("{date}-{model}.json"));
     let text = serde_json::to_string_pretty(&record)? + "\n";

@@ -98,8 +98,7 @@ impl Chat<'_> {
             id.map_or(String::new(), |id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned())
         };
         let (bos, eos) = (mark(special.bos), mark(special.eos));
-        let conversation =
-            Conversation { messages: &self.messages, add_generation_prompt: true, bos: &bos, eos: &eos };
+        let conversation = Conversation { messages: &self.messages, add_generation_prompt: true, bos: &bos, eos: &eos };
         let text = self.template.render(&conversation)?;
         let add_special = bos.is_empty() || !text.starts_with(&bos);
         let tokens = tokenizer.encode(&text, Encode { add_special, parse_special: true });

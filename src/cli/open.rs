@@ -69,7 +69,9 @@ fn budget(gguf: &Gguf, args: &EngineArgs) -> Bytes {
 pub(super) fn tokenizer_notes(tokenizer: &Tokenizer) -> Vec<String> {
     let words = |note: &Note| match note {
         Note::PreTokenizer { found: Some(found) } => {
-            format!("pre-tokenizer {found:?} is not known here; words may split differently from what the model learned")
+            format!(
+                "pre-tokenizer {found:?} is not known here; words may split differently from what the model learned"
+            )
         }
         Note::PreTokenizer { found: None } => {
             "the file names no pre-tokenizer; words may split differently from what the model learned".to_owned()

@@ -96,7 +96,11 @@ fn divergence(gguf: Gguf, options: &EngineArgs, base: &Path, most: usize) -> Res
     let (context, chunks) = (base.context(), base.chunks().min(most));
     let mut engine = engine(gguf, options, context)?;
     if engine.logits_width() < base.vocab() {
-        bail!("the base file has {} logits a row, the model {}: they are of different models", base.vocab(), engine.logits_width());
+        bail!(
+            "the base file has {} logits a row, the model {}: they are of different models",
+            base.vocab(),
+            engine.logits_width()
+        );
     }
     let tokens = base.tokens()[..chunks * context].to_vec();
     let (mut sum, mut row, mut failed): (_, _, Option<BaseError>) = (Divergence::default(), Vec::new(), None);

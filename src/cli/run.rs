@@ -171,8 +171,7 @@ fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, pro
 /// Continues `tokens` in a new sequence of its own, text to stdout as it comes.
 fn answer(engine: &mut Engine, sampler: &mut Sampler, style: &Style, tokens: &[TokenId]) -> Result<Generated> {
     let sequence = engine.start();
-    let request =
-        Generate { sequence, prompt: tokens, most: style.most, sampler, ignore_end: style.ignore_end };
+    let request = Generate { sequence, prompt: tokens, most: style.most, sampler, ignore_end: style.ignore_end };
     stream(engine, request)
 }
 

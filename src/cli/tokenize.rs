@@ -15,7 +15,7 @@ use crate::text::{Encode, TokenId, Tokenizer};
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Model file (GGUF), then the text [default: standard input]
-    #[arg(value_names = ["MODEL", "TEXT"], num_args = 0..=2, allow_hyphen_values = true)]
+    #[arg(value_names = ["MODEL", "TEXT"], num_args = 0..=2)]
     words: Vec<String>,
     /// Model file, if not the first argument
     #[arg(short = 'm', long, value_name = "MODEL")]

@@ -7,7 +7,8 @@ use crate::graph::{Family, Graph, NodeId};
 
 /// The graph as DOT; without a graph, a document that holds the reason.
 pub fn dot(report: &Report<'_>) -> String {
-    let mut out = "digraph model {\n  rankdir=TB;\n  node [shape=box, style=filled, fontname=\"monospace\"];\n".to_owned();
+    let mut out =
+        "digraph model {\n  rankdir=TB;\n  node [shape=box, style=filled, fontname=\"monospace\"];\n".to_owned();
     // Writing to a String does not fail.
     match &report.graph {
         Ok(graph) => nodes(report, graph, &mut out),
@@ -68,6 +69,7 @@ fn colour(family: Family) -> &'static str {
 
 /// A quoted DOT string; newlines become line breaks of the label, everything dangerous is escaped.
 fn quoted(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(|l| super::one_line(l).replace('\\', "\\\\").replace('"', "\\\"")).collect();
+    let lines: Vec<String> =
+        text.lines().map(|l| super::one_line(l).replace('\\', "\\\\").replace('"', "\\\"")).collect();
     format!("\"{}\"", lines.join("\\n"))
 }

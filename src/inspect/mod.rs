@@ -37,6 +37,7 @@ fn reason(graph: &Graph, reason: Reason) -> String {
     match reason {
         Reason::WeightHome(_) => "weight-home".to_owned(),
         Reason::StateHome(_) => "state-home".to_owned(),
+        Reason::FirstDevice => "first-device".to_owned(),
         Reason::FollowsInput(node) => format!("follows-input {}", escape(&graph.node(node).name)),
         Reason::FollowsUser(node) => format!("follows-user {}", escape(&graph.node(node).name)),
         Reason::FirstDevice => "first-device".to_owned(),

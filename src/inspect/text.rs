@@ -36,7 +36,8 @@ pub fn text(report: &Report<'_>) -> String {
 /// One node a line: name, family and weight type, device, reason. Without a plan the last two are `-`.
 pub fn node_table(graph: &Graph, plan: Option<(&Plan, &crate::device::Machine)>) -> String {
     let rows = graph.nodes().map(|(id, node)| {
-        let dtype = weight_type(graph, &node.op).map_or("-".to_owned(), |t| t.name().to_owned());
+        let dtype = weight_type(graph, &node.op).map_or(String::new(), |t| format!(" {t}"));
+        let work = format!("{}{dtype}", node.op.family().name());
         let (device, why) = match plan {
             Some((plan, machine)) => {
                 let placed = plan.placements[id];
@@ -44,7 +45,7 @@ pub fn node_table(graph: &Graph, plan: Option<(&Plan, &crate::device::Machine)>)
             }
             None => ("-".to_owned(), "-".to_owned()),
         };
-        [escape(&node.name), node.op.family().name().to_owned(), dtype, device, why]
+        [escape(&node.name), work, device, why]
     });
     table(&rows.collect::<Vec<_>>())
 }
@@ -61,7 +62,8 @@ fn file(report: &Report<'_>, out: &mut String) {
 
 fn metadata(report: &Report<'_>, out: &mut String) {
     line(out, &format!("\nmetadata: {} keys", report.gguf.metadata().len()));
-    let rows = report.gguf.metadata().iter().map(|(key, value)| [escape(key), value.kind().name().to_owned(), short(&value)]);
+    let rows =
+        report.gguf.metadata().iter().map(|(key, value)| [escape(key), value.kind().name().to_owned(), short(&value)]);
     out.push_str(&table(&rows.collect::<Vec<_>>()));
 }
 

@@ -4,22 +4,7 @@ use super::{ExpertShape, ModelShape, RopeScaling};
 
 /// A row of the table: name, architecture, layers, width, heads, KV heads, head, hidden, vocabulary, context, base,
 /// tied, Llama 3's rope factors, experts (count, used).
-struct Row(
-    &'static str,
-    &'static str,
-    u32,
-    u32,
-    u32,
-    u32,
-    u32,
-    u32,
-    u32,
-    u32,
-    f32,
-    bool,
-    bool,
-    Option<(u32, u32)>,
-);
+struct Row(&'static str, &'static str, u32, u32, u32, u32, u32, u32, u32, u32, f32, bool, bool, Option<(u32, u32)>);
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
@@ -55,8 +40,22 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The shape of a name.
 pub fn named(name: &str) -> Option<ModelShape> {
     let row = ROWS.iter().find(|row| row.0 == name)?;
-    let &Row(name, arch, layers, width, heads, kv_heads, head_dim, hidden, vocab, context, rope_base, tied, l3, experts) =
-        row;
+    let &Row(
+        name,
+        arch,
+        layers,
+        width,
+        heads,
+        kv_heads,
+        head_dim,
+        hidden,
+        vocab,
+        context,
+        rope_base,
+        tied,
+        l3,
+        experts,
+    ) = row;
     let experts = experts.map(|(count, used)| ExpertShape { count, used, feed_forward: hidden });
     Some(ModelShape {
         name: name.to_owned(),

@@ -1,10 +1,12 @@
 //! All integration tests, as one binary.
 
+mod cli;
 mod f64_model;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
+mod inspect;
 mod layers;
 mod matmul;
 mod oracle;

@@ -1,0 +1,447 @@
+//! The program as a person meets it: output, messages and exit codes, on small models made here.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use loadmaster::cli::rewrite;
+use loadmaster::gguf::{Gguf, Writer};
+use loadmaster::synth::{Synth, named};
+use loadmaster::tensor::{DType, Shape};
+use tempfile::TempDir;
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn loadmaster(args: &[&str]) -> Ran {
+    ran(Command::new(env!("CARGO_BIN_EXE_loadmaster")).args(args).stdin(Stdio::null()).output().unwrap())
+}
+
+fn ran(output: Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs and expects exit code and parts of stderr.
+#[track_caller]
+fn refused(args: &[&str], code: i32, parts: &[&str]) {
+    let ran = loadmaster(args);
+    assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+    for part in parts {
+        assert!(ran.err.contains(part), "{args:?}: no {part:?} in {:?}", ran.err);
+    }
+    if code == 1 {
+        assert_eq!(ran.err.lines().filter(|l| l.starts_with("error:")).count(), 1, "{:?}", ran.err);
+        assert!(ran.err.lines().next_back().unwrap().starts_with("error:"), "{:?}", ran.err);
+    }
+}
+
+fn tiny(folder: &TempDir, name: &str, dtype: DType) -> PathBuf {
+    let path = folder.path().join(format!("{name}-{dtype}.gguf"));
+    Synth::new(&named(name).unwrap(), dtype, 7).unwrap().write_file(&path, |_| {}).unwrap();
+    path
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn options_of_llama_cpp_are_rewritten() {
+    #[track_caller]
+    fn check(given: &str, expected: &str) {
+        let words = |line: &str| line.split(' ').map(Into::into).collect::<Vec<std::ffi::OsString>>();
+        assert_eq!(rewrite(words(given)), words(expected), "{given}");
+    }
+    check("lm run -m x -ngl 99 -ub 64", "lm run -m x --n-gpu-layers 99 --ubatch-size 64");
+    check("lm run -ctk q8_0 -ctv f16 -cnv", "lm run --cache-type-k q8_0 --cache-type-v f16 --conversation");
+    check("lm run --ctx_size=9 --top_k 3", "lm run --ctx-size=9 --top-k 3");
+    check("lm run -p -ngl -n 3", "lm run -p -ngl -n 3");
+    check("lm run -p --a_b --c_d", "lm run -p --a_b --c-d");
+    check("lm tokenize -- -ub --a_b", "lm tokenize -- -ub --a_b");
+    check("lm run -n -1 a_b", "lm run -n -1 a_b");
+    check("-ub -ub", "-ub --ubatch-size");
+}
+
+#[test]
+fn the_shipped_model_tells_a_story_offline() {
+    let first = loadmaster(&["run", "--temp", "0", "-n", "24", "-t", "1"]);
+    assert_eq!(first.code, 0, "{}", first.err);
+    assert!(first.out.starts_with("Once upon a time"), "{:?}", first.out);
+    assert!(first.out.split_whitespace().count() > 12, "{:?}", first.out);
+    for part in ["prompt:", "generation:", "24 tokens", "first token:", "memory:", "resident"] {
+        assert!(first.err.contains(part), "no {part:?} in {:?}", first.err);
+    }
+    let second = loadmaster(&["run", "--temp", "0", "-n", "24", "-t", "2", "-ub", "2", "--no-display-prompt"]);
+    assert_eq!(format!("Once upon a time{}", second.out), first.out);
+}
+
+#[test]
+fn a_seed_repeats_a_story_and_a_file_is_a_prompt() {
+    let folder = folder();
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, "Once upon a time\n").unwrap();
+    let story = |seed: &str| loadmaster(&["run", "-f", text(&file), "-s", seed, "-n", "20", "-t", "1"]).out;
+    assert_eq!(story("5"), story("5"));
+    assert_ne!(story("5"), story("6"));
+}
+
+#[test]
+fn chat_answers_every_line_and_ends_with_the_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
+        .args(["run", "-cnv", "--temp", "0", "-n", "4", "-t", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"Hello\n\nA cat\n").unwrap();
+    let ran = ran(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(ran.out.matches('\n').count(), 2, "one line an answer: {:?}", ran.out);
+    assert!(ran.err.contains("ChatML"), "{:?}", ran.err);
+    assert!(ran.err.contains("generation:"), "{:?}", ran.err);
+}
+
+#[test]
+fn gpu_layers_are_answered_with_a_note() {
+    for (layers, noted) in [("99", true), ("all", true), ("0", false), ("-1", false)] {
+        let ran = loadmaster(&["run", "-ngl", layers, "-n", "1", "--temp", "0", "-t", "1"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(ran.err.contains("no GPU backend"), noted, "{layers}: {:?}", ran.err);
+    }
+}
+
+#[test]
+fn bad_usage_is_code_2_and_failures_are_code_1() {
+    let folder = folder();
+    let model = tiny(&folder, "llama-tiny", DType::F32);
+    let model = text(&model);
+    let junk = folder.path().join("junk.gguf");
+    std::fs::write(&junk, b"not a model at all, sorry").unwrap();
+    let junk = text(&junk);
+    let long = "word ".repeat(200);
+
+    refused(&[], 2, &["Usage"]);
+    refused(&["sing"], 2, &["sing"]);
+    refused(&["run", "--no-such-flag"], 2, &["--no-such-flag"]);
+    refused(&["run", model, "-p", ""], 2, &["prompt is empty"]);
+    refused(&["run", model], 2, &["needed a prompt", "-p TEXT"]);
+    refused(&["run", model, "-m", model, "-p", "a"], 2, &["cannot be used with"]);
+    refused(&["run", model, "-p", "a", "--temp", "-1"], 2, &["temperature", "-1"]);
+    refused(&["run", model, "-p", "a", "-ctk", "q2_k"], 2, &["q8_0"]);
+    refused(&["run", model, "-p", "a", "-ngl", "few"], 2, &["few"]);
+    refused(&["run", "/nowhere/x.gguf", "-p", "a"], 1, &["/nowhere/x.gguf", "No such file"]);
+    refused(&["run", text(folder.path()), "-p", "a"], 1, &["regular file"]);
+    refused(&["run", junk, "-p", "a"], 1, &["junk.gguf", "magic", "not "]);
+    refused(&["run", model, "-p", &long, "-c", "64"], 1, &["context has room for 64", "-c"]);
+    refused(&["run", model, "-p", "abc", "-c", "64", "-n", "70"], 1, &["context has room for 64", "-n"]);
+    refused(&["run", model, "-f", "/nowhere/p.txt"], 1, &["/nowhere/p.txt"]);
+    refused(&["logits", model, "--tokens", "1,x", "--out", "/dev/null"], 2, &["\"x\" is no token id"]);
+    refused(&["logits", model, "--tokens", " ", "--out", "/dev/null"], 2, &["no token ids"]);
+    refused(&["logits", model, "--tokens", "1,512", "--out", "/dev/null"], 1, &["512"]);
+    refused(&["logits", model, "--tokens", "1", "--out", "/nowhere/x.npy"], 1, &["/nowhere/x.npy"]);
+    refused(&["tokenize"], 2, &["needed a model"]);
+    refused(&["inspect", junk], 1, &["magic"]);
+    refused(&["synth", "llama-9000b", "-o", "/dev/null"], 2, &["llama-9000b", "llama-1b"]);
+    refused(&["synth", "llama-tiny", "--type", "q9_9", "-o", "/dev/null"], 2, &["q9_9"]);
+    refused(&["synth", "llama-tiny", "--kv-heads", "3", "-o", "/dev/null"], 2, &["kv_heads is 3", "divisor"]);
+    refused(&["synth", "llama-tiny", "-o", "/nowhere/x.gguf"], 1, &["/nowhere/x.gguf"]);
+    refused(&["bench", model, "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
+    refused(&["perplexity", model], 2, &["--file"]);
+}
+
+#[test]
+fn a_model_of_an_unknown_kind_is_refused_and_still_inspected() {
+    let folder = folder();
+    let path = folder.path().join("odd.gguf");
+    let mut writer = Writer::new();
+    writer.set("general.architecture", "mamba\u{1b}[31m\u{202e}").unwrap();
+    writer.add_tensor("x\u{7}", DType::Iq1S, Shape::new(&[256, 2]).unwrap()).unwrap();
+    writer.write_file(&path, |t, out| out.write_all(&vec![0; t.bytes.index()])).unwrap();
+    refused(&["run", text(&path), "-p", "a"], 1, &["mamba", "llama, qwen2, qwen3, qwen3moe"]);
+    let ran = loadmaster(&["inspect", text(&path)]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("iq1_s") && ran.out.contains("no graph"), "{}", ran.out);
+    for text in [&ran.out, &ran.err, &loadmaster(&["inspect", text(&path), "--format", "dot"]).out] {
+        assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{text:?}");
+    }
+}
+
+#[test]
+fn logits_are_a_numpy_file_and_do_not_depend_on_the_batch() {
+    let folder = folder();
+    let model = tiny(&folder, "llama-tiny", DType::Q4_0);
+    let file = folder.path().join("x.npy");
+    let logits = |batch: &str| {
+        let args = ["logits", text(&model), "--tokens", "1,5 9,300,11,2,77", "--out", text(&file), "--batch", batch];
+        let ran = loadmaster(&args);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        std::fs::read(&file).unwrap()
+    };
+    let bytes = logits("7");
+    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert!((10 + header).is_multiple_of(64));
+    let text = std::str::from_utf8(&bytes[10..10 + header]).unwrap();
+    assert!(text.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (7, 512), }"), "{text}");
+    assert!(text.ends_with('\n'));
+    assert_eq!(bytes.len(), 10 + header + 7 * 512 * 4);
+    let floats: Vec<f32> =
+        bytes[10 + header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let spread = floats.iter().map(|x| x * x).sum::<f32>() / floats.len() as f32;
+    assert!((0.01..100.0).contains(&spread), "mean square {spread}");
+    assert_eq!(bytes, logits("1"));
+    assert_eq!(bytes, logits("3"));
+}
+
+#[test]
+fn tokens_of_arguments_files_and_standard_input_are_the_same() {
+    let folder = folder();
+    let model = tiny(&folder, "llama-tiny", DType::F32);
+    let file = folder.path().join("t.txt");
+    std::fs::write(&file, "hi").unwrap();
+    // A filler vocabulary spells all text as bytes; the space in front is the format's.
+    let expected = "[1,229,153,132,107,108]\n";
+    assert_eq!(loadmaster(&["tokenize", text(&model), "hi", "--json"]).out, expected);
+    assert_eq!(loadmaster(&["tokenize", "-m", text(&model), "hi", "--json"]).out, expected);
+    assert_eq!(loadmaster(&["tokenize", text(&model), "--file", text(&file), "--json"]).out, expected);
+    assert_eq!(loadmaster(&["tokenize", text(&model), "hi", "--json", "--no-special"]).out, "[229,153,132,107,108]\n");
+    let shown = loadmaster(&["tokenize", text(&model), "hi"]).out;
+    assert!(shown.contains("     1  <s>\n") && shown.contains("   108  i\n") && shown.contains("\\xe2"), "{shown}");
+}
+
+#[test]
+fn synthetic_models_are_the_same_for_the_same_seed() {
+    let folder = folder();
+    let file = |name: &str, seed: &str| {
+        let path = folder.path().join(name);
+        let ran = loadmaster(&["synth", "qwen3-tiny", "--type", "q4_k", "--seed", seed, "-o", text(&path)]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        std::fs::read(path).unwrap()
+    };
+    assert_eq!(file("a", "3"), file("b", "3"));
+    assert_ne!(file("a", "3"), file("c", "4"));
+}
+
+#[test]
+fn synth_makes_every_option_and_says_what_falls_back() {
+    let folder = folder();
+    let path = folder.path().join("x.gguf");
+    let path = text(&path);
+    let narrow = ["synth", "llama-tiny", "--width", "96", "--head-dim", "32", "--type", "q4_k", "-o", path];
+    let ran = loadmaster(&narrow);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("no multiple of 256") && ran.err.contains("q8_0"), "{}", ran.err);
+    let options =
+        ["--rope-scaling", "yarn:4", "--tied", "false", "--attention-biases", "true", "--rope-factors", "true"];
+    let args = [&["synth", "mixtral-tiny", "--type", "q6_k", "--experts", "4:3", "-o", path][..], &options].concat();
+    let ran = loadmaster(&args);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let gguf = Gguf::open(Path::new(path)).unwrap();
+    assert_eq!(gguf.metadata().str("llama.rope.scaling.type").unwrap(), Some("yarn"));
+    for tensor in ["output.weight", "blk.1.attn_q.bias", "rope_freqs.weight", "blk.0.ffn_gate_exps.weight"] {
+        assert!(gguf.tensor(tensor).is_some(), "{tensor}");
+    }
+    let ran = loadmaster(&["inspect", path]);
+    assert!(!ran.out.contains("unused"), "{}", ran.out);
+    assert_eq!(loadmaster(&["run", path, "-p", "a", "-n", "2", "--temp", "0", "-t", "1"]).code, 0);
+}
+
+#[test]
+fn every_type_and_architecture_of_synth_runs() {
+    let folder = folder();
+    let known = DType::ALL.iter().filter(|t| loadmaster::tensor::quant::can_decode(**t));
+    let mut cases: Vec<(&str, DType)> = known.map(|&t| ("llama-tiny", t)).collect();
+    cases.extend(["mixtral-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny"].map(|name| (name, DType::Q4K)));
+    assert_eq!(cases.len(), 16 + 4);
+    let out = folder.path().join("x.npy");
+    for (name, dtype) in cases {
+        let model = tiny(&folder, name, dtype);
+        let ran = loadmaster(&["logits", text(&model), "--tokens", "1,2,3,400", "--out", text(&out), "-t", "1"]);
+        assert_eq!(ran.code, 0, "{name} {dtype}: {}", ran.err);
+        let bytes = std::fs::read(&out).unwrap();
+        let floats = bytes[128..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let (mut sum, mut count) = (0.0, 0);
+        for x in floats {
+            assert!(x.is_finite(), "{name} {dtype}");
+            (sum, count) = (sum + x * x, count + 1);
+        }
+        assert_eq!(count, 4 * 512, "{name} {dtype}");
+        assert!((0.01..100.0).contains(&(sum / count as f32)), "{name} {dtype}: mean square {}", sum / count as f32);
+    }
+}
+
+#[test]
+fn bench_gives_the_table_and_the_keys_of_llama_bench() {
+    let folder = folder();
+    let model = tiny(&folder, "llama-tiny", DType::Q8_0);
+    let records = folder.path().join("records");
+    let common = ["bench", text(&model), "-p", "8", "-n", "2", "-r", "2", "-t", "1"];
+    let table = loadmaster(&common);
+    assert_eq!(table.code, 0, "{}", table.err);
+    let lines: Vec<&str> = table.out.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", table.out);
+    assert!(lines[0].starts_with("| model ") && lines[2].contains("| pp8 |".trim_start_matches("| ")), "{}", table.out);
+    assert!(lines[3].contains("tg2 |") && lines[3].contains(" ± "), "{}", table.out);
+    let json = loadmaster(&[&common[..], &["--json", "--record", text(&records), "--commit", "abc"]].concat());
+    let rows: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for key in [
+        "build_commit",
+        "build_number",
+        "cpu_info",
+        "gpu_info",
+        "backends",
+        "model_filename",
+        "model_type",
+        "model_size",
+        "model_n_params",
+        "n_batch",
+        "n_ubatch",
+        "n_threads",
+        "type_k",
+        "type_v",
+        "n_gpu_layers",
+        "n_prompt",
+        "n_gen",
+        "n_depth",
+        "test_time",
+        "avg_ns",
+        "stddev_ns",
+        "avg_ts",
+        "stddev_ts",
+        "samples_ns",
+        "samples_ts",
+    ] {
+        assert!(rows.iter().all(|row| row.get(key).is_some()), "{key}");
+    }
+    assert_eq!((&rows[0]["n_prompt"], &rows[0]["n_gen"]), (&8.into(), &0.into()));
+    assert_eq!((&rows[1]["n_prompt"], &rows[1]["n_gen"]), (&0.into(), &2.into()));
+    assert_eq!(rows[1]["samples_ns"].as_array().unwrap().len(), 2);
+    assert!(rows[0]["avg_ts"].as_f64().unwrap() > 0.0);
+    let record = std::fs::read_dir(&records).unwrap().next().unwrap().unwrap().path();
+    let record: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(record).unwrap()).unwrap();
+    assert_eq!(record["commit"], "abc");
+    assert_eq!(record["rows"].as_array().unwrap().len(), 2);
+    assert!(record["machine"]["cores"].as_u64().unwrap() > 0);
+}
+
+/// A base file as llama.cpp's perplexity tool writes it, of `logits` `[chunks * scored, vocab]`.
+fn base_file(context: i32, vocab: i32, tokens: &[i32], logits: &[Vec<f32>]) -> Vec<u8> {
+    let mut bytes = b"_logits_".to_vec();
+    [context, vocab, tokens.len() as i32 / context].iter().for_each(|n| bytes.extend(n.to_le_bytes()));
+    tokens.iter().for_each(|t| bytes.extend(t.to_le_bytes()));
+    for row in logits {
+        let max = row.iter().copied().fold(f32::MIN, f32::max);
+        let min = row.iter().copied().fold(f32::MAX, f32::min).max(max - 16.0);
+        let log_sum = row.iter().map(|&x| f64::from(x - max).exp()).sum::<f64>().ln() as f32;
+        let scale = (max - min) / 65535.0;
+        bytes.extend(scale.to_le_bytes());
+        bytes.extend((min - max - log_sum).to_le_bytes());
+        row.iter().for_each(|&x| bytes.extend((((x - min) / scale).round().max(0.0) as u16).to_le_bytes()));
+        if row.len() % 2 == 1 {
+            bytes.extend([0, 0]);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn perplexity_of_a_text_and_divergence_from_a_base_file() {
+    let folder = folder();
+    let model = tiny(&folder, "llama-tiny", DType::Q8_0);
+    let (story, npy) = (folder.path().join("story.txt"), folder.path().join("x.npy"));
+    std::fs::write(&story, "All work and no play makes a dull day. ".repeat(4)).unwrap();
+    let ran = loadmaster(&["perplexity", text(&model), "-f", text(&story), "-c", "32", "-t", "1"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let value: f64 = ran.out.strip_prefix("PPL = ").unwrap().split(' ').next().unwrap().parse().unwrap();
+    // Random weights know nothing: about as unsure as the vocabulary of 512 is large.
+    assert!((100.0..5000.0).contains(&value), "{}", ran.out);
+    refused(&["perplexity", text(&model), "-f", text(&story), "-c", "512"], 1, &["needed 1024"]);
+
+    // Our own logits as base: the same distribution, so no divergence but the file's rounding.
+    let tokens: Vec<i32> = (0..16).map(|i| 3 + 31 * i).collect();
+    let fed: Vec<String> = [1].iter().chain(&tokens[1..]).map(i32::to_string).collect();
+    let args = ["logits", text(&model), "--tokens", &fed.join(","), "--out", text(&npy), "-t", "1"];
+    assert_eq!(loadmaster(&args).code, 0);
+    let bytes = std::fs::read(&npy).unwrap();
+    let floats: Vec<f32> = bytes[128..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let rows: Vec<Vec<f32>> = floats.chunks(512).map(<[f32]>::to_vec).skip(8).take(7).collect();
+    let base = base_file(16, 512, &tokens, &rows);
+    let path = folder.path().join("base.kld");
+    std::fs::write(&path, &base).unwrap();
+    let ran = loadmaster(&["perplexity", text(&model), "--kl-divergence-base", text(&path), "-t", "1"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let number = |name: &str| -> f64 {
+        let line = ran.out.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}: {}", ran.out));
+        line[16..].split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(number("scored tokens"), 7.0);
+    assert!(number("Mean KLD").abs() < 1e-5, "{}", ran.out);
+    assert!((number("PPL/PPL(base)") - 1.0).abs() < 1e-3, "{}", ran.out);
+    assert_eq!(number("Same top p"), 100.0);
+
+    let hostile = |name: &str, bytes: &[u8], part: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        refused(&["perplexity", text(&model), "--kl-divergence-base", text(&path), "-t", "1"], 1, &[part]);
+    };
+    let patched = |at: usize, value: i32| {
+        let mut bytes = base.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        bytes
+    };
+    hostile("magic", b"_logitz_", "magic");
+    hostile("empty", b"", "magic");
+    hostile("header", &base[..18], "");
+    hostile("short", &base[..base.len() - 1], "bytes, found");
+    hostile("context", &patched(8, -5), "context is -5");
+    hostile("vocab", &patched(12, i32::MAX), "vocabulary is 2147483647");
+    hostile("chunks", &patched(16, i32::MAX), "bytes, found");
+    hostile("token", &patched(20, 512), "token is 512");
+    hostile("scale", &patched(20 + 64, f32::NAN.to_bits() as i32), "scale");
+    let other = base_file(4, 600, &[1, 2, 3, 4], &[vec![0.5; 600]]);
+    hostile("model", &other, "different models");
+}
+
+#[test]
+fn help_has_examples_everywhere_and_completions_exist() {
+    for command in ["run", "logits", "tokenize", "inspect", "synth", "bench", "perplexity", "completions"] {
+        let ran = loadmaster(&[command, "--help"]);
+        assert_eq!(ran.code, 0);
+        assert!(ran.out.contains("Examples:\n  loadmaster ") || ran.out.contains("loadmaster tokenize"), "{}", ran.out);
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let ran = loadmaster(&["completions", shell]);
+        assert!(ran.code == 0 && ran.out.contains("perplexity"), "{shell}");
+    }
+    assert_eq!(loadmaster(&["--version"]).out, format!("loadmaster {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    for args in [&["run", "--temp", "0", "-n", "400", "-t", "1"][..], &["completions", "bash"][..]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ran = ran(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
+    }
+}

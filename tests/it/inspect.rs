@@ -1,0 +1,165 @@
+//! Reports on small models made here, as tables.
+
+use loadmaster::device::{BackendKind, Machine, MemoryId};
+use loadmaster::exec::homes;
+use loadmaster::gguf::Gguf;
+use loadmaster::graph::{Batch, Graph};
+use loadmaster::index::Id;
+use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, text};
+use loadmaster::models::{CacheSpec, Model};
+use loadmaster::plan::{Plan, plan};
+use loadmaster::synth::{ModelShape, Synth, named};
+use loadmaster::tensor::DType;
+use loadmaster::units::{Bytes, Tokens};
+
+struct Parts {
+    gguf: Gguf,
+    machine: Machine,
+    graph: Graph,
+    plan: Plan,
+}
+
+fn parts(shape: &ModelShape, dtype: DType) -> Parts {
+    let bytes = Synth::new(shape, dtype, 1).unwrap().to_bytes().unwrap();
+    let gguf = Gguf::from_bytes("made.gguf", bytes).unwrap();
+    let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
+    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+    let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
+    let graph = Model::from_gguf(&gguf).unwrap().graph(batch, cache).unwrap();
+    let plan = plan(&graph, &homes(&graph, MemoryId::from_index(0), false), &machine).unwrap();
+    Parts { gguf, machine, graph, plan }
+}
+
+fn one_layer(name: &str) -> ModelShape {
+    ModelShape { layers: 1, ..named(name).unwrap() }
+}
+
+impl Parts {
+    fn table(&self) -> String {
+        node_table(&self.graph, Some((&self.plan, &self.machine)))
+    }
+
+    fn report(&self) -> Report<'_> {
+        Report {
+            gguf: &self.gguf,
+            machine: &self.machine,
+            graph: Ok(&self.graph),
+            plan: Ok(&self.plan),
+            unused: &[],
+            notes: &[],
+        }
+    }
+}
+
+#[test]
+fn llama_runs_where_its_weights_are() {
+    insta::assert_snapshot!(parts(&one_layer("llama-tiny"), DType::Q4_0).table(), @r"
+    token_embd         rows q4_0    cpu  weight-home
+    blk.0.attn_norm    norm f32     cpu  follows-input token_embd
+    blk.0.attn_q       matmul q4_0  cpu  weight-home
+    blk.0.attn_k       matmul q4_0  cpu  weight-home
+    blk.0.attn_v       matmul q4_0  cpu  weight-home
+    blk.0.rope_q       rope         cpu  follows-input blk.0.attn_q
+    blk.0.rope_k       rope         cpu  follows-input blk.0.attn_k
+    blk.0.cache        cache        cpu  state-home
+    blk.0.attention    attention    cpu  state-home
+    blk.0.attn_output  matmul q4_0  cpu  weight-home
+    blk.0.ffn_norm     norm f32     cpu  follows-input blk.0.attn_output
+    blk.0.ffn_gate     matmul q4_0  cpu  weight-home
+    blk.0.ffn_up       matmul q4_0  cpu  weight-home
+    blk.0.ffn_gated    elementwise  cpu  follows-input blk.0.ffn_gate
+    blk.0.ffn_down     matmul q4_0  cpu  weight-home
+    output_rows        rows         cpu  follows-input blk.0.ffn_down
+    output_norm        norm f32     cpu  follows-input output_rows
+    output             matmul q4_0  cpu  weight-home
+    ");
+}
+
+#[test]
+fn qwen3moe_runs_where_its_weights_are() {
+    insta::assert_snapshot!(parts(&one_layer("qwen3moe-tiny"), DType::Q4K).table(), @r"
+    token_embd           rows q4_k    cpu  weight-home
+    blk.0.attn_norm      norm f32     cpu  follows-input token_embd
+    blk.0.attn_q         matmul q4_k  cpu  weight-home
+    blk.0.attn_k         matmul q4_k  cpu  weight-home
+    blk.0.attn_v         matmul q4_k  cpu  weight-home
+    blk.0.attn_q_norm    norm f32     cpu  follows-input blk.0.attn_q
+    blk.0.rope_q         rope         cpu  follows-input blk.0.attn_q_norm
+    blk.0.attn_k_norm    norm f32     cpu  follows-input blk.0.attn_k
+    blk.0.rope_k         rope         cpu  follows-input blk.0.attn_k_norm
+    blk.0.cache          cache        cpu  state-home
+    blk.0.attention      attention    cpu  state-home
+    blk.0.attn_output    matmul q4_k  cpu  weight-home
+    blk.0.ffn_norm       norm f32     cpu  follows-input blk.0.attn_output
+    blk.0.ffn_gate_inp   matmul f32   cpu  weight-home
+    blk.0.ffn_route      moe          cpu  follows-input blk.0.ffn_gate_inp
+    blk.0.ffn_gate_exps  moe q4_k     cpu  weight-home
+    blk.0.ffn_up_exps    moe q4_k     cpu  weight-home
+    blk.0.ffn_gated      elementwise  cpu  follows-input blk.0.ffn_gate_exps
+    blk.0.ffn_down_exps  moe q4_k     cpu  weight-home
+    blk.0.ffn_combine    moe          cpu  follows-input blk.0.ffn_down_exps
+    output_rows          rows         cpu  follows-input blk.0.ffn_combine
+    output_norm          norm f32     cpu  follows-input output_rows
+    output               matmul q4_k  cpu  weight-home
+    ");
+}
+
+#[test]
+fn text_shows_file_metadata_tensors_graph_and_memory() {
+    let parts = parts(&one_layer("llama-tiny"), DType::Q8_0);
+    let unused = ["blk.9.odd\u{1b}".to_owned()];
+    let shown = text(&Report { unused: &unused, ..parts.report() });
+    for line in ["file made.gguf", "llama.block_count  ", "blk.0.attn_q.weight", "graph: 18 nodes", "plan: 1 splits"] {
+        assert!(shown.contains(line), "no {line:?} in\n{shown}");
+    }
+    assert!(shown.contains("unused: 1 tensors that no node reads\n  blk.9.odd\\u{1b}\n"), "{shown}");
+    assert!(shown.lines().all(|l| l == l.trim_end()), "trailing space");
+}
+
+#[test]
+fn json_is_one_document_with_the_graph_in_its_file_form() {
+    let parts = parts(&one_layer("qwen2-tiny"), DType::Q8_0);
+    let document: serde_json::Value = serde_json::from_str(&json(&parts.report())).unwrap();
+    assert_eq!(document["metadata"]["general.architecture"], "qwen2");
+    assert_eq!(document["metadata"]["tokenizer.ggml.tokens"]["length"], 512);
+    assert_eq!(document["tensors"].as_array().unwrap().len(), parts.gguf.tensors().len());
+    let graph = Graph::from_json(&document["graph"].to_string()).unwrap();
+    assert_eq!(graph.to_json(), parts.graph.to_json());
+    assert_eq!(document["plan"]["placements"].as_array().unwrap().len(), graph.len());
+}
+
+#[test]
+fn dot_has_every_node_and_every_edge() {
+    let parts = parts(&one_layer("llama-tiny"), DType::F16);
+    let shown = dot(&parts.report());
+    assert!(shown.starts_with("digraph model {") && shown.ends_with("}\n"));
+    assert_eq!(shown.matches("fillcolor").count(), parts.graph.len());
+    let edges: usize = parts.graph.nodes().map(|(_, n)| n.op.node_operands().len()).sum();
+    assert_eq!(shown.matches(" -> ").count(), edges);
+    assert_eq!(shown.matches('{').count(), shown.matches('}').count());
+}
+
+#[test]
+fn a_part_that_is_missing_says_why() {
+    let parts = parts(&one_layer("llama-tiny"), DType::F16);
+    let why = "no \"such\" thing\n".to_owned();
+    let report = Report { graph: Err(why.clone()), plan: Err(why.clone()), ..parts.report() };
+    assert!(text(&report).contains("no graph: no \"such\" thing\\n\n"));
+    assert!(dot(&report).contains("label=\"no \\\"such\\\" thing\""), "{}", dot(&report));
+    let document: serde_json::Value = serde_json::from_str(&json(&report)).unwrap();
+    assert_eq!(document["graph"]["error"], "no \"such\" thing\n");
+    let report = Report { plan: Err(why), ..parts.report() };
+    assert!(text(&report).contains("no plan: no "));
+    assert!(text(&report).contains("blk.0.attn_q"));
+}
+
+#[test]
+fn nothing_in_a_name_reaches_a_terminal() {
+    assert_eq!(escape("a\u{1b}[2J\n\t\\"), "a\\u{1b}[2J\\n\\t\\\\");
+    assert_eq!(
+        escape("\u{202e}x\u{2066}\u{200b}\u{feff}\u{9b}\u{7f}"),
+        "\\u{202e}x\\u{2066}\\u{200b}\\u{feff}\\u{9b}\\u{7f}"
+    );
+    assert_eq!(escape("blk.0 äöü 東京 🙂"), "blk.0 äöü 東京 🙂");
+    assert_eq!(one_line("a\r\nb \\x"), "a  b \\x");
+}
