@@ -11,8 +11,8 @@ pub enum ActFormat {
     F16,
     /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 sum of the codes times -8 and times -128.
     Q8x32,
-    /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes in the order 0 2 1 3 4 6 5 7,
-    /// sixteen i32 negated sums of 16 codes.
+    /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes, sixteen i32 sums of 16 codes
+    /// times -32.
     Q8x256,
 }
 
@@ -30,8 +30,8 @@ pub(crate) const BLOCK256_BYTES: usize = 340;
 pub(crate) const SCALE256: usize = 256;
 /// Offset of the sums of 32.
 pub(crate) const SUMS32: usize = 260;
-/// Offset of the negated sums of 16.
-pub(crate) const SUMS16: usize = 276;
+/// Offset of -32 times the sums of 16.
+pub(crate) const SUMS16_BY_32: usize = 276;
 
 /// The format in which the kernels of a weight type read activations, or `None` where there are no kernels.
 pub const fn act_format(dtype: DType) -> Option<ActFormat> {

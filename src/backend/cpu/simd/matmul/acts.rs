@@ -5,11 +5,8 @@
 use crate::backend::cpu::simd::{Isa, Job, LANES, Simd};
 pub use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
 pub(super) use crate::tensor::act::{
-    BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16, SUMS32,
+    BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16_BY_32, SUMS32,
 };
-
-/// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
-const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
 
 /// Writes the rows of `x`, `cols` elements each, to `dst`.
 ///
@@ -33,7 +30,7 @@ pub fn quantize(isa: Isa, format: ActFormat, cols: usize, x: &[f32], dst: &mut [
     }
 }
 
-/// Each element to the nearest f16; what f16 cannot hold becomes its largest number.
+/// Each element to the nearest f16; a finite number that f16 cannot hold becomes its largest.
 struct Rounded<'a> {
     x: &'a [f32],
     dst: &'a mut [u8],
@@ -47,9 +44,9 @@ impl Job for Rounded<'_> {
         let (least, most) = (s.splat(-65504.0), s.splat(65504.0));
         for (x, dst) in self.x.chunks(LANES).zip(self.dst.chunks_mut(4 * LANES)) {
             let mut rounded = [0.0; LANES];
-            // A NaN goes through `min` and `max` as their second operand.
-            let x_in_range = s.min(most, s.max(least, s.load_part(x, 0.0)));
-            s.store(s.round_f16(x_in_range), &mut rounded);
+            let x = s.load_part(x, 0.0);
+            let in_range = s.round_f16(s.min(most, s.max(least, x)));
+            s.store(s.select(s.lt(s.abs(x), s.splat(f32::INFINITY)), in_range, x), &mut rounded);
             dst.copy_from_slice(&bytemuck::cast_slice(&rounded)[..dst.len()]);
         }
     }
@@ -68,10 +65,8 @@ impl<const N: usize> Job for Blocks<'_, N> {
     fn run<S: Simd>(self, s: S) {
         let bytes = if N == 32 { BLOCK32_BYTES } else { BLOCK256_BYTES };
         for (x, dst) in self.x.chunks_exact(N).zip(self.dst.chunks_exact_mut(bytes)) {
-            let (mut scale, inverse) = scale(s, x);
-            if N == 32 {
-                scale = half_scale(scale);
-            }
+            let (scale, inverse) = scale(s, x);
+            let scale = if N == 32 { half_scale(scale) } else { inverse_scale(scale, inverse) };
             let (codes, rest) = dst.split_at_mut(N);
             rest[..4].copy_from_slice(&scale.to_le_bytes());
             if N == 32 {
@@ -89,15 +84,15 @@ impl<const N: usize> Job for Blocks<'_, N> {
 /// The codes and sums of a block of 256.
 #[inline(always)]
 fn sums256<S: Simd>(s: S, x: &[f32], inverse: f32, codes: &mut [u8], sums: &mut [u8]) {
-    let (sums32, sums16) = sums.split_at_mut(SUMS16 - SUMS32);
+    let (sums32, sums16) = sums.split_at_mut(SUMS16_BY_32 - SUMS32);
     let runs = x.chunks_exact(32).zip(codes.chunks_exact_mut(32)).zip(sums16.chunks_exact_mut(8));
-    for (((x, codes), sums16), place) in runs.zip(SUM_PLACE) {
+    for (run, ((x, codes), sums16)) in runs.enumerate() {
         let a = codes16(s, &x[..16], inverse, &mut codes[..16]);
         let b = codes16(s, &x[16..], inverse, &mut codes[16..]);
-        sums16[..4].copy_from_slice(&(-a).to_le_bytes());
-        sums16[4..].copy_from_slice(&(-b).to_le_bytes());
+        sums16[..4].copy_from_slice(&(-32 * a).to_le_bytes());
+        sums16[4..].copy_from_slice(&(-32 * b).to_le_bytes());
         // At most 32 * 127.
-        sums32[2 * place..2 * place + 2].copy_from_slice(&((a + b) as i16).to_le_bytes());
+        sums32[2 * run..2 * run + 2].copy_from_slice(&((a + b) as i16).to_le_bytes());
     }
 }
 
@@ -127,6 +122,11 @@ fn scale<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
 fn half_scale(scale: f32) -> f32 {
     const NORMAL: std::ops::RangeInclusive<f32> = 6.104e-5..=65504.0;
     if NORMAL.contains(&scale) { half::f16::from_f32(scale).to_f32() } else { scale }
+}
+
+/// The inverse of the inverse, one bit off at times: what a Q8_K block of llama.cpp multiplies with.
+fn inverse_scale(scale: f32, inverse: f32) -> f32 {
+    if scale.is_nan() || inverse == 0.0 { scale } else { 1.0 / inverse }
 }
 
 /// Sixteen codes; returns their sum.

@@ -2,12 +2,14 @@
 //! the file's rows into scratch, and the kernels that read them. Types with panels are packed there instead.
 #![allow(unsafe_code)]
 
-use super::acts::{ActFormat, BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SUM32_BY_8, SUM32_BY_128, SUMS16};
-use super::tile::{Expand, Format};
-use super::{half32, kquant};
-use crate::backend::cpu::simd::Simd;
+use std::ops::Range;
+
+use super::acts::{ActFormat, BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SUM32_BY_8, SUM32_BY_128, SUMS16_BY_32};
+use super::tile::{Format, Prepare};
+use super::{WeightView, half32, kquant};
+use crate::backend::cpu::simd::{Isa, Simd};
 use crate::tensor::DType;
-use crate::tensor::panel::PANEL_ROWS;
+use crate::tensor::panel::{PANEL_ROWS, pack_part};
 use crate::tensor::quant::{
     BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2K, BlockQ3K, BlockQ4_1, BlockQ5_0, BlockQ5_1, KVALUES_IQ4NL,
     KVALUES_MXFP4, QuantBlock, scales_q3k,
@@ -26,8 +28,34 @@ trait Codes: QuantBlock {
     fn scale(&self, run: usize) -> (f32, f32);
 }
 
+/// Writes the blocks `first..` of a panel's rows in the file's layout, as many as `dst` holds; absent rows are zero.
+type Expand = fn(dtype: DType, row_bytes: usize, rows: &[u8], first: usize, dst: &mut [u8]);
+
+/// A weight in the file's layout, to be written out.
+pub(super) struct Rows<'a> {
+    weight: WeightView<'a>,
+    row_bytes: usize,
+    expand: Expand,
+}
+
+impl<'a> Rows<'a> {
+    /// Of a weight that has been checked.
+    pub(super) fn of(weight: WeightView<'a>) -> Self {
+        let row_bytes = weight.dtype.row_bytes(weight.cols as u64).expect("checked: whole blocks").index();
+        Self { weight, row_bytes, expand: expand_of(weight.dtype).expect("checked: a type with an activation format") }
+    }
+}
+
+impl Prepare for Rows<'_> {
+    fn write(&self, _: Isa, panel: usize, blocks: Range<usize>, dst: &mut [u8]) {
+        let rows = panel * PANEL_ROWS..((panel + 1) * PANEL_ROWS).min(self.weight.rows);
+        let rows = &self.weight.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
+        (self.expand)(self.weight.dtype, self.row_bytes, rows, blocks.start, dst);
+    }
+}
+
 /// The function that writes out a type, or `None` where it has none.
-pub(super) fn expand_of(dtype: DType) -> Option<Expand> {
+fn expand_of(dtype: DType) -> Option<Expand> {
     use DType::*;
     Some(match dtype {
         Q4_1 => expand::<BlockQ4_1>,
@@ -38,7 +66,7 @@ pub(super) fn expand_of(dtype: DType) -> Option<Expand> {
         Q2K => expand::<BlockQ2K>,
         Q3K => expand::<BlockQ3K>,
         Iq4Xs => expand::<BlockIq4Xs>,
-        F32 | F16 | Bf16 | Q4_0 | Q8_0 | Q4K | Q5K | Q6K => crate::tensor::panel::pack_part,
+        F32 | F16 | Bf16 | Q4_0 | Q8_0 | Q4K | Q5K | Q6K => pack_part,
         Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
         | Tq2_0 | Nvfp4 | Q1_0 => return None,
     })
@@ -94,6 +122,7 @@ impl<const MINS: bool> Format for Run32<MINS> {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        _second: &mut [[S::F; C]; R],
     ) {
         let codes = Self::BYTES - 512;
         // SAFETY: the caller's promise: a block at each `w`, of activations at each `x`.
@@ -118,10 +147,10 @@ impl<const MINS: bool> Format for Run32<MINS> {
     }
 }
 
-/// Blocks of 256 with scales of runs of 16, codes signed or with minima.
-pub(super) struct Run16<const MINS: bool>;
+/// Blocks of 256 with scales of runs of 16, codes with an offset of `2^OFFSET` or with minima.
+pub(super) struct Run16<const MINS: bool, const OFFSET: u32>;
 
-impl<const MINS: bool> Format for Run16<MINS> {
+impl<const MINS: bool, const OFFSET: u32> Format for Run16<MINS, OFFSET> {
     const ACT: ActFormat = ActFormat::Q8x256;
     const ELEMENTS: usize = 256;
     const BYTES: usize = block_bytes(256, 16, MINS);
@@ -133,15 +162,24 @@ impl<const MINS: bool> Format for Run16<MINS> {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        _second: &mut [[S::F; C]; R],
     ) {
         let codes = Self::BYTES - 4096;
         let mut sums = [[s.splat(0.0); C]; R];
         // SAFETY: the caller's promise: a block at each `w`, of activations at each `x`.
         unsafe {
             for run in 0..16 {
-                let mut dots = if MINS { [[s.splat_i(0); C]; R] } else { kquant::offsets::<S, R, C, 7>(s, x, run) };
+                let mut dots = match OFFSET {
+                    _ if MINS => [[s.splat_i(0); C]; R],
+                    5 => kquant::offsets::<S, R, C, 0>(s, x, run),
+                    _ => kquant::offsets::<S, R, C, 2>(s, x, run),
+                };
                 for j in 0..4 {
-                    bytes4::<S, R, C, MINS>(s, w, codes + 64 * (4 * run + j), x, 16 * run + 4 * j, &mut dots);
+                    let (code, at) = (codes + 64 * (4 * run + j), 16 * run + 4 * j);
+                    match MINS || OFFSET < 7 {
+                        true => bytes4::<S, R, C, true>(s, w, code, x, at, &mut dots),
+                        false => bytes4::<S, R, C, false>(s, w, code, x, at, &mut dots),
+                    }
                 }
                 for r in 0..R {
                     let scale = s.load_ptr(w[r].add(64 * run).cast());
@@ -149,8 +187,8 @@ impl<const MINS: bool> Format for Run16<MINS> {
                         sums[r][c] = s.fma(s.to_f32(dots[r][c]), scale, sums[r][c]);
                         if MINS {
                             let min = s.load_ptr(w[r].add(64 * (16 + run)).cast());
-                            let sum = s.to_f32(s.splat_dword(x[c].add(SUMS16 + 4 * run)));
-                            sums[r][c] = s.fma(s.neg(sum), min, sums[r][c]);
+                            let sum = s.to_f32(s.splat_dword(x[c].add(SUMS16_BY_32 + 4 * run)));
+                            sums[r][c] = s.fma(s.mul(sum, s.splat(-1.0 / 32.0)), min, sums[r][c]);
                         }
                     }
                 }

@@ -12,16 +12,19 @@ mod float;
 mod half32;
 mod kquant;
 mod tile;
+mod widen;
 
 pub use acts::{ActFormat, act_format, act_row_bytes, quantize};
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{Isa, Job, Simd};
+use tile::{Format, Share};
+use widen::Widen;
+
+use super::Isa;
 use crate::tensor::DType;
 use crate::tensor::panel::{Layout, PANEL_ROWS, panel_supported};
-use tile::Source;
 
 /// A weight matrix in host memory.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +53,8 @@ impl WeightView<'_> {
 pub struct ActView<'a> {
     /// The rows, [`act_row_bytes`] each, in the format of the weight's type.
     pub bytes: &'a [u8],
-    /// The rows that take part, in order; all rows where `None`.
+    /// The rows that take part, in order; all rows where `None`. Products with chosen rows are those with experts,
+    /// which may round in another order (see `kquant`).
     pub index: Option<&'a [u32]>,
 }
 
@@ -143,15 +147,10 @@ impl Product<'_> {
     /// Where sizes disagree or the type cannot be multiplied.
     pub fn compute(&self, isa: Isa, panels: Range<usize>, scratch: &mut [u8]) {
         let columns = self.check(&panels);
-        let WeightView { dtype, layout, .. } = self.weight;
-        let source = match layout {
-            Layout::Panel16 => Source::Panels,
-            Layout::Gguf => Source::Expanded(expand::expand_of(dtype).expect("a type that can be multiplied")),
-        };
-        let needed = scratch_bytes(dtype, layout);
+        let needed = scratch_bytes(self.weight.dtype, self.weight.layout);
         assert!(scratch.len() >= needed, "{} bytes of scratch, {needed} needed", scratch.len());
         if columns > 0 && !panels.is_empty() {
-            isa.run(Share { product: self, panels, columns, source, scratch: &mut scratch[..needed] });
+            Work { share: Share { isa, product: self, panels, columns }, scratch: &mut scratch[..needed] }.run();
         }
     }
 
@@ -182,50 +181,60 @@ impl Product<'_> {
 }
 
 /// Bytes of scratch that a thread needs for [`Product::compute`] of a weight of that type and layout.
-pub fn scratch_bytes(dtype: DType, layout: Layout) -> usize {
-    match layout {
-        Layout::Panel16 => 0,
-        Layout::Gguf => act_format(dtype).map_or(0, |_| tile::SUMS_BYTES + tile::PART_BYTES),
+pub const fn scratch_bytes(dtype: DType, layout: Layout) -> usize {
+    match (layout, act_format(dtype)) {
+        (Layout::Gguf, Some(_)) | (Layout::Panel16, Some(ActFormat::Q8x256)) => tile::SCRATCH_BYTES,
+        (Layout::Panel16, Some(ActFormat::F32 | ActFormat::F16 | ActFormat::Q8x32)) | (_, None) => 0,
     }
 }
 
-struct Share<'a> {
-    product: &'a Product<'a>,
-    panels: Range<usize>,
-    columns: usize,
-    source: Source,
+/// A share, with scratch.
+struct Work<'a> {
+    share: Share<'a>,
     scratch: &'a mut [u8],
 }
 
-impl Job for Share<'_> {
-    type Out = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+impl Work<'_> {
+    fn run(self) {
         use DType::*;
-        let dtype = self.product.weight.dtype;
+        let dtype = self.share.product.weight.dtype;
         match dtype {
-            F32 => self.of::<S, float::F32>(s),
-            F16 => self.of::<S, float::F16>(s),
-            Bf16 => self.of::<S, float::Bf16>(s),
-            Q4_0 => self.of::<S, half32::Q4_0>(s),
-            Q8_0 => self.of::<S, half32::Q8_0>(s),
-            Q4K => self.of::<S, kquant::Q4K>(s),
-            Q5K => self.of::<S, kquant::Q5K>(s),
-            Q6K => self.of::<S, kquant::Q6K>(s),
-            Q5_0 | Iq4Nl | Mxfp4 => self.of::<S, expand::Run32<false>>(s),
-            Q4_1 | Q5_1 => self.of::<S, expand::Run32<true>>(s),
-            Q3K | Iq4Xs => self.of::<S, expand::Run16<false>>(s),
-            Q2K => self.of::<S, expand::Run16<true>>(s),
+            F32 => self.of::<float::F32>(),
+            F16 => self.of::<float::F16>(),
+            Bf16 => self.of::<float::Bf16>(),
+            Q4_0 => self.of::<half32::Q4_0>(),
+            Q8_0 => self.of::<half32::Q8_0>(),
+            Q4K if self.share.product.acts.index.is_some() => self.of_wide::<kquant::Q4K<true>>(),
+            Q4K => self.of_wide::<kquant::Q4K<false>>(),
+            Q5K => self.of_wide::<kquant::Q5K>(),
+            Q6K => self.of_wide::<kquant::Q6K>(),
+            Q5_0 | Iq4Nl | Mxfp4 => self.of::<expand::Run32<false>>(),
+            Q4_1 | Q5_1 => self.of::<expand::Run32<true>>(),
+            Q3K | Iq4Xs => self.of::<expand::Run16<false, 7>>(),
+            Q2K => self.of::<expand::Run16<true, 0>>(),
             Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
             | Tq2_0 | Nvfp4 | Q1_0 => unreachable!("checked: {dtype} has an activation format"),
         }
     }
-}
 
-impl Share<'_> {
-    #[inline(always)]
-    fn of<S: Simd, W: tile::Format>(self, s: S) {
-        tile::share::<S, W>(s, self.product, self.source, self.panels, self.columns, self.scratch);
+    /// Panels as they lie, or written to scratch from the file's rows.
+    fn of<W: Format>(self) {
+        let weight = self.share.product.weight;
+        match weight.layout {
+            Layout::Panel16 => tile::direct::<W>(self.share),
+            Layout::Gguf => tile::prepared::<W>(self.share, &expand::Rows::of(weight), self.scratch),
+        }
+    }
+
+    /// [`Work::of`], or widened where that pays.
+    fn of_wide<W: Widen>(self) {
+        let weight = self.share.product.weight;
+        if self.share.columns < W::FROM_COLUMNS || self.share.isa == Isa::Scalar {
+            return self.of::<W>();
+        }
+        match weight.layout {
+            Layout::Panel16 => tile::prepared::<W::Wide>(self.share, &widen::Panels::<W>::of(weight), self.scratch),
+            Layout::Gguf => tile::prepared::<W::Wide>(self.share, &widen::Rows::<W>::of(weight), self.scratch),
+        }
     }
 }
