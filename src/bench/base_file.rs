@@ -19,6 +19,8 @@ pub enum BaseError {
     Io { file: String, why: std::io::Error },
     #[error("{file}: needed the magic \"_logits_\" of a base file, found \"{}\"", .found.escape_ascii())]
     Magic { file: String, found: Vec<u8> },
+    #[error("{file}: a base file starts with {needed} bytes of header, found {found} in all")]
+    Header { file: String, needed: u64, found: u64 },
     #[error("{file}: {what} is {found}, needed {needed}")]
     Field { file: String, what: &'static str, found: i64, needed: String },
     #[error(
@@ -55,6 +57,9 @@ impl BaseFile {
         reader.by_ref().take(8).read_to_end(&mut magic).map_err(io)?;
         if magic != b"_logits_" {
             return Err(BaseError::Magic { file, found: magic });
+        }
+        if found < HEADER {
+            return Err(BaseError::Header { file, needed: HEADER, found });
         }
         let mut number = |what, least: i32, most: i32| -> Result<u32, BaseError> {
             let mut bytes = [0; 4];

@@ -35,6 +35,8 @@ pub struct DivergenceSummary {
     pub base: Estimate,
     /// Ours over the base's.
     pub ratio: Estimate,
+    /// Its natural logarithm.
+    pub log_ratio: Estimate,
     /// Correlation of the two log-likelihoods.
     pub correlation: f64,
     /// Kullback-Leibler divergence.
@@ -95,6 +97,7 @@ impl Divergence {
             count,
             perplexity: exponential(ours),
             base: exponential(theirs),
+            log_ratio: Estimate { mean: log_ratio, error: spread },
             ratio: Estimate { mean: log_ratio.exp(), error: log_ratio.exp() * spread },
             correlation: covariance / (ours.error * theirs.error),
             kld: estimate(&self.kld),

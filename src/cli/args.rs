@@ -7,6 +7,9 @@ use clap::Args;
 use crate::sample::SampleOptions;
 use crate::tensor::DType;
 
+/// The most tokens of a context or a test; more would not fit any memory.
+pub(super) const MOST_TOKENS: i64 = 1 << 26;
+
 /// The model file, by position or with -m.
 #[derive(Debug, Args)]
 pub(super) struct ModelArg {

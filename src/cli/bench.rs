@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use super::args::{EngineArgs, ModelArg};
 use super::{Usage, note, open};
@@ -18,16 +18,19 @@ use crate::units::Tokens;
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Tokens of the prompt test; 0 leaves it out
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 256)]
-    n_prompt: u32,
-    /// Tokens of the generation test; 0 leaves it out
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 32)]
-    n_gen: u32,
+    /// Tokens of the prompt test, or several numbers; 0 leaves it out
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "256", value_parser = length())]
+    n_prompt: Vec<u32>,
+    /// Tokens of the generation test, or several numbers; 0 leaves it out
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "32", value_parser = length())]
+    n_gen: Vec<u32>,
     /// Repetitions
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10000))]
     repetitions: u32,
-    /// llama-bench's JSON instead of its table
+    /// llama-bench's table or its JSON
+    #[arg(short, long, value_enum, default_value_t = Format::Md, conflicts_with = "json")]
+    output: Format,
+    /// The same as -o json
     #[arg(long)]
     json: bool,
     /// Also write a record with the machine's facts into this folder
@@ -40,6 +43,20 @@ pub(super) struct Args {
     engine: EngineArgs,
 }
 
+/// How rows are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table
+    Md,
+    /// An array of objects
+    Json,
+}
+
+/// Tokens of a test.
+fn length() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS)
+}
+
 const EXAMPLES: &str = "\
 Examples:
   loadmaster bench model.gguf -p 256 -n 32 -r 3 -t 2
@@ -47,10 +64,10 @@ Examples:
   loadmaster bench model.gguf --record bench-results";
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let tests: Vec<Test> = [Test::Prompt(args.n_prompt), Test::Generate(args.n_gen)]
-        .into_iter()
-        .filter(|test| test.tokens() > 0)
-        .collect();
+    let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n));
+    let tests = prompts.chain(args.n_gen.iter().map(|&n| Test::Generate(n)));
+    let tests: Vec<Test> = tests.filter(|test| test.tokens() > 0).collect();
+    let as_json = args.json || args.output == Format::Json;
     let Some(context) = tests.iter().map(|t| t.tokens()).max() else {
         bail!(Usage("-p 0 and -n 0 leave nothing to measure".to_owned()));
     };
@@ -63,18 +80,18 @@ pub(super) fn run(args: Args) -> Result<()> {
     let vocab = engine.model().hparams().vocab;
     let mut rows = Vec::new();
     let mut out = io::stdout().lock();
-    if !args.json {
+    if !as_json {
         out.write_all(HEADER.as_bytes())?;
     }
     for test in tests {
         let row = row.clone().with(&time(&mut engine, test, vocab, args.repetitions)?);
-        if !args.json {
+        if !as_json {
             writeln!(out, "{}", table_row(&row))?;
             out.flush()?;
         }
         rows.push(row);
     }
-    if args.json {
+    if as_json {
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
     }
     match &args.record {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::note;
 use super::run::{Style, report, stream};
-use crate::engine::{Engine, Generate, Generated};
+use crate::engine::{Engine, Finish, Generate, Generated};
 use crate::kv::SequenceId;
 use crate::sample::Sampler;
 use crate::text::{ChatTemplate, Conversation, Encode, Message, TemplateOrigin, TokenId};
@@ -45,7 +45,7 @@ pub(super) fn chat(
         }
     }
     if let Some(generated) = last {
-        report(chat.engine, &generated, std::time::Duration::ZERO);
+        report(chat.engine, &generated, None);
     }
     Ok(())
 }
@@ -65,11 +65,7 @@ fn read_line() -> Result<Option<String>> {
 impl Chat<'_> {
     fn turn(&mut self, line: String, sampler: &mut Sampler, style: &Style) -> Result<Generated> {
         self.messages.push(Message::new("user", line));
-        let tokens = self.tokens()?;
-        let room = self.engine.context().index();
-        if tokens.len() >= room {
-            bail!("the conversation has {} tokens, the context has room for {room}: give a larger -c", tokens.len());
-        }
+        let tokens = self.fitting()?;
         // One token at least must be evaluated to have logits.
         let shared = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
         self.engine.truncate(self.sequence, Tokens(shared as u32))?;
@@ -82,12 +78,35 @@ impl Chat<'_> {
         };
         let generated = stream(self.engine, request)?;
         writeln!(io::stdout())?;
+        if generated.finish == Finish::ContextFull {
+            note("note: the context is full, so the answer ends here; give a larger -c");
+        }
         self.held = tokens;
         self.held.extend(&generated.tokens);
         self.held.truncate(self.engine.length(self.sequence)?.index());
         let answer = self.engine.tokenizer().map_or_else(|_| String::new(), |t| t.decode(&generated.tokens));
         self.messages.push(Message::new("assistant", answer));
         Ok(generated)
+    }
+
+    /// The conversation, up to where the answer starts; the oldest turns are forgotten until it leaves room for one.
+    fn fitting(&mut self) -> Result<Vec<TokenId>> {
+        let room = self.engine.context().index();
+        loop {
+            let tokens = self.tokens()?;
+            if tokens.len() < room - room / 8 {
+                return Ok(tokens);
+            }
+            let oldest = self.messages.iter().position(|m| m.role != "system").unwrap_or(0);
+            if oldest + 2 >= self.messages.len() {
+                bail!(
+                    "the last line has {} tokens with its marks, the context of {room} has no room for an answer: give a larger -c",
+                    tokens.len()
+                );
+            }
+            self.messages.drain(oldest..oldest + 2);
+            note("note: the context is full, so the oldest turn is forgotten; give a larger -c");
+        }
     }
 
     /// The whole conversation, up to where the answer starts.

@@ -36,7 +36,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  loadmaster run                                     the small model inside this program tells a story
+  loadmaster run                                     the built-in model tells a story
   loadmaster run model.gguf -p 'The capital of France is' -n 32
   loadmaster run model.gguf -cnv                     chat
   loadmaster inspect model.gguf                      what is in a file, and what would run where

@@ -55,7 +55,16 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         budget: budget(&gguf, args),
     };
     let bar = Bar::bytes("loading");
-    Engine::open(gguf, options, &|done, total| bar.at(done.0, total.0)).context("the model cannot be run")
+    let engine = Engine::open(gguf, options, &|done, total| bar.at(done.0, total.0));
+    drop(bar);
+    let engine = engine.context("the model cannot be run")?;
+    if let [first, rest @ ..] = engine.model().unused_tensors()?.as_slice() {
+        note(&format!(
+            "note: nothing uses the file's tensor {first:?} and {} others; `inspect` lists them",
+            rest.len()
+        ));
+    }
+    Ok(engine)
 }
 
 /// What may be allocated: all memory that is free; a mapped file needs none of its own.

@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE", required_unless_present = "kl_divergence_base")]
     file: Option<PathBuf>,
     /// Tokens of a chunk; the second half of each is scored
-    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..=super::args::MOST_TOKENS))]
     ctx_size: u32,
     /// Chunks at most
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -85,7 +85,11 @@ fn perplexity(gguf: Gguf, options: &EngineArgs, file: &Path, context: usize, mos
     )?;
     drop(bar);
     let (value, error) = sum.value();
-    writeln!(io::stdout(), "PPL = {value:.4} +/- {error:.5}  ({} tokens scored in {chunks} chunks)", sum.count())?;
+    writeln!(
+        io::stdout(),
+        "Final estimate: PPL = {value:.4} +/- {error:.5} ({} tokens scored in {chunks} chunks)",
+        sum.count()
+    )?;
     Ok(())
 }
 
@@ -134,38 +138,42 @@ fn bos(tokenizer: &Tokenizer) -> Option<u32> {
     tokenizer.special_ids().bos.filter(|_| tokenizer.adds_bos()).map(|t| t.0)
 }
 
-/// The table of llama.cpp's tool.
+/// The lines of llama.cpp's tool.
 fn statistics(summary: &DivergenceSummary) -> String {
     let mut out = String::new();
-    let mut line = |name: &str, value: String| out.push_str(&format!("{name:<16}{value}\n"));
-    let both = |e: Estimate| format!("{:12.6} ± {:10.6}", e.mean, e.error);
-    let percent = |e: Estimate| format!("{:8.3} ± {:6.3} %", 100.0 * e.mean, 100.0 * e.error);
-    line("scored tokens", format!("{:12}", summary.count));
-    line("PPL", both(summary.perplexity));
-    line("PPL(base)", both(summary.base));
-    line("PPL/PPL(base)", both(summary.ratio));
-    line("Cor(ln PPL)", format!("{:8.3} %", 100.0 * summary.correlation));
-    line("Mean KLD", both(summary.kld));
-    let places = [
-        (1.0, "Maximum"),
-        (0.999, "99.9%"),
-        (0.99, "99.0%"),
-        (0.95, "95.0%"),
-        (0.9, "90.0%"),
-        (0.5, "Median"),
-        (0.1, "10.0%"),
-        (0.05, "5.0%"),
-        (0.01, "1.0%"),
-        (0.0, "Minimum"),
-    ];
-    for (fraction, name) in places {
-        line(&format!("{name} KLD"), format!("{:12.6}", summary.kld_percentile(fraction)));
+    let mut line = |name: &str, value: String| out.push_str(&format!("{name}: {value}\n"));
+    let both = |e: Estimate| format!("{:10.6} ± {:10.6}", e.mean, e.error);
+    let percent = |e: Estimate| format!("{:7.3} ± {:6.3} %", 100.0 * e.mean, 100.0 * e.error);
+    line("Scored tokens                 ", format!("{:10}", summary.count));
+    line("Mean PPL(Q)                   ", both(summary.perplexity));
+    line("Mean PPL(base)                ", both(summary.base));
+    line("Cor(ln(PPL(Q)), ln(PPL(base)))", format!("{:7.3} %", 100.0 * summary.correlation));
+    line("Mean ln(PPL(Q)/PPL(base))     ", both(summary.log_ratio));
+    line("Mean PPL(Q)/PPL(base)         ", both(summary.ratio));
+    line("Mean    KLD", both(summary.kld));
+    for (fraction, name) in PLACES {
+        line(&format!("{name:7} KLD"), format!("{:10.6}", summary.kld_percentile(fraction)));
     }
-    line("Mean Δp", percent(summary.change));
-    for (fraction, name) in places {
-        line(&format!("{name} Δp"), format!("{:8.3} %", 100.0 * summary.change_percentile(fraction)));
+    line("Mean    Δp", percent(summary.change));
+    for (fraction, name) in PLACES {
+        line(&format!("{name:7} Δp"), format!("{:7.3} %", 100.0 * summary.change_percentile(fraction)));
     }
-    line("RMS Δp", percent(summary.change_rms));
+    line("RMS Δp    ", percent(summary.change_rms));
     line("Same top p", percent(summary.same_top));
     out
 }
+
+/// Fractions of tokens and their names.
+const PLACES: [(f64, &str); 11] = [
+    (1.0, "Maximum"),
+    (0.999, "99.9%"),
+    (0.99, "99.0%"),
+    (0.95, "95.0%"),
+    (0.9, "90.0%"),
+    (0.5, "Median"),
+    (0.1, "10.0%"),
+    (0.05, "5.0%"),
+    (0.01, "1.0%"),
+    (0.001, "0.1%"),
+    (0.0, "Minimum"),
+];

@@ -1,6 +1,6 @@
 //! `run`: a prompt → text as it comes, then how fast it came and what it took.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::args::{EngineArgs, SampleArgs};
 use super::{Usage, chat, interrupt, note, open, shipped};
 use crate::bench::host;
 use crate::engine::{Engine, Finish, Generate, Generated};
-use crate::inspect::one_line;
+use crate::inspect::prose;
 use crate::sample::Sampler;
 use crate::text::{Encode, TokenId};
 
@@ -19,7 +19,7 @@ use crate::text::{Encode, TokenId};
 #[derive(Debug, ClapArgs)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Model file (GGUF); of a split model any part [default: the small model inside this program]
+    /// Model file (GGUF); of a split model any part [default: the built-in one]
     #[arg(value_name = "MODEL")]
     positional: Option<PathBuf>,
     /// The same as MODEL
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(short = 'n', long = "n-predict", visible_alias = "predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     most: i64,
     /// Tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
     /// Go on after tokens that end a text
     #[arg(long)]
@@ -63,7 +63,7 @@ pub(super) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  loadmaster run                                           the small model inside this program tells a story
+  loadmaster run                                           the built-in model tells a story
   loadmaster run model.gguf -p 'Once upon a time' -n 64 --temp 0
   loadmaster run -m model.gguf -f prompt.txt -c 8192 -t 4
   loadmaster run model.gguf -cnv -sys 'Answer in one sentence.'
@@ -164,7 +164,7 @@ fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, pro
     }
     let generated = answer(engine, &mut sampler, style, &tokens)?;
     writeln!(io::stdout())?;
-    report(engine, &generated, ready);
+    report(engine, &generated, Some(ready));
     Ok(())
 }
 
@@ -189,24 +189,18 @@ pub(super) fn stream(engine: &mut Engine, request: Generate<'_>) -> Result<Gener
     Ok(generated)
 }
 
-/// Text to stdout at once.
+/// Text to stdout at once; what could drive a terminal does not reach one.
 fn show(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(printable(text).as_bytes())?;
+    match out.is_terminal() {
+        true => out.write_all(prose(text).as_bytes())?,
+        false => out.write_all(text.as_bytes())?,
+    }
     out.flush()
 }
 
-/// Generated text keeps its lines and tabs; what else could drive a terminal is escaped.
-fn printable(text: &str) -> String {
-    let pieces = text.split_inclusive(['\n', '\t']).map(|piece| match piece.char_indices().next_back() {
-        Some((at, end @ ('\n' | '\t'))) => format!("{}{end}", one_line(&piece[..at])),
-        Some(_) | None => one_line(piece),
-    });
-    pieces.collect()
-}
-
-/// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation.
-pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
+/// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation, where that counts.
+pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Duration>) {
     let Generated { tokens, finish, prompt_tokens, first_token, rest } = generated;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -216,7 +210,6 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
         Finish::ContextFull => "the context is full",
         Finish::Stopped => "stopped",
     };
-    let first = ready + *first_token;
     note("");
     note(&format!("prompt:      {prompt_tokens} tokens, {:.1} tokens/s", rate(*prompt_tokens, *first_token)));
     note(&format!(
@@ -224,7 +217,8 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Duration) {
         tokens.len(),
         rate(tokens.len().saturating_sub(1), *rest)
     ));
-    note(&format!("first token: {:.1} ms after the start, {:.1} ms after the prompt", ms(first), ms(*first_token)));
+    let since_start = ready.map_or(String::new(), |r| format!(", {:.1} ms after the start", ms(r + *first_token)));
+    note(&format!("first token: {:.1} ms after the prompt{since_start}", ms(*first_token)));
     let memory = engine.memory();
     let resident = host::resident().map_or("unknown".to_owned(), |b| b.to_string());
     note(&format!(

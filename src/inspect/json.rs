@@ -3,6 +3,7 @@
 use serde_json::{Map, Value as Json, json as object};
 
 use super::Report;
+use super::escape::json_document;
 use crate::gguf::{MetaValue, Value};
 
 /// The longest metadata array that is given whole; vocabularies are longer.
@@ -36,7 +37,7 @@ pub fn json(report: &Report<'_>) -> String {
         "unused_tensors": report.unused,
         "notes": report.notes,
     });
-    format!("{document:#}\n")
+    json_document(&format!("{document:#}\n"))
 }
 
 /// A metadata value; of long arrays the type and length alone.

@@ -12,7 +12,7 @@ use crate::graph::Graph;
 use crate::plan::{Plan, Reason};
 
 pub use dot::dot;
-pub use escape::{escape, one_line};
+pub use escape::{escape, one_line, prose};
 pub use json::json;
 pub use text::{node_table, text};
 
@@ -37,7 +37,6 @@ fn reason(graph: &Graph, reason: Reason) -> String {
     match reason {
         Reason::WeightHome(_) => "weight-home".to_owned(),
         Reason::StateHome(_) => "state-home".to_owned(),
-        Reason::FirstDevice => "first-device".to_owned(),
         Reason::FollowsInput(node) => format!("follows-input {}", escape(&graph.node(node).name)),
         Reason::FollowsUser(node) => format!("follows-user {}", escape(&graph.node(node).name)),
         Reason::FirstDevice => "first-device".to_owned(),

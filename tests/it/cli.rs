@@ -114,6 +114,53 @@ fn chat_answers_every_line_and_ends_with_the_input() {
 }
 
 #[test]
+fn a_chat_that_outgrows_the_context_forgets_its_oldest_turns() {
+    let chat = |lines: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
+            .args(["run", "-cnv", "--temp", "0", "-n", "8", "-t", "1", "-c", "160", "--ignore-eos"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        ran(child.wait_with_output().unwrap())
+    };
+    let many = chat(&"A cat and a dog\n".repeat(6));
+    assert_eq!(many.code, 0, "{}", many.err);
+    assert!(many.err.contains("oldest turn is forgotten"), "{}", many.err);
+    assert_eq!(chat("A cat\n").err.matches("forgotten").count(), 0);
+    let long = chat(&format!("{}\n", "cat ".repeat(300)));
+    assert_eq!(long.code, 1, "{}", long.err);
+    assert!(long.err.contains("no room for an answer"), "{}", long.err);
+}
+
+#[test]
+fn a_tensor_that_nothing_uses_is_named() {
+    let folder = folder();
+    let path = folder.path().join("more.gguf");
+    let own = Synth::new(&named("llama-tiny").unwrap(), DType::F32, 1).unwrap().to_bytes().unwrap();
+    let own = Gguf::from_bytes("own", own).unwrap();
+    let mut writer = Writer::new();
+    for (key, value) in own.metadata().iter() {
+        writer.set(key, value).unwrap();
+    }
+    for t in own.tensors() {
+        writer.add_tensor(&t.name, t.dtype, t.shape).unwrap();
+    }
+    writer.add_tensor("blk.0.vision.weight", DType::F32, Shape::new(&[4]).unwrap()).unwrap();
+    let data = |t: &loadmaster::gguf::TensorSpec, out: &mut dyn Write| match own.tensor(&t.name) {
+        Some(info) => out.write_all(own.bytes(info)),
+        None => out.write_all(&[0; 16]),
+    };
+    writer.write_file(&path, data).unwrap();
+    let ran = loadmaster(&["run", text(&path), "-p", "a", "-n", "1", "--temp", "0", "-t", "1"]);
+    assert!(ran.code == 0 && ran.err.contains("blk.0.vision.weight"), "{}", ran.err);
+    let shown = loadmaster(&["inspect", text(&path)]).out;
+    assert!(shown.contains("unused: 1 tensors that no node reads\n  blk.0.vision.weight\n"), "{shown}");
+}
+
+#[test]
 fn gpu_layers_are_answered_with_a_note() {
     for (layers, noted) in [("99", true), ("all", true), ("0", false), ("-1", false)] {
         let ran = loadmaster(&["run", "-ngl", layers, "-n", "1", "--temp", "0", "-t", "1"]);
@@ -141,6 +188,8 @@ fn bad_usage_is_code_2_and_failures_are_code_1() {
     refused(&["run", model, "-p", "a", "--temp", "-1"], 2, &["temperature", "-1"]);
     refused(&["run", model, "-p", "a", "-ctk", "q2_k"], 2, &["q8_0"]);
     refused(&["run", model, "-p", "a", "-ngl", "few"], 2, &["few"]);
+    refused(&["run", model, "-p", "a", "-c", "4294967295"], 2, &["4294967295"]);
+    refused(&["run", model, "-p", "a", "-c", "67108864", "-ctk", "f32"], 1, &["needs", "budget"]);
     refused(&["run", "/nowhere/x.gguf", "-p", "a"], 1, &["/nowhere/x.gguf", "No such file"]);
     refused(&["run", text(folder.path()), "-p", "a"], 1, &["regular file"]);
     refused(&["run", junk, "-p", "a"], 1, &["junk.gguf", "magic", "not "]);
@@ -259,6 +308,31 @@ fn synth_makes_every_option_and_says_what_falls_back() {
 }
 
 #[test]
+fn shapes_come_from_files_and_from_dimensions() {
+    let folder = folder();
+    let (shape, path) = (folder.path().join("shape.json"), folder.path().join("x.gguf"));
+    let (shape, path) = (text(&shape), text(&path));
+    let dims = r#"{"arch": "qwen3", "layers": 1, "width": 64, "heads": 2, "kv_heads": 1, "head_dim": 64,
+        "feed_forward": 96, "vocab": 300, "rope_scaling": "linear:2", "tied": true}"#;
+    std::fs::write(shape, dims).unwrap();
+    let made = |args: &[&str]| {
+        let ran = loadmaster(&[&["synth", "--type", "f16", "-o", path], args].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(loadmaster(&["logits", path, "--tokens", "1,299", "--out", "/dev/null", "-t", "1"]).code, 0);
+        bytes
+    };
+    let dims =
+        ["--arch", "qwen3", "--layers", "1", "--width", "64", "--heads", "2", "--kv-heads", "1", "--head-dim", "64"];
+    let rest = ["--ff", "96", "--vocab", "300", "--rope-scaling", "linear:2", "--tied", "true"];
+    assert_eq!(made(&[shape]), made(&[&dims[..], &rest].concat()));
+    std::fs::write(shape, "{\"arch\": \"llama\", \"lairs\": 3}").unwrap();
+    refused(&["synth", shape, "-o", path], 1, &["shape.json", "lairs"]);
+    refused(&["synth", "--arch", "llama", "-o", path], 2, &["--width"]);
+    assert!(loadmaster(&["synth", "--list"]).out.lines().any(|l| l.starts_with("qwen3moe-1.6b ")));
+}
+
+#[test]
 fn every_type_and_architecture_of_synth_runs() {
     let folder = folder();
     let known = DType::ALL.iter().filter(|t| loadmaster::tensor::quant::can_decode(**t));
@@ -294,6 +368,9 @@ fn bench_gives_the_table_and_the_keys_of_llama_bench() {
     assert_eq!(lines.len(), 4, "{}", table.out);
     assert!(lines[0].starts_with("| model ") && lines[2].contains("| pp8 |".trim_start_matches("| ")), "{}", table.out);
     assert!(lines[3].contains("tg2 |") && lines[3].contains(" ± "), "{}", table.out);
+    let several = loadmaster(&["bench", text(&model), "-p", "4,8", "-n", "0", "-r", "1", "-t", "1", "-o", "json"]);
+    let rows: serde_json::Value = serde_json::from_str(&several.out).unwrap();
+    assert_eq!((rows.as_array().unwrap().len(), &rows[1]["n_prompt"]), (2, &8.into()));
     let json = loadmaster(&[&common[..], &["--json", "--record", text(&records), "--commit", "abc"]].concat());
     let rows: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     let rows = rows.as_array().unwrap();
@@ -366,7 +443,8 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     std::fs::write(&story, "All work and no play makes a dull day. ".repeat(4)).unwrap();
     let ran = loadmaster(&["perplexity", text(&model), "-f", text(&story), "-c", "32", "-t", "1"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let value: f64 = ran.out.strip_prefix("PPL = ").unwrap().split(' ').next().unwrap().parse().unwrap();
+    let value: f64 =
+        ran.out.strip_prefix("Final estimate: PPL = ").unwrap().split(' ').next().unwrap().parse().unwrap();
     // Random weights know nothing: about as unsure as the vocabulary of 512 is large.
     assert!((100.0..5000.0).contains(&value), "{}", ran.out);
     refused(&["perplexity", text(&model), "-f", text(&story), "-c", "512"], 1, &["needed 1024"]);
@@ -386,11 +464,11 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     let number = |name: &str| -> f64 {
         let line = ran.out.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}: {}", ran.out));
-        line[16..].split_whitespace().next().unwrap().parse().unwrap()
+        line.split_once(": ").unwrap().1.split_whitespace().next().unwrap().parse().unwrap()
     };
-    assert_eq!(number("scored tokens"), 7.0);
-    assert!(number("Mean KLD").abs() < 1e-5, "{}", ran.out);
-    assert!((number("PPL/PPL(base)") - 1.0).abs() < 1e-3, "{}", ran.out);
+    assert_eq!(number("Scored tokens"), 7.0);
+    assert!(number("Mean    KLD").abs() < 1e-5, "{}", ran.out);
+    assert!((number("Mean PPL(Q)/PPL(base)") - 1.0).abs() < 1e-3, "{}", ran.out);
     assert_eq!(number("Same top p"), 100.0);
 
     let hostile = |name: &str, bytes: &[u8], part: &str| {
@@ -405,7 +483,7 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     };
     hostile("magic", b"_logitz_", "magic");
     hostile("empty", b"", "magic");
-    hostile("header", &base[..18], "");
+    hostile("header", &base[..18], "20 bytes of header, found 18");
     hostile("short", &base[..base.len() - 1], "bytes, found");
     hostile("context", &patched(8, -5), "context is -5");
     hostile("vocab", &patched(12, i32::MAX), "vocabulary is 2147483647");
@@ -414,6 +492,32 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
     hostile("scale", &patched(20 + 64, f32::NAN.to_bits() as i32), "scale");
     let other = base_file(4, 600, &[1, 2, 3, 4], &[vec![0.5; 600]]);
     hostile("model", &other, "different models");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_text_and_still_reports() {
+    use std::io::Read;
+    let folder = folder();
+    let path = folder.path().join("long.gguf");
+    let made = loadmaster(&["synth", "llama-tiny", "--type", "q8_0", "--context", "60000", "-o", text(&path)]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
+        .args(["run", text(&path), "-p", "a", "-c", "0", "--ignore-eos", "-t", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Text has begun once the prompt and something after it are there.
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 2]).unwrap();
+    let drained = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let ran = ran(child.wait_with_output().unwrap());
+    drained.join().unwrap().unwrap();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("; stopped") && ran.err.contains("memory:"), "{}", ran.err);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use loadmaster::exec::homes;
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::index::Id;
-use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, text};
+use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, prose, text};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Plan, plan};
 use loadmaster::synth::{ModelShape, Synth, named};
@@ -162,4 +162,12 @@ fn nothing_in_a_name_reaches_a_terminal() {
     );
     assert_eq!(escape("blk.0 äöü 東京 🙂"), "blk.0 äöü 東京 🙂");
     assert_eq!(one_line("a\r\nb \\x"), "a  b \\x");
+    assert_eq!(prose("a\r\n\tb\u{1b}[1m\u{202e} 👨\u{200d}👩"), "a\\u{d}\n\tb\\u{1b}[1m\\u{202e} 👨\u{200d}👩");
+    let parts = parts(&one_layer("llama-tiny"), DType::F16);
+    let odd = ["x\u{7f}\u{9b}\u{202e}\u{e0041}\"".to_owned()];
+    let document = json(&Report { unused: &odd, ..parts.report() });
+    assert!(document.contains("x\\u007f\\u009b\\u202e\\udb40\\udc41\\\""), "not escaped");
+    assert!(!document.contains(['\u{7f}', '\u{9b}', '\u{202e}', '\u{e0041}']));
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(document["unused_tensors"][0], odd[0]);
 }
