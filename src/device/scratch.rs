@@ -75,7 +75,8 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
             let (keys, values) = (&graph.states()[op.keys], &graph.states()[op.values]);
             let (key, value) = (u64::from(keys.head_dim), u64::from(values.head_dim));
             let queries = ATTENTION_QUERIES.max(u64::from(op.heads / keys.heads));
-            let floats = queries * (key + 2 * ATTENTION_TILE + 2 * value + 4) + u64::from(Tokens::PAGE.0) * (key + value);
+            let floats =
+                queries * (key + 2 * ATTENTION_TILE + 2 * value + 4) + u64::from(Tokens::PAGE.0) * (key + value);
             Scratch { worker: Element::F32.bytes_of(floats).align_up(ALIGN), ..Scratch::default() }
         }
         Op::Rows(_) => {

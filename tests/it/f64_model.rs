@@ -221,9 +221,7 @@ fn rotation(keys: &Keys<'_>, rotary: usize, factors: Option<&Tensor>) -> (Vec<f6
     let stretch = if kind == "none" { 1.0 } else { stretch.unwrap_or(1.0) };
     let trained = keys.count("rope.scaling.original_context_length").or(keys.count("context_length")).unwrap_or(2048);
     // The pair that turns so many times over the trained context.
-    let pair = |turns: f64| {
-        rotary as f64 * (trained as f64 / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln())
-    };
+    let pair = |turns: f64| rotary as f64 * (trained as f64 / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln());
     let low = pair(keys.float("rope.scaling.yarn_beta_fast").unwrap_or(32.0)).floor().max(0.0);
     let high = pair(keys.float("rope.scaling.yarn_beta_slow").unwrap_or(1.0)).ceil().min(rotary as f64 - 1.0);
     let radians = |i: usize| {

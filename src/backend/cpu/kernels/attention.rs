@@ -271,7 +271,8 @@ impl Call<'_> {
             while i < self.rows * group {
                 let reach = whole(i / group);
                 let lanes = reach.start - in_page.start.min(reach.start)..reach.end - in_page.start.min(reach.end);
-                let weights = Weights { p: &parts.scores[i * TILE + at..], rises: &parts.rises[i * TILE + at..], lanes };
+                let weights =
+                    Weights { p: &parts.scores[i * TILE + at..], rises: &parts.rises[i * TILE + at..], lanes };
                 let (values, out) = (&*parts.value_page, &mut parts.part[i * dim..]);
                 let four = i + 4 <= self.rows * group && whole((i + 3) / group) == reach;
                 match (four, self.rounded(tile)) {
