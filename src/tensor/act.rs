@@ -11,8 +11,8 @@ pub enum ActFormat {
     F16,
     /// Blocks of 32: 32 i8 codes, the f32 scale, the i32 sum of the codes times -8 and times -128.
     Q8x32,
-    /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes in the order 0 2 1 3 4 6 5 7,
-    /// sixteen i32 sums of 16 codes times -32.
+    /// Blocks of 256: 256 i8 codes, the f32 scale, eight i16 sums of 32 codes, sixteen i32 sums of 16 codes
+    /// times -32.
     Q8x256,
 }
 

@@ -26,7 +26,7 @@ const TABLE: [(&str, &str); 19] = [
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
     ("bench", "vocab graph gguf device residency plan exec models kv text sample engine"),
-    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample engine inspect bench"),
+    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench"),
 ];
 
 /// Files and folders that may hold `unsafe`.

@@ -152,8 +152,9 @@ fn finish(g: &Geometry, parts: &Parts<'_>, out: &mut [&mut [f32]]) {
     let queries = parts.sum.chunks_exact(g.values.head_dim).zip(&*parts.total);
     let outs = out.iter_mut().flat_map(|row| row.chunks_exact_mut(g.values.head_dim));
     for ((sum, total), out) in queries.zip(outs) {
+        let inverse = 1.0 / total;
         for (out, sum) in out.iter_mut().zip(sum) {
-            *out = sum / total;
+            *out = sum * inverse;
         }
     }
 }
@@ -209,6 +210,10 @@ impl Call<'_> {
             let at = page * PAGE - tile * TILE;
             let queries = self.rows * self.g.group;
             let mut i = 0;
+            while self.rounded(tile) && i < queries {
+                exact_dots(s, &parts.q[i * dim..][..dim], parts.key_page, &mut parts.scores[i * TILE + at..]);
+                i += 1;
+            }
             while i + 8 <= queries {
                 dots::<S, 8>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
                 i += 8;
@@ -309,6 +314,42 @@ fn dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scor
     }
 }
 
+/// Dots that a sum of products is split into before it is added up in pairs.
+const PARTIAL: usize = 64;
+
+/// Scores of a query with the sixteen keys of a page, as llama.cpp rounds dots of f16: of each whole 64 elements, element
+/// `i` joins partial sum `i % 64`, which are added in pairs 32, 16, 8, 4, 2 and 1 apart; the rest is added exactly.
+#[inline(always)]
+fn exact_dots<S: Simd>(s: S, q: &[f32], keys: &[f32], scores: &mut [f32]) {
+    let whole = q.len() / PARTIAL * PARTIAL;
+    let zero = s.splat(0.0);
+    // Sums of 1, 2, 4, ... partial sums that wait for a second one of their kind.
+    let mut waiting = [zero; 7];
+    for i in 0..if whole > 0 { PARTIAL } else { 0 } {
+        let first = (i as u8).reverse_bits() as usize >> 2;
+        let mut sum = zero;
+        for d in (first..whole).step_by(PARTIAL) {
+            sum = s.fma(s.splat(q[d]), s.load(&keys[d * LANES..]), sum);
+        }
+        let mut level = 0;
+        while i >> level & 1 == 1 {
+            sum = s.add(waiting[level], sum);
+            level += 1;
+        }
+        waiting[level] = sum;
+    }
+    let (mut sum, mut lost) = (waiting[6], zero);
+    for d in whole..q.len() {
+        // What each sum loses to rounding (Knuth's two-sum); products of two f16 are exact.
+        let product = s.mul(s.splat(q[d]), s.load(&keys[d * LANES..]));
+        let next = s.add(sum, product);
+        let part = s.sub(next, sum);
+        lost = s.add(lost, s.add(s.sub(sum, s.sub(next, part)), s.sub(product, part)));
+        sum = next;
+    }
+    s.store(s.add(sum, lost), scores);
+}
+
 /// Weights of queries for the cells of a page, `TILE` apart, and the cells that count.
 struct Weights<'a> {
     p: &'a [f32],
@@ -368,8 +409,8 @@ fn exponentials<S: Simd>(s: S, scores: &mut [f32], reach: std::ops::Range<usize>
     (most, s.reduce_add(sum))
 }
 
-/// As [`exponentials`], but each relative to the largest score up to its own cell; `rises` gets the factor by which
-/// the maximum of a cell shrinks what was summed before it.
+/// As [`exponentials`], but each relative to the largest score up to its own cell, and summed cell by cell; `rises` gets
+/// the factor by which the maximum of a cell shrinks what was summed before it.
 #[inline(always)]
 fn rising_exponentials<S: Simd>(
     s: S,
@@ -378,35 +419,31 @@ fn rising_exponentials<S: Simd>(
     reach: std::ops::Range<usize>,
     scale: f32,
 ) -> (f32, f32) {
-    let mut most = f32::NEG_INFINITY;
-    let mut sum = s.splat(0.0);
+    let (mut most, mut sum) = (f32::NEG_INFINITY, 0.0f32);
     for at in (reach.start / LANES * LANES..reach.end).step_by(LANES) {
         let x = masked(s, scores, at, &reach, scale);
         let mut lanes = [0.0; LANES];
         s.store(x, &mut lanes);
         let (mut before, mut now) = ([0.0; LANES], [0.0; LANES]);
-        let mut running = most;
         for lane in 0..LANES {
-            before[lane] = running;
-            running = if lanes[lane] > running { lanes[lane] } else { running };
-            now[lane] = running;
+            before[lane] = most;
+            most = if lanes[lane] > most { lanes[lane] } else { most };
+            now[lane] = most;
         }
-        let at_end = s.splat(finite_shift(running));
-        let e = math::exp(s, s.sub(x, s.load(&now.map(finite_shift))));
-        if running > most {
-            let rise = math::exp(s, s.sub(s.load(&before), s.load(&now.map(finite_shift))));
+        let shift = s.load(&now.map(finite_shift));
+        let (p, rises) = (&mut scores[at..at + LANES], &mut rises[at..at + LANES]);
+        s.store(math::exp(s, s.sub(x, shift)), p);
+        s.store(s.splat(1.0), rises);
+        if before[0] < most {
             let rose = s.lt(s.load(&before), s.load(&now));
-            s.store(s.select(rose, rise, s.splat(1.0)), &mut rises[at..]);
-            sum = s.mul(sum, math::exp(s, s.sub(s.splat(most), at_end)));
-            sum = s.add(sum, math::exp(s, s.sub(x, at_end)));
-        } else {
-            s.store(s.splat(1.0), &mut rises[at..]);
-            sum = s.add(sum, e);
+            let rise = math::exp(s, s.sub(s.load(&before), shift));
+            s.store(s.select(rose, rise, s.splat(1.0)), rises);
         }
-        s.store(e, &mut scores[at..]);
-        most = running;
+        for (p, rise) in p.iter().zip(&*rises) {
+            sum = sum.mul_add(*rise, *p);
+        }
     }
-    (most, s.reduce_add(sum))
+    (most, sum)
 }
 
 /// What scores are taken relative to: a maximum of minus infinity cannot be subtracted from itself.

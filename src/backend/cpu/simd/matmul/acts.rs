@@ -8,9 +8,6 @@ pub(super) use crate::tensor::act::{
     BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SCALE256, SUM32_BY_8, SUM32_BY_128, SUMS16_BY_32, SUMS32,
 };
 
-/// The place of each run of 32 among the sums: pairs of runs two apart, as the minima of Q4_K unpack.
-const SUM_PLACE: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
-
 /// Writes the rows of `x`, `cols` elements each, to `dst`.
 ///
 /// # Panics
@@ -33,7 +30,7 @@ pub fn quantize(isa: Isa, format: ActFormat, cols: usize, x: &[f32], dst: &mut [
     }
 }
 
-/// Each element to the nearest f16; what f16 cannot hold becomes its largest number.
+/// Each element to the nearest f16; a finite number that f16 cannot hold becomes its largest.
 struct Rounded<'a> {
     x: &'a [f32],
     dst: &'a mut [u8],
@@ -47,9 +44,9 @@ impl Job for Rounded<'_> {
         let (least, most) = (s.splat(-65504.0), s.splat(65504.0));
         for (x, dst) in self.x.chunks(LANES).zip(self.dst.chunks_mut(4 * LANES)) {
             let mut rounded = [0.0; LANES];
-            // A NaN goes through `min` and `max` as their second operand.
-            let x_in_range = s.min(most, s.max(least, s.load_part(x, 0.0)));
-            s.store(s.round_f16(x_in_range), &mut rounded);
+            let x = s.load_part(x, 0.0);
+            let in_range = s.round_f16(s.min(most, s.max(least, x)));
+            s.store(s.select(s.lt(s.abs(x), s.splat(f32::INFINITY)), in_range, x), &mut rounded);
             dst.copy_from_slice(&bytemuck::cast_slice(&rounded)[..dst.len()]);
         }
     }
@@ -94,7 +91,7 @@ fn block<S: Simd, const N: usize>(s: S, x: &[f32; N], dst: &mut [u8]) -> S::F {
         broken = s.fma(x, s.splat(0.0), broken);
     }
     let (scale, inverse) = scale(s.reduce_max(most));
-    let scale = if N == 32 { half_scale(s, scale) } else { scale };
+    let scale = if N == 32 { half_scale(s, scale) } else { inverse_scale(inverse) };
     let (codes, rest) = dst.split_at_mut(N);
     let (codes, rest) = (codes.as_chunks_mut::<LANES>().0, rest.as_chunks_mut::<4>().0);
     rest[0] = scale.to_le_bytes();
@@ -125,7 +122,7 @@ fn sums256<S: Simd>(s: S, x: &[f32], inverse: S::F, codes: &mut [[u8; LANES]], s
         let b = reduce(s, codes16(s, &x[32 * run + 16..], inverse, &mut codes[2 * run + 1]));
         sums[4 + 2 * run] = (-32 * a).to_le_bytes();
         sums[4 + 2 * run + 1] = (-32 * b).to_le_bytes();
-        sums32[SUM_PLACE[run]] = a + b;
+        sums32[run] = a + b;
     }
     for i in 0..4 {
         // Two i16 of at most 32 * 127.
@@ -146,6 +143,11 @@ fn scale(most: f32) -> (f32, f32) {
 fn half_scale<S: Simd>(s: S, scale: f32) -> f32 {
     const NORMAL: std::ops::RangeInclusive<f32> = 6.104e-5..=65504.0;
     if NORMAL.contains(&scale) { s.reduce_max(s.round_f16(s.splat(scale))) } else { scale }
+}
+
+/// The inverse of the inverse, one bit off the scale at times: what a Q8_K block of llama.cpp multiplies with.
+fn inverse_scale(inverse: f32) -> f32 {
+    if inverse == 0.0 { 0.0 } else { 1.0 / inverse }
 }
 
 /// Sixteen codes, also as lanes.

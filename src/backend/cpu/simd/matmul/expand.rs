@@ -122,6 +122,7 @@ impl<const MINS: bool> Format for Run32<MINS> {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        _second: &mut [[S::F; C]; R],
     ) {
         let codes = Self::BYTES - 512;
         // SAFETY: the caller's promise: a block at each `w`, of activations at each `x`.
@@ -161,6 +162,7 @@ impl<const MINS: bool, const OFFSET: u32> Format for Run16<MINS, OFFSET> {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        _second: &mut [[S::F; C]; R],
     ) {
         let codes = Self::BYTES - 4096;
         let mut sums = [[s.splat(0.0); C]; R];

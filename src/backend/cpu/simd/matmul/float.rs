@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::acts::ActFormat;
-use super::tile::{Format, prefetch_ahead};
+use super::tile::{Format, Sums, prefetch_ahead};
 use crate::backend::cpu::simd::Simd;
 
 /// Defines a format whose block is one element of sixteen rows.
@@ -17,7 +17,7 @@ macro_rules! floats {
             const ELEMENTS: usize = 1;
             const BYTES: usize = $bytes;
             const ACT_BYTES: usize = 4;
-            const TWO_SUMS: bool = true;
+            const SUMS: Sums = Sums::EvenOdd;
 
             #[inline(always)]
             unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -25,6 +25,7 @@ macro_rules! floats {
                 w: [*const u8; R],
                 x: [*const u8; C],
                 acc: &mut [[S::F; C]; R],
+                _second: &mut [[S::F; C]; R],
             ) {
                 let mut rows = [s.splat(0.0); R];
                 for r in 0..R {

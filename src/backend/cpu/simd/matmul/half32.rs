@@ -20,6 +20,7 @@ impl Format for Q4_0 {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        _second: &mut [[S::F; C]; R],
     ) {
         let low = s.splat_i(0x0f0f_0f0f);
         // SAFETY: the caller's promise: a block of the panel at each `w`, of activations at each `x`.
@@ -60,6 +61,7 @@ impl Format for Q8_0 {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        _second: &mut [[S::F; C]; R],
     ) {
         // SAFETY: the caller's promise: a block of the panel at each `w`, of activations at each `x`.
         unsafe {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::acts::{ActFormat, BLOCK256_BYTES, SCALE256, SUMS16_BY_32, SUMS32};
-use super::tile::{Format, load_ahead, prefetch_ahead};
+use super::tile::{Format, Sums, load_ahead, prefetch_ahead};
 use crate::backend::cpu::simd::Simd;
 
 /// See [`Format::AHEAD`]: blocks are longer here.
@@ -12,15 +12,19 @@ const AHEAD: usize = 8192;
 type Tile<T, const R: usize, const C: usize> = [[T; C]; R];
 
 /// Q4_K: f16 d and dmin, three words of scales and minima, 32 vectors of codes: eight hold two runs, low and high.
-pub(super) struct Q4K;
+/// Whole numbers are summed over 64 elements, or if `WHOLE` over a block of 256, before they are scaled and rounded: as
+/// llama.cpp's products of many rows do, and its products with experts. Other roundings become noise behind int8
+/// activations, which can send tokens to other experts.
+pub(super) struct Q4K<const WHOLE: bool>;
 
-impl Format for Q4K {
+impl<const WHOLE: bool> Format for Q4K<WHOLE> {
     const ACT: ActFormat = ActFormat::Q8x256;
     const ELEMENTS: usize = 256;
     const BYTES: usize = 2304;
     const ACT_BYTES: usize = BLOCK256_BYTES;
     const AHEAD: usize = AHEAD;
     const MANY_COLUMNS: bool = false;
+    const SUMS: Sums = Sums::Minima;
 
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -28,11 +32,13 @@ impl Format for Q4K {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut Tile<S::F, R, C>,
+        second: &mut Tile<S::F, R, C>,
     ) {
         let low = s.splat_i(0x0f0f_0f0f);
         // SAFETY: the caller's promise: a block of the panel at each `w`, of activations at each `x`.
         unsafe {
-            let (scales, mut sums) = scales_and_mins(s, w, x);
+            let (scales, factors) = scales_and_mins::<S, R, C, WHOLE>(s, w, x, second);
+            let mut sums = [[s.splat(0.0); C]; R];
             for pair in 0..4 {
                 for half in 0..2 {
                     let mut dots = [[s.splat_i(0); C]; R];
@@ -49,8 +55,10 @@ impl Format for Q4K {
                     }
                     add_run(s, dots, &scales, 2 * pair + half, &mut sums);
                 }
+                if !WHOLE || pair == 3 {
+                    add_scaled(s, &mut sums, &factors, acc);
+                }
             }
-            add_block(s, sums, x, acc);
         }
     }
 }
@@ -65,6 +73,7 @@ impl Format for Q5K {
     const ACT_BYTES: usize = BLOCK256_BYTES;
     const AHEAD: usize = AHEAD;
     const MANY_COLUMNS: bool = false;
+    const SUMS: Sums = Sums::Minima;
 
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -72,19 +81,24 @@ impl Format for Q5K {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut Tile<S::F, R, C>,
+        second: &mut Tile<S::F, R, C>,
     ) {
         // SAFETY: the caller's promise: a block of the panel at each `w`, of activations at each `x`.
         unsafe {
-            let (scales, mut sums) = scales_and_mins(s, w, x);
+            let (scales, factors) = scales_and_mins::<S, R, C, false>(s, w, x, second);
+            let mut sums = [[s.splat(0.0); C]; R];
             five_bits::<S, R, C, 4, 0>(s, w, x, 0, &scales, &mut sums);
             five_bits::<S, R, C, 3, 0>(s, w, x, 1, &scales, &mut sums);
+            add_scaled(s, &mut sums, &factors, acc);
             five_bits::<S, R, C, 2, 0>(s, w, x, 2, &scales, &mut sums);
             five_bits::<S, R, C, 1, 0>(s, w, x, 3, &scales, &mut sums);
+            add_scaled(s, &mut sums, &factors, acc);
             five_bits::<S, R, C, 0, 0>(s, w, x, 4, &scales, &mut sums);
             five_bits::<S, R, C, 0, 1>(s, w, x, 5, &scales, &mut sums);
+            add_scaled(s, &mut sums, &factors, acc);
             five_bits::<S, R, C, 0, 2>(s, w, x, 6, &scales, &mut sums);
             five_bits::<S, R, C, 0, 3>(s, w, x, 7, &scales, &mut sums);
-            add_block(s, sums, x, acc);
+            add_scaled(s, &mut sums, &factors, acc);
         }
     }
 }
@@ -138,6 +152,7 @@ impl Format for Q6K {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut Tile<S::F, R, C>,
+        _second: &mut Tile<S::F, R, C>,
     ) {
         let mut scales = [[s.splat(0.0); R]; 16];
         let mut sums = [[s.splat(0.0); C]; R];
@@ -240,44 +255,59 @@ pub(super) unsafe fn code6<S: Simd, const NIBBLE: u32, const LEFT: u32, const RI
     s.or(nibble, s.and(s.shr::<RIGHT>(s.shl::<LEFT>(bits)), s.splat_i(0x3030_3030)))
 }
 
-/// The scales of the eight runs of Q4_K or Q5_K, and the sums begun with what the minima take away.
+/// The scales of the eight runs of Q4_K or Q5_K, and the factors on sums of whole numbers; takes the minima away.
 ///
 /// # Safety
 /// As [`Format::block`].
 #[inline(always)]
-unsafe fn scales_and_mins<S: Simd, const R: usize, const C: usize>(
+unsafe fn scales_and_mins<S: Simd, const R: usize, const C: usize, const WHOLE: bool>(
     s: S,
     w: [*const u8; R],
     x: [*const u8; C],
+    second: &mut Tile<S::F, R, C>,
 ) -> ([[S::F; R]; 8], Tile<S::F, R, C>) {
     let mut scales = [[s.splat(0.0); R]; 8];
-    let mut sums = [[s.splat(0.0); C]; R];
+    let mut factors = [[s.splat(0.0); C]; R];
     for r in 0..R {
         for at in [0, 64, 128, 192] {
-            prefetch_ahead::<S, Q4K, R, C>(s, w[r].wrapping_add(at));
+            prefetch_ahead::<S, Q4K<WHOLE>, R, C>(s, w[r].wrapping_add(at));
         }
         // SAFETY: the caller's promise.
-        let (all, pairs, dmin) = unsafe { unpack_scales(s, w[r]) };
+        let block = unsafe { unpack_scales(s, w[r]) };
         for run in 0..8 {
-            scales[run][r] = all[run];
+            scales[run][r] = block.scales[run];
         }
         for c in 0..C {
             // SAFETY: the caller's promise.
-            sums[r][c] = unsafe { minima(s, pairs, dmin, x[c]) };
+            let dx = unsafe { s.splat_ptr(x[c].add(SCALE256)) };
+            factors[r][c] = s.mul(block.d, dx);
+            // SAFETY: the caller's promise.
+            second[r][c] = unsafe { minima::<S, WHOLE>(s, block.pairs, s.mul(block.dmin, dx), x[c], second[r][c]) };
         }
     }
-    (scales, sums)
+    (scales, factors)
 }
 
-/// Of a block of Q4_K or Q5_K: the scales of the eight runs, pairs of minima as i16 in the order of the sums of 32
-/// (0 2, 1 3, 4 6, 5 7), and what multiplies them.
+/// What a block of Q4_K or Q5_K says beside its codes.
+pub(super) struct Scales<S: Simd> {
+    /// Whole numbers, one a run.
+    pub(super) scales: [S::F; 8],
+    /// Pairs of minima as i16, in order.
+    pub(super) pairs: [S::I; 4],
+    /// What multiplies the scales.
+    pub(super) d: S::F,
+    /// What multiplies the minima, negated.
+    pub(super) dmin: S::F,
+}
+
+/// The scales and minima of a block of Q4_K or Q5_K.
 ///
 /// # Safety
 /// A block of the panel at `w`.
 #[inline(always)]
-pub(super) unsafe fn unpack_scales<S: Simd>(s: S, w: *const u8) -> ([S::F; 8], [S::I; 4], S::F) {
+pub(super) unsafe fn unpack_scales<S: Simd>(s: S, w: *const u8) -> Scales<S> {
     let (six, four, two) = (s.splat_i(0x3f3f_3f3f), s.splat_i(0x0f0f_0f0f), s.splat_i(0x3030_3030));
-    let (byte, bytes) = (s.splat_i(0xff), s.splat_i(0x00ff_00ff));
+    let (byte, high) = (s.splat_i(0xff), s.splat_i(0x00ff_0000));
     // SAFETY: the caller's promise.
     let (d, dmin, a, b, c) = unsafe {
         let word = |i: usize| w.add(64 + 64 * i);
@@ -288,28 +318,55 @@ pub(super) unsafe fn unpack_scales<S: Simd>(s: S, w: *const u8) -> ([S::F; 8], [
     let min = [s.and(b, six), s.or(s.and(s.shr::<4>(c), four), s.and(s.shr::<2>(b), two))];
     let (mut scales, mut pairs) = ([s.splat(0.0); 8], [s.splat_i(0); 4]);
     for i in 0..2 {
-        scales[4 * i] = s.mul(d, s.to_f32(s.and(scale[i], byte)));
-        scales[4 * i + 1] = s.mul(d, s.to_f32(s.and(s.shr::<8>(scale[i]), byte)));
-        scales[4 * i + 2] = s.mul(d, s.to_f32(s.and(s.shr::<16>(scale[i]), byte)));
-        scales[4 * i + 3] = s.mul(d, s.to_f32(s.shr::<24>(scale[i])));
-        pairs[2 * i] = s.and(min[i], bytes);
-        pairs[2 * i + 1] = s.and(s.shr::<8>(min[i]), bytes);
+        scales[4 * i] = s.to_f32(s.and(scale[i], byte));
+        scales[4 * i + 1] = s.to_f32(s.and(s.shr::<8>(scale[i]), byte));
+        scales[4 * i + 2] = s.to_f32(s.and(s.shr::<16>(scale[i]), byte));
+        scales[4 * i + 3] = s.to_f32(s.shr::<24>(scale[i]));
+        pairs[2 * i] = s.or(s.and(min[i], byte), s.and(s.shl::<8>(min[i]), high));
+        pairs[2 * i + 1] = s.or(s.and(s.shr::<16>(min[i]), byte), s.and(s.shr::<8>(min[i]), high));
     }
-    (scales, pairs, s.neg(dmin))
+    Scales { scales, pairs, d, dmin: s.neg(dmin) }
 }
 
-/// What the minima of a block add to a column: `-dmin` times minima and sums of 32.
+/// `sum` plus what the minima of a block add to a column: `factor` times minima and sums of 32, over 64 elements or
+/// over all at a time.
 ///
 /// # Safety
 /// A block of activations at `x`.
 #[inline(always)]
-pub(super) unsafe fn minima<S: Simd>(s: S, pairs: [S::I; 4], dmin: S::F, x: *const u8) -> S::F {
-    let mut dots = s.splat_i(0);
+pub(super) unsafe fn minima<S: Simd, const WHOLE: bool>(
+    s: S,
+    pairs: [S::I; 4],
+    factor: S::F,
+    x: *const u8,
+    sum: S::F,
+) -> S::F {
+    let (mut sum, mut dots) = (sum, s.splat_i(0));
     for i in 0..4 {
         // SAFETY: the caller's promise.
         dots = s.dot_i16(dots, pairs[i], unsafe { s.splat_dword(x.add(SUMS32 + 4 * i)) });
+        if !WHOLE || i == 3 {
+            sum = s.fma(s.to_f32(dots), factor, sum);
+            dots = s.splat_i(0);
+        }
     }
-    s.mul(s.to_f32(dots), dmin)
+    sum
+}
+
+/// Moves sums of whole numbers into `acc`, scaled.
+#[inline(always)]
+pub(super) fn add_scaled<S: Simd, const R: usize, const C: usize>(
+    s: S,
+    sums: &mut Tile<S::F, R, C>,
+    factors: &Tile<S::F, R, C>,
+    acc: &mut Tile<S::F, R, C>,
+) {
+    for r in 0..R {
+        for c in 0..C {
+            acc[r][c] = s.fma(sums[r][c], factors[r][c], acc[r][c]);
+            sums[r][c] = s.splat(0.0);
+        }
+    }
 }
 
 /// The scales of the sixteen runs of a block of Q6_K.

@@ -53,7 +53,8 @@ impl WeightView<'_> {
 pub struct ActView<'a> {
     /// The rows, [`act_row_bytes`] each, in the format of the weight's type.
     pub bytes: &'a [u8],
-    /// The rows that take part, in order; all rows where `None`.
+    /// The rows that take part, in order; all rows where `None`. Products with chosen rows are those with experts,
+    /// which may round in another order (see `kquant`).
     pub index: Option<&'a [u32]>,
 }
 
@@ -203,7 +204,8 @@ impl Work<'_> {
             Bf16 => self.of::<float::Bf16>(),
             Q4_0 => self.of::<half32::Q4_0>(),
             Q8_0 => self.of::<half32::Q8_0>(),
-            Q4K => self.of_wide::<kquant::Q4K>(),
+            Q4K if self.share.product.acts.index.is_some() => self.of_wide::<kquant::Q4K<true>>(),
+            Q4K => self.of_wide::<kquant::Q4K<false>>(),
             Q5K => self.of_wide::<kquant::Q5K>(),
             Q6K => self.of_wide::<kquant::Q6K>(),
             Q5_0 | Iq4Nl | Mxfp4 => self.of::<expand::Run32<false>>(),

@@ -21,13 +21,13 @@ pub(super) trait Format {
     /// How many bytes ahead of a streamed panel's reads its lines are asked for. Measured on Zen 5: without, its own
     /// prefetchers reach 60 to 90% of the memory's rate.
     const AHEAD: usize = 4096;
-    /// Whether blocks of even and of odd index have sums of their own, added after every [`SUM_BLOCKS`]: half the
-    /// latency of a chain.
-    const TWO_SUMS: bool = false;
+    /// Whether there are two sums a lane, and what for.
+    const SUMS: Sums = Sums::One;
     /// Whether many columns are multiplied in this form, by tiles that fill the registers; else another is made of it.
     const MANY_COLUMNS: bool = true;
 
-    /// Adds a block of `R` panels times `C` columns to `acc`. Each element's operations are the same for all `R`, `C`.
+    /// Adds a block of `R` panels times `C` columns to `acc`, and to `second` what [`Sums`] says. Each element's
+    /// operations are the same for all `R`, `C`.
     ///
     /// # Safety
     /// `BYTES` are readable at each `w`, `ACT_BYTES` at each `x`.
@@ -36,7 +36,30 @@ pub(super) trait Format {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        second: &mut [[S::F; C]; R],
     );
+}
+
+/// The sums of a lane. Two become one after some blocks, of which parts of k are multiples.
+#[derive(Clone, Copy)]
+pub(super) enum Sums {
+    /// One.
+    One,
+    /// Of blocks of even and of odd index: half the latency of a chain.
+    EvenOdd,
+    /// Of scales and of minima: each keeps bits that it would lose to the other.
+    Minima,
+}
+
+impl Sums {
+    /// Blocks after which two sums become one.
+    const fn blocks(self) -> usize {
+        match self {
+            Sums::One => 1,
+            Sums::EvenOdd => 1024,
+            Sums::Minima => 8,
+        }
+    }
 }
 
 /// Writes panels in the form of a [`Format`] to scratch, part by part.
@@ -54,8 +77,6 @@ pub(super) struct Share<'a> {
     pub(super) columns: usize,
 }
 
-/// Blocks after which two sums become one. Parts of k are multiples of it.
-const SUM_BLOCKS: usize = 1024;
 /// Bytes of activations that stay in the second-level cache while panels pass.
 const COLUMN_BLOCK_BYTES: usize = 512 << 10;
 /// Columns of a block at most, so that the sums of a panel fit [`SUMS_BYTES`].
@@ -158,8 +179,7 @@ fn column_blocks<W: Format>(columns: usize, k: usize) -> impl Iterator<Item = Ra
 
 /// Blocks that fit the scratch for a part of a panel.
 const fn part_blocks<W: Format>() -> usize {
-    let blocks = PART_BYTES / W::BYTES;
-    if W::TWO_SUMS { blocks / SUM_BLOCKS * SUM_BLOCKS } else { blocks }
+    PART_BYTES / W::BYTES / W::SUMS.blocks() * W::SUMS.blocks()
 }
 
 /// Whether two panels at a time are best: they share what they read of the activations, if there are registers enough.
@@ -309,32 +329,24 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
     /// `n` blocks lie at each `w` and `x`.
     #[inline(always)]
     unsafe fn blocks<S: Simd>(&self, s: S, n: usize, x: [*const u8; C], acc: &mut [[S::F; C]; R]) {
-        let mut first = 0;
-        while W::TWO_SUMS && first < n {
-            let last = n.min(first + SUM_BLOCKS);
-            let mut odd = [[s.splat(0.0); C]; R];
-            let mut i = first;
+        let mut second = [[s.splat(0.0); C]; R];
+        for i in 0..n {
             // SAFETY: the caller's promise.
             unsafe {
-                while i + 1 < last {
-                    self.block(s, i, x, acc);
-                    self.block(s, i + 1, x, &mut odd);
-                    i += 2;
-                }
-                if i < last {
-                    self.block(s, i, x, acc);
+                match W::SUMS {
+                    Sums::EvenOdd if i % 2 == 1 => self.block(s, i, x, &mut second, acc),
+                    Sums::EvenOdd | Sums::One | Sums::Minima => self.block(s, i, x, acc, &mut second),
                 }
             }
-            for r in 0..R {
-                for c in 0..C {
-                    acc[r][c] = s.add(acc[r][c], odd[r][c]);
+            let whole = (i + 1) % W::SUMS.blocks() == 0 || i + 1 == n;
+            if whole && !matches!(W::SUMS, Sums::One) {
+                for r in 0..R {
+                    for c in 0..C {
+                        acc[r][c] = s.add(acc[r][c], second[r][c]);
+                        second[r][c] = s.splat(0.0);
+                    }
                 }
             }
-            first = last;
-        }
-        for i in first..n {
-            // SAFETY: the caller's promise.
-            unsafe { self.block(s, i, x, acc) };
         }
     }
 
@@ -343,7 +355,14 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
     /// # Safety
     /// It lies at each `w` and `x`.
     #[inline(always)]
-    unsafe fn block<S: Simd>(&self, s: S, i: usize, x: [*const u8; C], acc: &mut [[S::F; C]; R]) {
+    unsafe fn block<S: Simd>(
+        &self,
+        s: S,
+        i: usize,
+        x: [*const u8; C],
+        acc: &mut [[S::F; C]; R],
+        second: &mut [[S::F; C]; R],
+    ) {
         let (mut w, mut x) = (self.w, x);
         for w in &mut w {
             // SAFETY: the caller's promise.
@@ -354,7 +373,7 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
             *x = unsafe { x.add(i * W::ACT_BYTES) };
         }
         // SAFETY: the caller's promise.
-        unsafe { W::block(s, w, x, acc) };
+        unsafe { W::block(s, w, x, acc, second) };
     }
 }
 

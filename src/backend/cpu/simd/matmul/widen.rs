@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::WeightView;
-use super::acts::{ActFormat, BLOCK256_BYTES};
+use super::acts::{ActFormat, BLOCK256_BYTES, SCALE256};
 use super::expand::{self, Run16};
 use super::kquant::{self, Q4K, Q5K, Q6K};
-use super::tile::{Format, Prepare};
+use super::tile::{Format, Prepare, Sums};
 use crate::backend::cpu::simd::{Isa, Job, Simd};
 
 /// A format with a wider form.
@@ -93,18 +93,19 @@ impl<W: Widen> Job for Blocks<'_, W> {
     }
 }
 
-/// Q4_K and Q5_K: -dmin, four vectors of pairs of minima, eight of scales, 64 of codes.
-pub(super) struct Run32Mins;
+/// Q4_K and Q5_K: d, -dmin, four vectors of pairs of minima, eight of scales, 64 of codes. `WHOLE` as in [`Q4K`].
+pub(super) struct Run32Mins<const WHOLE: bool>;
 
-const PAIRS: usize = 64;
+const PAIRS: usize = 2 * 64;
 const SCALES: usize = PAIRS + 4 * 64;
 const CODES: usize = SCALES + 8 * 64;
 
-impl Format for Run32Mins {
+impl<const WHOLE: bool> Format for Run32Mins<WHOLE> {
     const ACT: ActFormat = ActFormat::Q8x256;
     const ELEMENTS: usize = 256;
     const BYTES: usize = CODES + 64 * 64;
     const ACT_BYTES: usize = BLOCK256_BYTES;
+    const SUMS: Sums = Sums::Minima;
 
     #[inline(always)]
     unsafe fn block<S: Simd, const R: usize, const C: usize>(
@@ -112,7 +113,9 @@ impl Format for Run32Mins {
         w: [*const u8; R],
         x: [*const u8; C],
         acc: &mut [[S::F; C]; R],
+        second: &mut [[S::F; C]; R],
     ) {
+        let mut factors = [[s.splat(0.0); C]; R];
         let mut sums = [[s.splat(0.0); C]; R];
         // SAFETY: the caller's promise: a block at each `w`, of activations at each `x`.
         unsafe {
@@ -121,8 +124,11 @@ impl Format for Run32Mins {
                 for i in 0..4 {
                     pairs[i] = s.load_bytes(w[r].add(PAIRS + 64 * i));
                 }
+                let (d, dmin) = (s.load_ptr(w[r].cast()), s.load_ptr(w[r].add(64).cast()));
                 for c in 0..C {
-                    sums[r][c] = kquant::minima(s, pairs, s.load_ptr(w[r].cast()), x[c]);
+                    let dx = s.splat_ptr(x[c].add(SCALE256));
+                    factors[r][c] = s.mul(d, dx);
+                    second[r][c] = kquant::minima::<S, WHOLE>(s, pairs, s.mul(dmin, dx), x[c], second[r][c]);
                 }
             }
             for run in 0..8 {
@@ -140,14 +146,16 @@ impl Format for Run32Mins {
                         sums[r][c] = s.fma(s.to_f32(dots[r][c]), scale, sums[r][c]);
                     }
                 }
+                if run == 7 || (!WHOLE && run % 2 == 1) {
+                    kquant::add_scaled(s, &mut sums, &factors, acc);
+                }
             }
-            kquant::add_block(s, sums, x, acc);
         }
     }
 }
 
-impl Widen for Q4K {
-    type Wide = Run32Mins;
+impl<const WHOLE: bool> Widen for Q4K<WHOLE> {
+    type Wide = Run32Mins<WHOLE>;
     const FROM_COLUMNS: usize = 48;
 
     #[inline(always)]
@@ -167,7 +175,7 @@ impl Widen for Q4K {
 }
 
 impl Widen for Q5K {
-    type Wide = Run32Mins;
+    type Wide = Run32Mins<false>;
     const FROM_COLUMNS: usize = 16;
 
     #[inline(always)]
@@ -222,12 +230,13 @@ impl Widen for Q6K {
 unsafe fn widen_scales<S: Simd>(s: S, w: *const u8, dst: *mut u8) {
     // SAFETY: the caller's promise.
     unsafe {
-        let (scales, pairs, dmin) = kquant::unpack_scales(s, w);
-        s.store_ptr(dmin, dst.cast());
-        for (i, pair) in pairs.into_iter().enumerate() {
+        let block = kquant::unpack_scales(s, w);
+        s.store_ptr(block.d, dst.cast());
+        s.store_ptr(block.dmin, dst.add(64).cast());
+        for (i, pair) in block.pairs.into_iter().enumerate() {
             s.store_bytes(pair, dst.add(PAIRS + 64 * i));
         }
-        for (run, scale) in scales.into_iter().enumerate() {
+        for (run, scale) in block.scales.into_iter().enumerate() {
             s.store_ptr(scale, dst.add(SCALES + 64 * run).cast());
         }
     }
