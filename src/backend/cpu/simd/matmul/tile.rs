@@ -58,6 +58,8 @@ pub(super) struct Share<'a> {
 const SUM_BLOCKS: usize = 1024;
 /// Bytes of activations that stay in the second-level cache while panels pass.
 const COLUMN_BLOCK_BYTES: usize = 512 << 10;
+/// The same where panels are prepared anew for every block of columns, which costs more than some cache misses.
+const PREPARED_COLUMN_BLOCK_BYTES: usize = 1 << 20;
 /// Columns of a block at most, so that the sums of a panel fit [`SUMS_BYTES`].
 const MAX_COLUMN_BLOCK: usize = 480;
 /// Bytes of scratch for the sums of a panel between parts of k.
@@ -74,7 +76,7 @@ pub(super) fn direct<W: Format>(share: Share) {
     let Share { isa, product, panels, columns } = share;
     let blocks = product.weight.cols / W::ELEMENTS;
     let at = |panel: usize| product.weight.bytes[panel * blocks * W::BYTES..][..blocks * W::BYTES].as_ptr();
-    for columns in column_blocks::<W>(columns, product.weight.cols) {
+    for columns in column_blocks::<W>(columns, product.weight.cols, COLUMN_BLOCK_BYTES) {
         let pairs = pairs::<W>(isa, columns.len());
         let mut p = panels.start;
         while p < panels.end {
@@ -98,7 +100,7 @@ pub(super) fn prepared<W: Format>(share: Share, from: &impl Prepare, scratch: &m
     let aligned = scratch.as_ptr().align_offset(64);
     let scratch = &mut scratch[aligned..];
     let k = product.weight.cols.min(part_blocks::<W>() * W::ELEMENTS);
-    for columns in column_blocks::<W>(columns, k) {
+    for columns in column_blocks::<W>(columns, k, PREPARED_COLUMN_BLOCK_BYTES) {
         let mut p = panels.start;
         while p < panels.end {
             let ahead = ahead(product, p, &panels, &columns);
@@ -150,9 +152,9 @@ fn ahead<'a>(product: &Product<'a>, panel: usize, panels: &Range<usize>, columns
     &bytes[((panel + 2) * panel_bytes).min(end)..((panel + 4) * panel_bytes).min(end)]
 }
 
-/// The columns in blocks whose activations of `k` elements stay in a cache.
-fn column_blocks<W: Format>(columns: usize, k: usize) -> impl Iterator<Item = Range<usize>> {
-    let wide = (COLUMN_BLOCK_BYTES / act_row_bytes(W::ACT, k).max(1) / 12 * 12).clamp(24, MAX_COLUMN_BLOCK);
+/// The columns in blocks whose activations of `k` elements are at most `bytes`, if they are not few.
+fn column_blocks<W: Format>(columns: usize, k: usize, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let wide = (bytes / act_row_bytes(W::ACT, k).max(1) / 12 * 12).clamp(24, MAX_COLUMN_BLOCK);
     (0..columns).step_by(wide).map(move |first| first..columns.min(first + wide))
 }
 
