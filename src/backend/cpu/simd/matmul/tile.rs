@@ -280,7 +280,7 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
             }
         }
         // SAFETY: the caller's promise, and `x` as found above.
-        unsafe { self.blocks(s, blocks.len(), x, &mut acc) };
+        let acc = unsafe { self.blocks(s, blocks.len(), x, acc) };
         for r in 0..R {
             for c in 0..C {
                 if blocks.end < total {
@@ -305,39 +305,58 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
         }
     }
 
-    /// The blocks, in order.
+    /// Adds the blocks, in order. (Sums go by value, so that they live in registers.)
     ///
     /// # Safety
     /// `n` blocks lie at each `w` and `x`.
     #[inline(always)]
-    unsafe fn blocks<S: Simd>(&self, s: S, n: usize, x: [*const u8; C], acc: &mut [[S::F; C]; R]) {
-        let mut first = 0;
-        while W::TWO_SUMS && first < n {
-            let last = n.min(first + SUM_BLOCKS);
-            let mut odd = [[s.splat(0.0); C]; R];
-            let mut i = first;
-            // SAFETY: the caller's promise.
-            unsafe {
-                while i + 1 < last {
-                    self.block(s, i, x, acc);
-                    self.block(s, i + 1, x, &mut odd);
-                    i += 2;
-                }
-                if i < last {
-                    self.block(s, i, x, acc);
-                }
+    unsafe fn blocks<S: Simd>(&self, s: S, n: usize, x: [*const u8; C], sums: [[S::F; C]; R]) -> [[S::F; C]; R] {
+        let mut acc = sums;
+        if W::TWO_SUMS {
+            for first in (0..n).step_by(SUM_BLOCKS) {
+                // SAFETY: the caller's promise.
+                acc = unsafe { self.two_sums(s, first..n.min(first + SUM_BLOCKS), x, acc) };
             }
-            for r in 0..R {
-                for c in 0..C {
-                    acc[r][c] = s.add(acc[r][c], odd[r][c]);
-                }
-            }
-            first = last;
+            return acc;
         }
-        for i in first..n {
+        for i in 0..n {
             // SAFETY: the caller's promise.
-            unsafe { self.block(s, i, x, acc) };
+            unsafe { self.block(s, i, x, &mut acc) };
         }
+        acc
+    }
+
+    /// Adds blocks, the odd ones apart until the end.
+    ///
+    /// # Safety
+    /// The blocks lie at each `w` and `x`.
+    #[inline(always)]
+    unsafe fn two_sums<S: Simd>(
+        &self,
+        s: S,
+        blocks: Range<usize>,
+        x: [*const u8; C],
+        sums: [[S::F; C]; R],
+    ) -> [[S::F; C]; R] {
+        let (mut even, mut odd) = (sums, [[s.splat(0.0); C]; R]);
+        let mut i = blocks.start;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while i + 1 < blocks.end {
+                self.block(s, i, x, &mut even);
+                self.block(s, i + 1, x, &mut odd);
+                i += 2;
+            }
+            if i < blocks.end {
+                self.block(s, i, x, &mut even);
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                even[r][c] = s.add(even[r][c], odd[r][c]);
+            }
+        }
+        even
     }
 
     /// Block `i`.
