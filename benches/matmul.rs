@@ -221,11 +221,12 @@ impl Job for Dots {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (u, x) = (std::hint::black_box(s.splat_i(0x0102_0304)), std::hint::black_box(s.splat_i(0x0506_0708)));
-        let mut sums = [s.splat_i(0); DOT_CHAINS];
+        let u = std::hint::black_box(s.splat_i(0x0102_0304));
+        let mut sums = [s.splat_i(1); DOT_CHAINS];
         for _ in 0..DOT_ROUNDS {
-            for sum in &mut sums {
-                *sum = s.dot_u7(*sum, u, x);
+            // Each product has a new operand, so that none can be taken out of the loop.
+            for i in 0..DOT_CHAINS {
+                sums[i] = s.dot_u7(sums[i], u, sums[(i + 1) % DOT_CHAINS]);
             }
         }
         std::hint::black_box(sums);

@@ -19,13 +19,13 @@ pub enum Layout {
 }
 
 /// A run of equal words of a block. In the panel, word 0 of the sixteen rows comes first, then word 1, and so on.
-struct Field {
+pub(crate) struct Field {
     /// Offset in the block.
-    at: usize,
+    pub(crate) at: usize,
     /// Bytes of a word: 2 or 4.
-    word: usize,
+    pub(crate) word: usize,
     /// Words.
-    words: usize,
+    pub(crate) words: usize,
 }
 
 const fn field(at: usize, word: usize, words: usize) -> Field {
@@ -33,7 +33,7 @@ const fn field(at: usize, word: usize, words: usize) -> Field {
 }
 
 /// The fields of a type's block in the order in which the panel holds them: what a kernel reads first comes first.
-const fn fields(dtype: DType) -> Option<&'static [Field]> {
+pub(crate) const fn fields(dtype: DType) -> Option<&'static [Field]> {
     use DType::*;
     Some(match dtype {
         F32 => const { &[field(0, 4, 1)] },
@@ -52,7 +52,7 @@ const fn fields(dtype: DType) -> Option<&'static [Field]> {
 }
 
 /// What is xored to the bytes of words of four: Q8_0 codes become `code + 128`, for dot products of u8 and i8.
-const fn flip(dtype: DType) -> u8 {
+pub(crate) const fn flip(dtype: DType) -> u8 {
     if matches!(dtype, DType::Q8_0) { 0x80 } else { 0 }
 }
 

@@ -161,6 +161,17 @@ pub trait Simd: Copy {
     /// 16 bytes at `p` are readable.
     unsafe fn load_i8_ptr(self, p: *const u8) -> Self::I;
 
+    /// Four bytes from each of the sixteen addresses `p` plus a lane of `offsets`.
+    ///
+    /// # Safety
+    /// They are readable.
+    unsafe fn gather(self, p: *const u8, offsets: Self::I) -> Self::I;
+    /// The low halves of the lanes.
+    ///
+    /// # Safety
+    /// 32 bytes at `p` are writable.
+    unsafe fn store_u16_ptr(self, a: Self::I, p: *mut u8);
+
     /// Asks for the cache line of an address, which need not exist.
     fn prefetch(self, p: *const u8);
 

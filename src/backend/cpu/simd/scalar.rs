@@ -242,5 +242,15 @@ impl Simd for Scalar {
         unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(i32::from)
     }
     #[inline]
+    unsafe fn gather(self, p: *const u8, offsets: I) -> I {
+        // SAFETY: the caller's promise.
+        offsets.map(|offset| i32::from_le(unsafe { p.offset(offset as isize).cast::<i32>().read_unaligned() }))
+    }
+    #[inline]
+    unsafe fn store_u16_ptr(self, a: I, p: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().write_unaligned(a.map(|v| (v as u16).to_le())) }
+    }
+    #[inline]
     fn prefetch(self, _: *const u8) {}
 }

@@ -5,11 +5,12 @@
 use std::ops::Range;
 
 use super::acts::{ActFormat, BLOCK32_BYTES, BLOCK256_BYTES, SCALE32, SUM32_BY_8, SUM32_BY_128, SUMS16_BY_32};
+use super::pack::{Codes as Transpose, pack};
 use super::tile::{Format, Prepare};
 use super::{WeightView, half32, kquant};
 use crate::backend::cpu::simd::{Isa, Simd};
 use crate::tensor::DType;
-use crate::tensor::panel::{PANEL_ROWS, pack_part};
+use crate::tensor::panel::PANEL_ROWS;
 use crate::tensor::quant::{
     BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2K, BlockQ3K, BlockQ4_1, BlockQ5_0, BlockQ5_1, KVALUES_IQ4NL,
     KVALUES_MXFP4, QuantBlock, scales_q3k,
@@ -29,7 +30,7 @@ trait Codes: QuantBlock {
 }
 
 /// Writes the blocks `first..` of a panel's rows in the file's layout, as many as `dst` holds; absent rows are zero.
-type Expand = fn(dtype: DType, row_bytes: usize, rows: &[u8], first: usize, dst: &mut [u8]);
+type Expand = fn(isa: Isa, dtype: DType, row_bytes: usize, rows: &[u8], first: usize, dst: &mut [u8]);
 
 /// A weight in the file's layout, to be written out.
 pub(super) struct Rows<'a> {
@@ -47,10 +48,10 @@ impl<'a> Rows<'a> {
 }
 
 impl Prepare for Rows<'_> {
-    fn write(&self, _: Isa, panel: usize, blocks: Range<usize>, dst: &mut [u8]) {
+    fn write(&self, isa: Isa, panel: usize, blocks: Range<usize>, dst: &mut [u8]) {
         let rows = panel * PANEL_ROWS..((panel + 1) * PANEL_ROWS).min(self.weight.rows);
         let rows = &self.weight.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
-        (self.expand)(self.weight.dtype, self.row_bytes, rows, blocks.start, dst);
+        (self.expand)(isa, self.weight.dtype, self.row_bytes, rows, blocks.start, dst);
     }
 }
 
@@ -66,7 +67,7 @@ fn expand_of(dtype: DType) -> Option<Expand> {
         Q2K => expand::<BlockQ2K>,
         Q3K => expand::<BlockQ3K>,
         Iq4Xs => expand::<BlockIq4Xs>,
-        F32 | F16 | Bf16 | Q4_0 | Q8_0 | Q4K | Q5K | Q6K => pack_part,
+        F32 | F16 | Bf16 | Q4_0 | Q8_0 | Q4K | Q5K | Q6K => pack,
         Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
         | Tq2_0 | Nvfp4 | Q1_0 => return None,
     })
@@ -78,13 +79,14 @@ const fn block_bytes(elements: usize, run: usize, mins: bool) -> usize {
 }
 
 /// Blocks of sixteen rows: the scales run by run, the minima run by run, then the codes, four of each row a vector.
-fn expand<B: Codes>(_: DType, row_bytes: usize, rows: &[u8], first: usize, dst: &mut [u8]) {
+fn expand<B: Codes>(isa: Isa, _: DType, row_bytes: usize, rows: &[u8], first: usize, dst: &mut [u8]) {
     let (elements, runs) = (B::ELEMENTS, B::ELEMENTS / B::RUN);
-    let offset = if B::MINS { 0 } else { 0x80 };
+    let flip = if B::MINS { 0 } else { 0x80 };
+    let mut buffer = [0; 256 * PANEL_ROWS];
     for (i, dst) in dst.chunks_exact_mut(block_bytes(elements, B::RUN, B::MINS)).enumerate() {
         let (scales, codes) = dst.split_at_mut(dst.len() - elements * PANEL_ROWS);
-        let (scales, codes) = (scales.as_chunks_mut::<4>().0, codes.as_chunks_mut::<4>().0);
-        for r in 0..PANEL_ROWS {
+        let scales = scales.as_chunks_mut::<4>().0;
+        for (r, buffer) in buffer.chunks_exact_mut(elements).take(PANEL_ROWS).enumerate() {
             let block: B = match rows.get(r * row_bytes..(r + 1) * row_bytes) {
                 Some(row) => bytemuck::pod_read_unaligned(&row[(first + i) * size_of::<B>()..][..size_of::<B>()]),
                 None => B::zeroed(),
@@ -96,14 +98,9 @@ fn expand<B: Codes>(_: DType, row_bytes: usize, rows: &[u8], first: usize, dst: 
                     scales[(runs + run) * PANEL_ROWS + r] = min.to_le_bytes();
                 }
             }
-            let mut bytes = [0; 256];
-            block.codes(&mut bytes[..elements]);
-            for (four, dst) in
-                bytes[..elements].as_chunks::<4>().0.iter().zip(codes[r..].iter_mut().step_by(PANEL_ROWS))
-            {
-                *dst = four.map(|code| code ^ offset);
-            }
+            block.codes(buffer);
         }
+        isa.run(Transpose { rows: &buffer, elements, flip, dst: codes });
     }
 }
 

@@ -11,6 +11,7 @@ mod expand;
 mod float;
 mod half32;
 mod kquant;
+mod pack;
 mod tile;
 mod widen;
 

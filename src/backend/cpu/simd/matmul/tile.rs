@@ -79,6 +79,8 @@ pub(super) struct Share<'a> {
 
 /// Bytes of activations that stay in the second-level cache while panels pass.
 const COLUMN_BLOCK_BYTES: usize = 512 << 10;
+/// The same where panels are prepared anew for every block of columns, which costs more than some cache misses.
+const PREPARED_COLUMN_BLOCK_BYTES: usize = 1 << 20;
 /// Columns of a block at most, so that the sums of a panel fit [`SUMS_BYTES`].
 const MAX_COLUMN_BLOCK: usize = 480;
 /// Bytes of scratch for the sums of a panel between parts of k.
@@ -95,7 +97,7 @@ pub(super) fn direct<W: Format>(share: Share) {
     let Share { isa, product, panels, columns } = share;
     let blocks = product.weight.cols / W::ELEMENTS;
     let at = |panel: usize| product.weight.bytes[panel * blocks * W::BYTES..][..blocks * W::BYTES].as_ptr();
-    for columns in column_blocks::<W>(columns, product.weight.cols) {
+    for columns in column_blocks::<W>(columns, product.weight.cols, COLUMN_BLOCK_BYTES) {
         let pairs = pairs::<W>(isa, columns.len());
         let mut p = panels.start;
         while p < panels.end {
@@ -119,7 +121,7 @@ pub(super) fn prepared<W: Format>(share: Share, from: &impl Prepare, scratch: &m
     let aligned = scratch.as_ptr().align_offset(64);
     let scratch = &mut scratch[aligned..];
     let k = product.weight.cols.min(part_blocks::<W>() * W::ELEMENTS);
-    for columns in column_blocks::<W>(columns, k) {
+    for columns in column_blocks::<W>(columns, k, PREPARED_COLUMN_BLOCK_BYTES) {
         let mut p = panels.start;
         while p < panels.end {
             let ahead = ahead(product, p, &panels, &columns);
@@ -171,9 +173,9 @@ fn ahead<'a>(product: &Product<'a>, panel: usize, panels: &Range<usize>, columns
     &bytes[((panel + 2) * panel_bytes).min(end)..((panel + 4) * panel_bytes).min(end)]
 }
 
-/// The columns in blocks whose activations of `k` elements stay in a cache.
-fn column_blocks<W: Format>(columns: usize, k: usize) -> impl Iterator<Item = Range<usize>> {
-    let wide = (COLUMN_BLOCK_BYTES / act_row_bytes(W::ACT, k).max(1) / 12 * 12).clamp(24, MAX_COLUMN_BLOCK);
+/// The columns in blocks whose activations of `k` elements are at most `bytes`, if they are not few.
+fn column_blocks<W: Format>(columns: usize, k: usize, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let wide = (bytes / act_row_bytes(W::ACT, k).max(1) / 12 * 12).clamp(24, MAX_COLUMN_BLOCK);
     (0..columns).step_by(wide).map(move |first| first..columns.min(first + wide))
 }
 
@@ -298,7 +300,7 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
             }
         }
         // SAFETY: the caller's promise, and `x` as found above.
-        unsafe { self.blocks(s, blocks.len(), x, &mut acc) };
+        let acc = unsafe { self.blocks(s, blocks.len(), x, acc) };
         for r in 0..R {
             for c in 0..C {
                 if blocks.end < total {
@@ -323,19 +325,19 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
         }
     }
 
-    /// The blocks, in order.
+    /// Adds the blocks, in order. (Sums go by value, so that they live in registers.)
     ///
     /// # Safety
     /// `n` blocks lie at each `w` and `x`.
     #[inline(always)]
-    unsafe fn blocks<S: Simd>(&self, s: S, n: usize, x: [*const u8; C], acc: &mut [[S::F; C]; R]) {
-        let mut second = [[s.splat(0.0); C]; R];
+    unsafe fn blocks<S: Simd>(&self, s: S, n: usize, x: [*const u8; C], sums: [[S::F; C]; R]) -> [[S::F; C]; R] {
+        let (mut acc, mut second) = (sums, [[s.splat(0.0); C]; R]);
         for i in 0..n {
             // SAFETY: the caller's promise.
             unsafe {
                 match W::SUMS {
-                    Sums::EvenOdd if i % 2 == 1 => self.block(s, i, x, &mut second, acc),
-                    Sums::EvenOdd | Sums::One | Sums::Minima => self.block(s, i, x, acc, &mut second),
+                    Sums::EvenOdd if i % 2 == 1 => self.block(s, i, x, &mut second, &mut acc),
+                    Sums::EvenOdd | Sums::One | Sums::Minima => self.block(s, i, x, &mut acc, &mut second),
                 }
             }
             let whole = (i + 1) % W::SUMS.blocks() == 0 || i + 1 == n;
@@ -348,6 +350,7 @@ impl<W: Format, const R: usize, const C: usize> Tile<'_, W, R, C> {
                 }
             }
         }
+        acc
     }
 
     /// Block `i`.

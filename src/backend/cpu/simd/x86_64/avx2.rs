@@ -187,6 +187,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { self.store_bytes(a, x.as_mut_ptr().cast()) }
     }
     #[inline(always)]
+    unsafe fn gather(self, p: *const u8, offsets: I) -> I {
+        // SAFETY: the caller's promise.
+        unsafe {
+            [_mm256_i32gather_epi32::<1>(p.cast(), offsets[0]), _mm256_i32gather_epi32::<1>(p.cast(), offsets[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u16_ptr(self, a: I, p: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let low = _mm256_set1_epi32(0xffff);
+            let words = _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
+            _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(words));
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

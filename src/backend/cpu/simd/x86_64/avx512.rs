@@ -156,6 +156,16 @@ impl Simd for Avx512 {
         unsafe { self.store_bytes(a, x.as_mut_ptr().cast()) }
     }
     #[inline(always)]
+    unsafe fn gather(self, p: *const u8, offsets: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_i32gather_epi32::<1>(offsets, p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_u16_ptr(self, a: __m512i, p: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(a)) }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         // SAFETY: a prefetch does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
