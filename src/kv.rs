@@ -29,7 +29,7 @@ pub enum KvError {
     NoSequence(SequenceId),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sequence {
     length: u32,
     pages: Vec<u32>,
@@ -63,13 +63,15 @@ impl PagedKv {
 
     /// Starts an empty sequence.
     pub fn start(&mut self) -> SequenceId {
+        // Room for every page, so that a sequence never allocates as it grows.
+        let sequence = Some(Sequence { length: 0, pages: Vec::with_capacity(self.total as usize) });
         let unused = self.sequences.iter_ids().find(|(_, s)| s.is_none()).map(|(id, _)| id);
         match unused {
             Some(id) => {
-                self.sequences[id] = Some(Sequence::default());
+                self.sequences[id] = sequence;
                 id
             }
-            None => self.sequences.push(Some(Sequence::default())),
+            None => self.sequences.push(sequence),
         }
     }
 

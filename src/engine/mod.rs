@@ -105,7 +105,8 @@ impl Engine {
         let home = |graph: &Graph| homes(graph, MemoryId::from_index(0), options.keep_mapping);
         let session = Session::open(source, &gguf, machine, home, limits, progress)?;
         let kv = PagedKv::new(context);
-        let (cells, positions, pages) = (Vec::new(), Vec::new(), Vec::new());
+        let (cells, positions) = (Vec::with_capacity(tokens.index()), Vec::with_capacity(tokens.index()));
+        let pages = Vec::with_capacity(context.pages() as usize);
         Ok(Engine { gguf, model, tokenizer, session, kv, cells, positions, pages })
     }
 

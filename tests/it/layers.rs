@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const VOCAB: [&str; 3] = ["units", "index", "tensor"];
 
 /// Module → what it may import beside itself; `vocab` stands for units, index and tensor.
-const TABLE: [(&str, &str); 18] = [
+const TABLE: [(&str, &str); 19] = [
     ("units", ""),
     ("index", ""),
     ("tensor", "units index"),
@@ -22,10 +22,11 @@ const TABLE: [(&str, &str); 18] = [
     ("models", "vocab graph gguf"),
     ("text", "gguf"),
     ("sample", "text"),
+    ("synth", "vocab gguf"),
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
     ("bench", "vocab graph gguf device residency plan exec models kv text sample engine"),
-    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample engine inspect bench"),
+    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench"),
 ];
 
 /// Files and folders that may hold `unsafe`.

@@ -1,6 +1,7 @@
 //! All integration tests, as one binary.
 
 mod cli;
+mod engine;
 mod f64_model;
 mod gguf_hostile;
 mod gguf_read;

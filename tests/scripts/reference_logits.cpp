@@ -4,13 +4,15 @@
 //       writes the logits of every position, float32 [n_tokens, n_vocab]. The ids are decoded as ONE batch at
 //       positions 0..n-1 of one sequence; "single" decodes token by token instead.
 //   reference_logits greedy MODEL.gguf PROMPT COUNT
-//       prints one JSON object: the prompt's ids (with BOS where the file asks for it) and the COUNT ids that follow
-//       at temperature 0, fewer where an end-of-generation token comes first (which is then the last id).
+//       prints one JSON object: the prompt's ids (with BOS where the file asks for it), the COUNT ids that follow at
+//       temperature 0, fewer where an end-of-generation token comes first (which is then the last id), and for each
+//       of them by how much its logit exceeds the second best: where that is small, another engine may differ.
 //
 // Build it against a built llama.cpp; reference_logits.py beside this file does that.
 #include "llama.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -174,18 +176,26 @@ void run_greedy(int argc, char ** argv) {
     const size_t count = static_cast<size_t>(std::max(0, std::atoi(argv[4])));
     llama_context * context = open_context(model, prompt.size() + count, 1, GGML_TYPE_F16, LLAMA_FLASH_ATTN_TYPE_AUTO);
     std::vector<llama_token> generated;
+    std::vector<float> margins;
     llama_batch batch = llama_batch_get_one(prompt.data(), static_cast<int32_t>(prompt.size()));
     while (generated.size() < count && (generated.empty() || !llama_vocab_is_eog(vocab, generated.back()))) {
         if (llama_decode(context, batch) != 0) {
             fail("llama_decode failed");
         }
         const float * row = llama_get_logits_ith(context, -1);
-        generated.push_back(static_cast<llama_token>(std::max_element(row, row + n_vocab) - row));
+        const float * best = std::max_element(row, row + n_vocab);
+        generated.push_back(static_cast<llama_token>(best - row));
+        margins.push_back(*best - std::max(best == row ? -INFINITY : *std::max_element(row, best),
+                                           best + 1 == row + n_vocab ? -INFINITY : *std::max_element(best + 1, row + n_vocab)));
         batch = llama_batch_get_one(&generated.back(), 1);
     }
     std::printf("{");
     print_ids("prompt_ids", prompt, ", ");
-    print_ids("ids", generated, "}\n");
+    print_ids("ids", generated, ", \"margins\": [");
+    for (size_t i = 0; i < margins.size(); ++i) {
+        std::printf("%s%.4f", i == 0 ? "" : ", ", margins[i]);
+    }
+    std::printf("]}\n");
     llama_free(context);
     llama_model_free(model);
 }

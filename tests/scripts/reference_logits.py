@@ -14,7 +14,8 @@ is missing there or older than its source):
     # float32 [n_tokens, n_vocab], one batch at positions 0.., f16 KV cache, one thread, one file per model
     python3 tests/scripts/reference_logits.py --llama SOURCE --build BUILD logits --tokens 1,2,3 --out DIR a.gguf b.gguf
 
-    # a JSON list of {prompt, text, prompt_ids, ids} at temperature 0 (needs the PyPI package gguf, for the text)
+    # a JSON list of {prompt, text, prompt_ids, ids, margins} at temperature 0 (needs the PyPI package gguf, for the
+    # text); margins are the logit gaps to the second best id, small where another engine may rightly differ
     python3 tests/scripts/reference_logits.py --llama SOURCE --build BUILD greedy --count 48 --out x.json a.gguf "Lily" "One day"
 
 ``--tokens`` also takes the name of a text file that holds the ids. The logits differ between machines in their last
@@ -94,7 +95,7 @@ def write_greedy(program: Path, args):
     lines = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     args.out.write_text(f"[\n  {lines}\n]\n")
     for entry in entries:
-        print(f"{entry['prompt']}|{entry['text']}")
+        print(f"{min(entry['margins']):8.4f} {entry['prompt']}|{entry['text']}")
 
 
 def token_pieces(model: Path) -> list[bytes]:

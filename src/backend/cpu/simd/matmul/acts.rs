@@ -64,80 +64,104 @@ impl<const N: usize> Job for Blocks<'_, N> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let bytes = if N == 32 { BLOCK32_BYTES } else { BLOCK256_BYTES };
-        for (x, dst) in self.x.chunks_exact(N).zip(self.dst.chunks_exact_mut(bytes)) {
-            let (scale, inverse) = scale(s, x);
-            let scale = if N == 32 { half_scale(scale) } else { inverse_scale(scale, inverse) };
-            let (codes, rest) = dst.split_at_mut(N);
-            rest[..4].copy_from_slice(&scale.to_le_bytes());
-            if N == 32 {
-                let sum =
-                    codes16(s, &x[..16], inverse, &mut codes[..16]) + codes16(s, &x[16..], inverse, &mut codes[16..]);
-                rest[4..8].copy_from_slice(&(-8 * sum).to_le_bytes());
-                rest[8..].copy_from_slice(&(-128 * sum).to_le_bytes());
-            } else {
-                sums256(s, x, inverse, codes, &mut rest[4..]);
+        let x = self.x.as_chunks::<N>().0;
+        // 0 while all numbers are finite; looked at once, since they nearly always are.
+        let mut broken = s.splat(0.0);
+        for i in 0..x.len() {
+            broken = s.add(block::<S, N>(s, &x[i], &mut self.dst[i * bytes..][..bytes]), broken);
+        }
+        if s.reduce_add(broken) != 0.0 {
+            for i in 0..x.len() {
+                if x[i].iter().any(|x| !x.is_finite()) {
+                    break_block(N, &mut self.dst[i * bytes..][..bytes]);
+                }
             }
         }
     }
 }
 
+/// Writes a block of finite numbers. Returns zeros for them, NaN in some lane for others, whose block is worthless.
+/// (Whole arrays and indices here: slice copies and zipped iterators are calls that the compiler may leave in place.)
+#[inline(always)]
+fn block<S: Simd, const N: usize>(s: S, x: &[f32; N], dst: &mut [u8]) -> S::F {
+    let (mut most, mut broken) = (s.splat(0.0), s.splat(0.0));
+    for i in 0..N / LANES {
+        let x = s.load(&x[LANES * i..]);
+        most = s.max(s.abs(x), most);
+        broken = s.fma(x, s.splat(0.0), broken);
+    }
+    let (scale, inverse) = scale(s.reduce_max(most));
+    let scale = if N == 32 { half_scale(s, scale) } else { inverse_scale(inverse) };
+    let (codes, rest) = dst.split_at_mut(N);
+    let (codes, rest) = (codes.as_chunks_mut::<LANES>().0, rest.as_chunks_mut::<4>().0);
+    rest[0] = scale.to_le_bytes();
+    let inverse = s.splat(inverse);
+    if N == 32 {
+        let q = s.add_i(codes16(s, &x[..16], inverse, &mut codes[0]), codes16(s, &x[16..], inverse, &mut codes[1]));
+        let sum = reduce(s, q);
+        rest[1] = (-8 * sum).to_le_bytes();
+        rest[2] = (-128 * sum).to_le_bytes();
+    } else {
+        sums256(s, x, inverse, codes, &mut rest[1..]);
+    }
+    broken
+}
+
+/// Makes all products of a block NaN: codes and sums are 0 under the scale NaN.
+fn break_block(n: usize, dst: &mut [u8]) {
+    dst.fill(0);
+    dst[n..n + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+}
+
 /// The codes and sums of a block of 256.
 #[inline(always)]
-fn sums256<S: Simd>(s: S, x: &[f32], inverse: f32, codes: &mut [u8], sums: &mut [u8]) {
-    let (sums32, sums16) = sums.split_at_mut(SUMS16_BY_32 - SUMS32);
-    let runs = x.chunks_exact(32).zip(codes.chunks_exact_mut(32)).zip(sums16.chunks_exact_mut(8));
-    for (run, ((x, codes), sums16)) in runs.enumerate() {
-        let a = codes16(s, &x[..16], inverse, &mut codes[..16]);
-        let b = codes16(s, &x[16..], inverse, &mut codes[16..]);
-        sums16[..4].copy_from_slice(&(-32 * a).to_le_bytes());
-        sums16[4..].copy_from_slice(&(-32 * b).to_le_bytes());
-        // At most 32 * 127.
-        sums32[2 * run..2 * run + 2].copy_from_slice(&((a + b) as i16).to_le_bytes());
+fn sums256<S: Simd>(s: S, x: &[f32], inverse: S::F, codes: &mut [[u8; LANES]], sums: &mut [[u8; 4]]) {
+    let mut sums32 = [0i32; 8];
+    for run in 0..8 {
+        let a = reduce(s, codes16(s, &x[32 * run..], inverse, &mut codes[2 * run]));
+        let b = reduce(s, codes16(s, &x[32 * run + 16..], inverse, &mut codes[2 * run + 1]));
+        sums[4 + 2 * run] = (-32 * a).to_le_bytes();
+        sums[4 + 2 * run + 1] = (-32 * b).to_le_bytes();
+        sums32[run] = a + b;
+    }
+    for i in 0..4 {
+        // Two i16 of at most 32 * 127.
+        sums[i] = (sums32[2 * i] & 0xffff | sums32[2 * i + 1] << 16).to_le_bytes();
     }
 }
 
-/// The scale of a block and its inverse: the largest magnitude is code 127. Numbers that are not finite give the scale
-/// NaN and codes 0; a block too small to have an inverse counts as zero.
+/// The scale of a block and its inverse: the largest magnitude is code 127. A block too small to have an inverse
+/// counts as zero.
 #[inline(always)]
-fn scale<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
-    let (mut most, mut broken) = (s.splat(0.0), s.splat(0.0));
-    for x in x.chunks_exact(LANES) {
-        let x = s.load(x);
-        most = s.max(s.abs(x), most);
-        // 0 for finite numbers, NaN for others.
-        broken = s.fma(x, s.splat(0.0), broken);
-    }
-    let most = s.reduce_max(most);
+fn scale(most: f32) -> (f32, f32) {
     let inverse = 127.0 / most;
-    if s.reduce_add(broken) != 0.0 {
-        (f32::NAN, 0.0)
-    } else if !inverse.is_finite() {
-        (0.0, 0.0)
-    } else {
-        (most / 127.0, inverse)
-    }
+    if inverse.is_finite() { (most / 127.0, inverse) } else { (0.0, 0.0) }
 }
 
 /// Rounded to f16, as in a Q8_0 block, where f16 holds it in full precision: the scale that llama.cpp multiplies with.
-fn half_scale(scale: f32) -> f32 {
-    const NORMAL: std::ops::RangeInclusive<f32> = 6.104e-5..=65504.0;
-    if NORMAL.contains(&scale) { half::f16::from_f32(scale).to_f32() } else { scale }
-}
-
-/// The inverse of the inverse, one bit off at times: what a Q8_K block of llama.cpp multiplies with.
-fn inverse_scale(scale: f32, inverse: f32) -> f32 {
-    if scale.is_nan() || inverse == 0.0 { scale } else { 1.0 / inverse }
-}
-
-/// Sixteen codes; returns their sum.
 #[inline(always)]
-fn codes16<S: Simd>(s: S, x: &[f32], inverse: f32, codes: &mut [u8]) -> i32 {
-    // A NaN or an infinity times 0 is NaN, which `max` turns into its second operand.
-    let scaled = s.max(s.mul(s.load(x), s.splat(inverse)), s.splat(-127.0));
-    let q = s.round_i32(scaled);
+fn half_scale<S: Simd>(s: S, scale: f32) -> f32 {
+    const NORMAL: std::ops::RangeInclusive<f32> = 6.104e-5..=65504.0;
+    if NORMAL.contains(&scale) { s.reduce_max(s.round_f16(s.splat(scale))) } else { scale }
+}
+
+/// The inverse of the inverse, one bit off the scale at times: what a Q8_K block of llama.cpp multiplies with.
+fn inverse_scale(inverse: f32) -> f32 {
+    if inverse == 0.0 { 0.0 } else { 1.0 / inverse }
+}
+
+/// Sixteen codes, also as lanes.
+#[inline(always)]
+fn codes16<S: Simd>(s: S, x: &[f32], inverse: S::F, codes: &mut [u8; LANES]) -> S::I {
+    let q = s.round_i32(s.mul(s.load(x), inverse));
     let mut bytes = [0i8; LANES];
     s.store_i8(q, &mut bytes);
-    codes.copy_from_slice(bytemuck::cast_slice(&bytes));
-    // A sum of small whole numbers is exact in f32.
-    s.reduce_add(s.to_f32(q)) as i32
+    *codes = bytemuck::cast(bytes);
+    q
+}
+
+/// The sum of codes, exact in f32; of what a broken block holds instead, anything from -2^20 to 2^20.
+#[inline(always)]
+fn reduce<S: Simd>(s: S, q: S::I) -> i32 {
+    s.reduce_add(s.to_f32(q)).clamp(-1_048_576.0, 1_048_576.0) as i32
 }

@@ -1,0 +1,120 @@
+//! What the engine promises of numbers: a row's bits depend on nothing but the row.
+
+use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::gguf::Gguf;
+use loadmaster::synth::{Synth, named};
+use loadmaster::tensor::DType;
+use loadmaster::units::{Bytes, Tokens};
+
+use crate::reference::{logits, options};
+
+pub fn model(shape: &str, dtype: DType, seed: u64) -> Gguf {
+    let bytes = Synth::new(&named(shape).unwrap(), dtype, seed).unwrap().to_bytes().unwrap();
+    Gguf::from_bytes(shape, bytes).unwrap()
+}
+
+pub fn engine(shape: &str, dtype: DType, options: EngineOptions) -> Engine {
+    Engine::open(model(shape, dtype, 5), options, &|_, _| {}).unwrap()
+}
+
+fn ids(n: usize, vocab: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * i * 7 + 3 * i + 1) % vocab) as u32).collect()
+}
+
+/// Bits, so that NaN would compare too.
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_every_batch_on_every_thread_and_page() {
+    let cases = [
+        ("llama-tiny", DType::Q4_0),
+        ("llama-tiny", DType::F16),
+        ("llama-tiny", DType::Q5_1),
+        ("qwen2-tiny", DType::Q8_0),
+        ("qwen3-tiny", DType::Q6K),
+        ("qwen3moe-tiny", DType::Q4K),
+        ("mixtral-tiny", DType::Q5K),
+    ];
+    for (shape, dtype) in cases {
+        let wide = EngineOptions { context: Tokens(640), ..options() };
+        let mut whole = engine(shape, dtype, wide);
+        let ids = ids(300, whole.logits_width());
+        let expected = bits(&logits(&mut whole, &ids, 64));
+        assert!(expected.iter().all(|&x| f32::from_bits(x).is_finite()), "{shape} {dtype}");
+        for batch in [1, 3, 17] {
+            assert!(bits(&logits(&mut whole, &ids, batch)) == expected, "{shape} {dtype}: batch {batch}");
+        }
+        for threads in [1, 3] {
+            let mut other = engine(shape, dtype, EngineOptions { threads, ..wide });
+            assert!(bits(&logits(&mut other, &ids, 64)) == expected, "{shape} {dtype}: {threads} threads");
+        }
+        let mut mapped = engine(shape, dtype, EngineOptions { keep_mapping: true, ..wide });
+        assert!(bits(&logits(&mut mapped, &ids, 64)) == expected, "{shape} {dtype}: from the mapping");
+        scatter_pages(&mut whole);
+        assert!(bits(&logits(&mut whole, &ids, 64)) == expected, "{shape} {dtype}: scattered pages");
+    }
+}
+
+/// Leaves every other page to sequences that stay, so that the next one gets pages apart and out of order.
+fn scatter_pages(engine: &mut Engine) {
+    let sequences: Vec<_> = (0..40).map(|_| engine.start()).collect();
+    for &sequence in &sequences {
+        engine.feed(sequence, &[1, 2, 3]).unwrap();
+    }
+    for &sequence in sequences.iter().step_by(2).rev() {
+        engine.end(sequence).unwrap();
+    }
+}
+
+#[test]
+fn cache_types_agree_within_their_rounding() {
+    let exact = options();
+    let with = |dtype| EngineOptions { cache_keys: dtype, cache_values: dtype, ..exact };
+    let run = |options| {
+        let mut engine = engine("llama-tiny", DType::F32, options);
+        let ids = ids(60, engine.logits_width());
+        logits(&mut engine, &ids, 16)
+    };
+    let reference = run(with(DType::F32));
+    for (dtype, most) in [(DType::F16, 1e-5), (DType::Bf16, 1e-3), (DType::Q8_0, 1e-3)] {
+        let error = crate::reference::nmse(&run(with(dtype)), &reference);
+        assert!(error > 0.0 && error < most, "{dtype}: {error:e}");
+    }
+}
+
+#[test]
+fn sequences_do_not_see_each_other_and_end_cleanly() {
+    let mut engine = engine("llama-tiny", DType::Q8_0, options());
+    let ids = ids(20, engine.logits_width());
+    let alone = logits(&mut engine, &ids, 20);
+    let (a, b) = (engine.start(), engine.start());
+    for piece in ids.chunks(5) {
+        engine.feed(b, &[9, 8, 7]).unwrap();
+        engine.feed(a, piece).unwrap();
+    }
+    engine.truncate(a, Tokens(19)).unwrap();
+    let last = engine.feed(a, &ids[19..]).unwrap();
+    assert!(bits(last) == bits(&alone[alone.len() - last.len()..]));
+    engine.end(a).unwrap();
+    assert!(engine.feed(a, &[1]).is_err());
+    engine.end(b).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_numbers() {
+    let mut engine = engine("llama-tiny", DType::Q8_0, EngineOptions { context: Tokens(30), ..options() });
+    assert_eq!(engine.context(), Tokens(32));
+    let sequence = engine.start();
+    let refused = |result: Result<&[f32], loadmaster::engine::EngineError>| result.unwrap_err().to_string();
+    assert!(refused(engine.feed(sequence, &[])).contains("no tokens"));
+    assert!(refused(engine.feed(sequence, &[1; 33])).contains("33 tokens do not fit the context of 32"));
+    assert!(refused(engine.feed(sequence, &[1, 1 << 30])).contains("token id 1073741824"));
+    assert_eq!(engine.length(sequence).unwrap(), Tokens(0), "a refused step leaves nothing behind");
+    engine.feed(sequence, &[1; 32]).unwrap();
+    assert!(refused(engine.feed(sequence, &[1])).contains("33 tokens do not fit"));
+    let small = EngineOptions { budget: Bytes(1 << 16), ..options() };
+    let error = Engine::open(model("llama-tiny", DType::Q8_0, 5), small, &|_, _| {}).err().unwrap().to_string();
+    assert!(error.contains("host needs") && error.contains("its budget is 64.0 KiB"), "{error}");
+}
