@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use loadmaster::engine::Engine;
 use loadmaster::gguf::Gguf;
+use loadmaster::synth::{ModelShape, Synth};
+use loadmaster::tensor::DType;
+use serde::Deserialize;
 
 use super::f64_model::F64Model;
-use super::reference::{logits, models, npy, open, options, tokens};
+use super::reference::{logits, models, nmse, npy, open, options, tokens};
 
 /// Errors below this are rounding of single precision; neither side is judged by their ratio.
 const FLOOR: f64 = 1e-7;
@@ -48,4 +52,47 @@ fn errors_are_at_most_those_of_llama_cpp() {
         }
     }
     assert!(failed.is_empty(), "more than {MOST} times llama.cpp's error: {failed:?}");
+}
+
+/// `fixtures/logits/cases.json`.
+#[derive(Deserialize)]
+struct Described {
+    tokens: Vec<u32>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    #[serde(rename = "type")]
+    dtype: DType,
+    seed: u64,
+    shape: ModelShape,
+}
+
+/// Needs nothing beside the repository: the models are made here, llama.cpp's logits are committed.
+#[test]
+fn seeded_models_give_the_logits_of_llama_cpp() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/logits");
+    let described = std::fs::read_to_string(folder.join("cases.json")).unwrap();
+    let Described { tokens, cases } = serde_json::from_str(&described).unwrap();
+    assert!(cases.len() >= 8);
+    let mut failed = Vec::new();
+    for Case { name, dtype, seed, shape } in cases {
+        let bytes = Synth::new(&shape, dtype, seed).unwrap().to_bytes().unwrap();
+        let gguf = || Gguf::from_bytes(&name, bytes.clone()).unwrap();
+        let oracle = F64Model::new(&gguf()).logits(&tokens);
+        let theirs = npy(&folder.join(format!("{name}.npy")));
+        let mut engine = Engine::open(gguf(), options(), &|_, _| {}).unwrap();
+        let ours = logits(&mut engine, &tokens, tokens.len());
+        let bound = if dtype == DType::F16 { 1e-5 } else { 2e-3 };
+        let near = nmse(&ours, &theirs);
+        eprintln!("{name:24} nmse {near:.3e}");
+        if near.is_nan() || near > bound || !judge(&name, &ours, &theirs, &oracle) {
+            failed.push(format!("{name}: {near:.3e} from llama.cpp"));
+        }
+        let one_by_one = logits(&mut engine, &tokens, 1);
+        assert!(ours.iter().zip(&one_by_one).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: token by token");
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
