@@ -56,16 +56,24 @@ class Who:
 class Teller:
     """One story in the making: the random source, the context of the templates and the sentences so far."""
 
-    def __init__(self, rng: random.Random):
+    def __init__(self, rng: random.Random, favour: float = 0.0):
         self.rng = rng
+        self.favour = favour  # probability of taking the first alternative (or the likelier answer) outright
         self.context: dict[str, object] = {}
         self.sentences: list[str] = []
 
     def pick(self, choices):
-        return self.rng.choice(choices)
+        return choices[0] if self.decided() else self.rng.choice(choices)
+
+    def pair(self, choices) -> tuple:
+        """Two different choices."""
+        return (choices[0], choices[-1]) if self.decided() else tuple(self.rng.sample(choices, 2))
 
     def chance(self, probability: float) -> bool:
-        return self.rng.random() < probability
+        return probability >= 0.5 if self.decided() else self.rng.random() < probability
+
+    def decided(self) -> bool:
+        return self.favour > 0 and self.rng.random() < self.favour
 
     def let(self, **names):
         """Defines context names; a string value is a template of its own."""

@@ -13,9 +13,9 @@ from phrases import (COLORS, FOODS, HIDING_PLACES, INDOOR_SPOTS, OUTDOOR_SPOTS, 
 OPEN_PLACES = ["the park", "the garden", "the meadow", "the beach", "the playground"]
 
 
-def story(rng: random.Random) -> str:
-    """One story of about ten to twenty sentences."""
-    t = Teller(rng)
+def story(rng: random.Random, favour: float = 0.0) -> str:
+    """One story of about ten to twenty sentences; ``favour`` is the share of choices that take the first option."""
+    t = Teller(rng, favour)
     hero = child(t) if t.chance(0.62) else animal(t)
     t.let(h=hero)
     t.go_to(t.pick(PLACES))
@@ -29,7 +29,7 @@ def story(rng: random.Random) -> str:
 
 def opening(t: Teller):
     """Introduces the hero, or leaves that to the plot's first sentence; sets ``h1`` and ``day`` to match."""
-    trait, other = t.rng.sample(TRAITS, 2)
+    trait, other = t.pair(TRAITS)
     t.let(trait=trait, other=other, weather=t.fill("[sunny|warm|bright|beautiful|nice|cold|windy]"))
     kind = t.rng.random()
     t.let(h1=t.context["h"].name, day="[One day|One day|One morning|One afternoon|One {weather} day|One {weather} morning],")
@@ -79,7 +79,7 @@ def ending(t: Teller):
 
 
 def lost_thing(t: Teller):
-    spots = t.rng.sample(OUTDOOR_SPOTS, 2)
+    spots = t.pair(OUTDOOR_SPOTS)
     t.let(color=t.pick(COLORS), toy=t.pick(TOYS), spot=spots[0], found=spots[1])
     t.go_to(t.pick(OPEN_PLACES))
     t.say("{day} {h1} went to {place} with {h.p} {color} {toy}.", "{day} {h1} took {h.p} {color} {toy} to {place}.")
