@@ -1,9 +1,11 @@
 //! What the engine promises of numbers: a row's bits depend on nothing but the row.
 
-use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::engine::{Engine, EngineOptions, Generate};
 use loadmaster::gguf::Gguf;
+use loadmaster::sample::{SampleOptions, Sampler};
 use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::DType;
+use loadmaster::text::{Encode, TokenId};
 use loadmaster::units::{Bytes, Tokens};
 
 use crate::reference::{logits, options};
@@ -117,4 +119,47 @@ fn what_does_not_fit_is_refused_with_numbers() {
     let small = EngineOptions { budget: Bytes(1 << 16), ..options() };
     let error = Engine::open(model("llama-tiny", DType::Q8_0, 5), small, &|_, _| {}).err().unwrap().to_string();
     assert!(error.contains("host needs") && error.contains("its budget is 64.0 KiB"), "{error}");
+}
+
+/// Tokens and text at temperature 0.
+fn greedy(engine: &mut Engine, prompt: &str, most: usize) -> (Vec<u32>, Vec<u32>, String) {
+    let how = Encode { add_special: true, parse_special: false };
+    let prompt = engine.tokenizer().unwrap().encode(prompt, how);
+    let mut sampler = Sampler::new(SampleOptions { temperature: 0.0, ..SampleOptions::default() }).unwrap();
+    let (sequence, mut text) = (engine.start(), String::new());
+    let request = Generate { sequence, prompt: &prompt, most: Some(most), sampler: &mut sampler, ignore_end: false };
+    let generated = engine.generate(request, |piece| {
+        text.push_str(piece);
+        true
+    });
+    engine.end(sequence).unwrap();
+    let numbers = |tokens: &[TokenId]| tokens.iter().map(|t| t.0).collect();
+    (numbers(&prompt), numbers(&generated.unwrap().tokens), text)
+}
+
+#[test]
+fn the_shipped_model_writes_what_llama_cpp_writes_with_it() {
+    let bytes = include_bytes!("../../graphs/shipped/stories-1m.gguf");
+    let mut engine = Engine::open(Gguf::from_static("shipped", bytes).unwrap(), options(), &|_, _| {}).unwrap();
+    let cases: serde_json::Value = serde_json::from_str(include_str!("fixtures/shipped_greedy.json")).unwrap();
+    let ids = |case: &serde_json::Value, key: &str| -> Vec<u32> {
+        case[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() >= 4);
+    for case in cases {
+        let (prompt, tokens, text) = greedy(&mut engine, case["prompt"].as_str().unwrap(), 48);
+        assert_eq!(prompt, ids(case, "prompt_ids"));
+        assert_eq!(tokens, ids(case, "ids"), "{}", case["prompt"]);
+        assert_eq!(text, case["text"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn a_trained_model_continues_as_with_llama_cpp() {
+    let Some(folder) = crate::reference::models() else { return };
+    let mut engine = crate::reference::open(&folder.join("stories260K.gguf"), options());
+    let (_, _, text) = greedy(&mut engine, "Once upon a time", 48);
+    let expected = ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.";
+    assert!(text.starts_with(expected), "{text:?}");
 }

@@ -114,7 +114,7 @@ impl Job for Attend<'_> {
             call.scores(s, tile, cells.clone(), &mut parts);
             call.weights(s, tile, cells.clone(), &mut parts);
             call.weighted_values(s, tile, cells, &mut parts);
-            merge(&mut parts, g.values.head_dim);
+            merge(s, &mut parts, g.values.head_dim);
         }
         finish(&g, &parts, out);
     }
@@ -142,12 +142,15 @@ fn take_queries<S: Simd>(s: S, g: &Geometry, head: usize, q: &[f32], rows: usize
     for (row, out) in q.chunks_exact(q.len() / rows).zip(out.chunks_exact_mut(group)) {
         let q = &row[head * group..(head + 1) * group];
         for (q, out) in q.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let q = s.load_part(q, 0.0);
-            s.store_part(if g.keys.dtype == DType::F16 { s.round_f16(q) } else { q }, out);
+            let whole = q.len() == LANES;
+            let q = if whole { s.load(q) } else { s.load_part(q, 0.0) };
+            let q = if g.keys.dtype == DType::F16 { s.round_f16(q) } else { q };
+            if whole { s.store(q, out) } else { s.store_part(q, out) }
         }
     }
 }
 
+#[inline(always)]
 fn finish(g: &Geometry, parts: &Parts<'_>, out: &mut [&mut [f32]]) {
     let queries = parts.sum.chunks_exact(g.values.head_dim).zip(&*parts.total);
     let outs = out.iter_mut().flat_map(|row| row.chunks_exact_mut(g.values.head_dim));
@@ -276,10 +279,10 @@ impl Call<'_> {
                 let (values, out) = (&*parts.value_page, &mut parts.part[i * dim..]);
                 let four = i + 4 <= self.rows * group && whole((i + 3) / group) == reach;
                 match (four, self.rounded(tile)) {
-                    (true, false) => mix::<S, 4, false>(s, weights, values, dim, out),
-                    (true, true) => mix::<S, 4, true>(s, weights, values, dim, out),
-                    (false, false) => mix::<S, 1, false>(s, weights, values, dim, out),
-                    (false, true) => mix::<S, 1, true>(s, weights, values, dim, out),
+                    (true, false) => mix::<S, 4, false>(s, &weights, values, dim, out),
+                    (true, true) => mix::<S, 4, true>(s, &weights, values, dim, out),
+                    (false, false) => mix::<S, 1, false>(s, &weights, values, dim, out),
+                    (false, true) => mix::<S, 1, true>(s, &weights, values, dim, out),
                 }
                 i += if four { 4 } else { 1 };
             }
@@ -288,12 +291,21 @@ impl Call<'_> {
 }
 
 /// `sum = sum * keep + part * take` for every query.
-fn merge(parts: &mut Parts<'_>, dim: usize) {
-    let factors = parts.keep.iter().zip(&*parts.take);
-    let rows = parts.sum.chunks_exact_mut(dim).zip(parts.part.chunks_exact(dim));
-    for ((sum, part), (keep, take)) in rows.zip(factors) {
-        for (sum, part) in sum.iter_mut().zip(part) {
-            *sum = part.mul_add(*take, *sum * keep);
+#[inline(always)]
+fn merge<S: Simd>(s: S, parts: &mut Parts<'_>, dim: usize) {
+    for query in 0..parts.keep.len() {
+        let (keep, take) = (s.splat(parts.keep[query]), s.splat(parts.take[query]));
+        let range = query * dim..(query + 1) * dim;
+        let (sum, part) = (&mut parts.sum[range.clone()], &parts.part[range]);
+        let whole = dim - dim % LANES;
+        for at in (0..whole).step_by(LANES) {
+            let merged = s.fma(s.load(&part[at..]), take, s.mul(s.load(&sum[at..]), keep));
+            s.store(merged, &mut sum[at..]);
+        }
+        if whole < dim {
+            let (sum, part) = (&mut sum[whole..], &part[whole..]);
+            let merged = s.fma(s.load_part(part, 0.0), take, s.mul(s.load_part(sum, 0.0), keep));
+            s.store_part(merged, sum);
         }
     }
 }
@@ -361,33 +373,86 @@ struct Weights<'a> {
 #[inline(always)]
 fn mix<S: Simd, const N: usize, const ROUND: bool>(
     s: S,
-    weights: Weights<'_>,
+    weights: &Weights<'_>,
     values: &[f32],
     dim: usize,
     out: &mut [f32],
 ) {
-    for at in (0..dim).step_by(LANES) {
-        let width = LANES.min(dim - at);
-        let mut sum = [s.splat(0.0); N];
-        for (j, sum) in sum.iter_mut().enumerate() {
-            *sum = s.load_part(&out[j * dim + at..j * dim + at + width], 0.0);
-        }
-        for lane in weights.lanes.clone() {
-            let value = s.load_part(&values[lane * dim + at..lane * dim + at + width], 0.0);
-            for (j, sum) in sum.iter_mut().enumerate() {
-                if ROUND && weights.rises[j * TILE + lane] != 1.0 {
-                    *sum = s.round_f16(s.mul(*sum, s.splat(weights.rises[j * TILE + lane])));
-                }
-                *sum = s.fma(value, s.splat(weights.p[j * TILE + lane]), *sum);
-                if ROUND {
-                    *sum = s.round_f16(*sum);
-                }
-            }
-        }
-        for (j, sum) in sum.into_iter().enumerate() {
-            s.store_part(sum, &mut out[j * dim + at..j * dim + at + width]);
+    let mut at = 0;
+    while at + 4 * LANES <= dim {
+        mix_vectors::<S, N, 4, ROUND>(s, weights, &values[at..], dim, &mut out[at..]);
+        at += 4 * LANES;
+    }
+    while at + LANES <= dim {
+        mix_vectors::<S, N, 1, ROUND>(s, weights, &values[at..], dim, &mut out[at..]);
+        at += LANES;
+    }
+    if at < dim {
+        mix_rest::<S, N, ROUND>(s, weights, &values[at..], dim, &mut out[at..]);
+    }
+}
+
+/// [`mix`] of `W` vectors of each row: chains enough to hide the latency of rounding.
+#[inline(always)]
+fn mix_vectors<S: Simd, const N: usize, const W: usize, const ROUND: bool>(
+    s: S,
+    weights: &Weights<'_>,
+    values: &[f32],
+    dim: usize,
+    out: &mut [f32],
+) {
+    let mut sum = [[s.splat(0.0); W]; N];
+    for (j, sum) in sum.iter_mut().enumerate() {
+        for (w, sum) in sum.iter_mut().enumerate() {
+            *sum = s.load(&out[j * dim + w * LANES..]);
         }
     }
+    for lane in weights.lanes.clone() {
+        for (j, sum) in sum.iter_mut().enumerate() {
+            let rise = weights.rises[j * TILE + lane];
+            let p = s.splat(weights.p[j * TILE + lane]);
+            for (w, sum) in sum.iter_mut().enumerate() {
+                let value = s.load(&values[lane * dim + w * LANES..]);
+                *sum = mixed::<S, ROUND>(s, *sum, rise, p, value);
+            }
+        }
+    }
+    for (j, sum) in sum.into_iter().enumerate() {
+        for (w, sum) in sum.into_iter().enumerate() {
+            s.store(sum, &mut out[j * dim + w * LANES..]);
+        }
+    }
+}
+
+/// [`mix`] of the last elements of each row, fewer than a vector.
+#[inline(always)]
+fn mix_rest<S: Simd, const N: usize, const ROUND: bool>(
+    s: S,
+    weights: &Weights<'_>,
+    values: &[f32],
+    dim: usize,
+    out: &mut [f32],
+) {
+    let width = dim % LANES;
+    for j in 0..N {
+        let mut sum = s.load_part(&out[j * dim..j * dim + width], 0.0);
+        for lane in weights.lanes.clone() {
+            let value = s.load_part(&values[lane * dim..lane * dim + width], 0.0);
+            let p = s.splat(weights.p[j * TILE + lane]);
+            sum = mixed::<S, ROUND>(s, sum, weights.rises[j * TILE + lane], p, value);
+        }
+        s.store_part(sum, &mut out[j * dim..j * dim + width]);
+    }
+}
+
+/// One cell's value added to a sum that `rise` shrinks first.
+#[inline(always)]
+fn mixed<S: Simd, const ROUND: bool>(s: S, sum: S::F, rise: f32, p: S::F, value: S::F) -> S::F {
+    if !ROUND {
+        return s.fma(value, p, sum);
+    }
+    let sum = if rise == 1.0 { sum } else { s.round_f16(s.mul(sum, s.splat(rise))) };
+    s.round_f16(s.fma(value, p, sum))
 }
 
 /// Scores in `reach` → `e^(scale * score - maximum)`, zero beside it in the vectors it touches; returns maximum and sum.

@@ -20,16 +20,25 @@ impl Job for Gated<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let chunks = self.gate.chunks(LANES).zip(self.up.chunks(LANES)).zip(self.out.chunks_mut(LANES));
-        for ((gate, up), out) in chunks {
-            let (g, u) = (s.load_part(gate, 0.0), s.load_part(up, 0.0));
-            let a = match self.activation {
-                Activation::Silu => math::silu(s, g),
-                Activation::Gelu => math::gelu(s, g),
-            };
-            s.store_part(s.mul(a, u), out);
+        let whole = self.out.len() - self.out.len() % LANES;
+        for at in (0..whole).step_by(LANES) {
+            let (gate, up) = (s.load(&self.gate[at..]), s.load(&self.up[at..]));
+            s.store(gated(s, self.activation, gate, up), &mut self.out[at..]);
+        }
+        if whole < self.out.len() {
+            let (gate, up) = (s.load_part(&self.gate[whole..], 0.0), s.load_part(&self.up[whole..], 0.0));
+            s.store_part(gated(s, self.activation, gate, up), &mut self.out[whole..]);
         }
     }
+}
+
+#[inline(always)]
+fn gated<S: Simd>(s: S, activation: Activation, gate: S::F, up: S::F) -> S::F {
+    let gate = match activation {
+        Activation::Silu => math::silu(s, gate),
+        Activation::Gelu => math::gelu(s, gate),
+    };
+    s.mul(gate, up)
 }
 
 /// `out = a + b`; all of one length.
