@@ -213,8 +213,12 @@ impl Call<'_> {
             let at = page * PAGE - tile * TILE;
             let queries = self.rows * self.g.group;
             let mut i = 0;
+            while self.rounded(tile) && i + 2 <= queries {
+                exact_dots::<S, 2>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
+                i += 2;
+            }
             while self.rounded(tile) && i < queries {
-                exact_dots(s, &parts.q[i * dim..][..dim], parts.key_page, &mut parts.scores[i * TILE + at..]);
+                exact_dots::<S, 1>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
                 i += 1;
             }
             while i + 8 <= queries {
@@ -326,40 +330,80 @@ fn dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scor
     }
 }
 
-/// Dots that a sum of products is split into before it is added up in pairs.
+/// Partial sums that a dot is split into before they are added up in pairs.
 const PARTIAL: usize = 64;
 
-/// Scores of a query with the sixteen keys of a page, as llama.cpp rounds dots of f16: of each whole 64 elements, element
-/// `i` joins partial sum `i % 64`, which are added in pairs 32, 16, 8, 4, 2 and 1 apart; the rest is added exactly.
+/// Scores of `N` queries with the sixteen keys of a page, as llama.cpp rounds dots of f16: of each whole 64 elements,
+/// element `i` joins partial sum `i % 64`, which are added in pairs 32, 16, 8, 4, 2 and 1 apart; the rest is added
+/// exactly.
 #[inline(always)]
-fn exact_dots<S: Simd>(s: S, q: &[f32], keys: &[f32], scores: &mut [f32]) {
-    let whole = q.len() / PARTIAL * PARTIAL;
-    let zero = s.splat(0.0);
-    // Sums of 1, 2, 4, ... partial sums that wait for a second one of their kind.
-    let mut waiting = [zero; 7];
-    for i in 0..if whole > 0 { PARTIAL } else { 0 } {
-        let first = (i as u8).reverse_bits() as usize >> 2;
-        let mut sum = zero;
-        for d in (first..whole).step_by(PARTIAL) {
-            sum = s.fma(s.splat(q[d]), s.load(&keys[d * LANES..]), sum);
+fn exact_dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scores: &mut [f32]) {
+    let whole = dim / PARTIAL * PARTIAL;
+    let mut sum = [s.splat(0.0); N];
+    if whole > 0 {
+        // Sums of the partial sums 8, 16 and 32 apart, one for each remainder modulo 8.
+        let mut eighths = [[s.splat(0.0); N]; 8];
+        for (first, eighth) in eighths.iter_mut().enumerate() {
+            *eighth = eighth_of_dots(s, q, dim, keys, first, whole);
         }
-        let mut level = 0;
-        while i >> level & 1 == 1 {
-            sum = s.add(waiting[level], sum);
-            level += 1;
-        }
-        waiting[level] = sum;
+        add_in_pairs(s, &mut eighths);
+        sum = eighths[0];
     }
-    let (mut sum, mut lost) = (waiting[6], zero);
-    for d in whole..q.len() {
-        // What each sum loses to rounding (Knuth's two-sum); products of two f16 are exact.
-        let product = s.mul(s.splat(q[d]), s.load(&keys[d * LANES..]));
+    for (j, sum) in sum.into_iter().enumerate() {
+        let sum = add_exactly(s, sum, &q[j * dim + whole..(j + 1) * dim], &keys[whole * LANES..]);
+        s.store(sum, &mut scores[j * TILE..]);
+    }
+}
+
+/// The partial sums `first`, `first + 8`, .. `first + 56` of `N` dots, added in pairs 32, 16 and 8 apart.
+#[inline(always)]
+fn eighth_of_dots<S: Simd, const N: usize>(
+    s: S,
+    q: &[f32],
+    dim: usize,
+    keys: &[f32],
+    first: usize,
+    whole: usize,
+) -> [S::F; N] {
+    let mut partial = [[s.splat(0.0); N]; 8];
+    for block in (0..whole).step_by(PARTIAL) {
+        for (i, partial) in partial.iter_mut().enumerate() {
+            let d = block + first + 8 * i;
+            let key = s.load(&keys[d * LANES..]);
+            for (j, partial) in partial.iter_mut().enumerate() {
+                *partial = s.fma(s.splat(q[j * dim + d]), key, *partial);
+            }
+        }
+    }
+    add_in_pairs(s, &mut partial);
+    partial[0]
+}
+
+/// Adds what lies 4, then 2, then 1 apart; the sum is the first.
+#[inline(always)]
+fn add_in_pairs<S: Simd, const N: usize>(s: S, sums: &mut [[S::F; N]; 8]) {
+    for apart in [4, 2, 1] {
+        for i in 0..apart {
+            let other = sums[i + apart];
+            for (sum, other) in sums[i].iter_mut().zip(other) {
+                *sum = s.add(*sum, other);
+            }
+        }
+    }
+}
+
+/// `sum` plus a dot, with what each step loses to rounding (Knuth's two-sum); products of two f16 are exact.
+#[inline(always)]
+fn add_exactly<S: Simd>(s: S, sum: S::F, q: &[f32], keys: &[f32]) -> S::F {
+    let (mut sum, mut lost) = (sum, s.splat(0.0));
+    for (d, q) in q.iter().enumerate() {
+        let product = s.mul(s.splat(*q), s.load(&keys[d * LANES..]));
         let next = s.add(sum, product);
         let part = s.sub(next, sum);
         lost = s.add(lost, s.add(s.sub(sum, s.sub(next, part)), s.sub(product, part)));
         sum = next;
     }
-    s.store(s.add(sum, lost), scores);
+    s.add(sum, lost)
 }
 
 /// Weights of queries for the cells of a page, `TILE` apart, and the cells that count.
