@@ -367,7 +367,7 @@ fn a_panel_is_a_permutation_of_its_rows() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(96)))]
 
     /// Any shape, cut anyhow: the same bits as one scalar call a column.
     #[test]

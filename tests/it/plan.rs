@@ -120,7 +120,7 @@ fn homes(graph: &Graph) -> Residency {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(1000)))]
     #[test]
     fn plans_of_random_graphs_pass_the_checker(
         seed in any::<u64>(), steps in 1usize..60, tokens in 1u32..600, outputs in 1u32..600,

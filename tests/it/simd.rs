@@ -110,7 +110,7 @@ fn any_f32() -> impl Strategy<Value = f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(512)))]
 
     #[test]
     fn every_set_gives_the_bits_of_plain_rust(
