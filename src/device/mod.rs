@@ -10,6 +10,7 @@ use crate::define_id;
 use crate::index::IndexVec;
 use crate::units::Bytes;
 
+pub(crate) use scratch::MATMUL_WORKER;
 pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, supports};
 

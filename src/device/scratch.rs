@@ -26,7 +26,7 @@ pub struct Scratch {
 const ALIGN: u64 = 64;
 
 /// What the CPU's matmul kernels may use for a worker.
-const MATMUL_WORKER: Bytes = Bytes(256 << 10);
+pub(crate) const MATMUL_WORKER: Bytes = Bytes(256 << 10);
 
 /// Query vectors, and cells, that the CPU's attention takes at a time.
 const ATTENTION_QUERIES: u64 = 32;

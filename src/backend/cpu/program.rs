@@ -5,15 +5,28 @@ use super::kernels::attention::Geometry;
 use super::kernels::cache::{Arrangement, PAGE_TYPES, PageLayout};
 use super::kernels::rope::Frequencies;
 use super::memory::Raw;
+use super::simd::matmul::scratch_bytes;
 use super::task::{Acts, Groups, Matrix, Rows, Stage, Task};
 use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork};
 use crate::device::{self, DeviceSpec, Scratch};
 use crate::graph::ops::{self, Elementwise, Moe, Rope};
 use crate::graph::{CacheHalf, InputId, NodeId, Op, StateId, WeightId};
 use crate::plan::Span;
+use crate::tensor::DType;
 use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
-use crate::tensor::panel::PANEL_ROWS;
+use crate::tensor::panel::{Layout, PANEL_ROWS};
 use crate::units::Bytes;
+
+// What planners reserve for a worker is enough for the kernels, whatever the weight.
+const _: () = {
+    let layouts = [Layout::Gguf, Layout::Panel16];
+    let mut i = 0;
+    while i < layouts.len() * DType::ALL.len() {
+        let (dtype, layout) = (DType::ALL[i / layouts.len()], layouts[i % layouts.len()]);
+        assert!(scratch_bytes(dtype, layout) as u64 <= device::MATMUL_WORKER.0);
+        i += 1;
+    }
+};
 
 /// A prepared split.
 pub struct Program {
@@ -186,6 +199,11 @@ impl Builder<'_> {
         let (values, value_pages) = self.state(op.values)?;
         let group = op.heads as usize / key_pages.heads;
         let geometry = Geometry { keys: key_pages, values: value_pages, group, scale: op.scale, mask: op.mask };
+        let held = self.regions.workers.first().map_or(0, Raw::len);
+        if held < 4 * geometry.scratch_floats() {
+            let why = format!("needs {} bytes of scratch a worker, {held} are reserved", 4 * geometry.scratch_floats());
+            return Err(self.refuse(op.q, why));
+        }
         let q = self.value(op.q)?;
         self.push(Task::Attention { q, keys, values, geometry, out })
     }
