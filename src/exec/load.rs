@@ -50,6 +50,9 @@ pub fn load(
     let allocated: Bytes = homes().filter(|&h| copied(h)).map(|(id, h)| size(id, h)).sum();
     let buffer = backend.alloc(BufferKind::Device, allocated)?;
     let meter = Meter { done: AtomicU64::new(0), total: allocated, progress };
+    // A pool of our own: rayon's global one panics where the system refuses threads.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(backend.spec().workers as usize).build();
+    let threads = threads.map_err(|why| ExecError::Threads(why.to_string()))?;
     let mut bound: IndexVec<WeightId, Vec<BoundSlice>> = graph.weights().iter().map(|_| Vec::new()).collect();
     let mut offset = Bytes::ZERO;
     for (id, home) in homes() {
@@ -58,7 +61,7 @@ pub fn load(
         let at = if copied((id, home)) {
             let at = BufferSpan { buffer, span: Span { offset, len: weight_bytes(weight, home.layout) } };
             offset += size(id, home);
-            put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter)?;
+            threads.install(|| put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter))?;
             gguf.release(tensor);
             at
         } else {

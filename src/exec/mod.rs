@@ -40,6 +40,8 @@ pub enum ExecError {
         "a step of {tokens} tokens and {outputs} outputs; this session takes at most {most_tokens} and {most_outputs}"
     )]
     TooLarge { tokens: usize, outputs: usize, most_tokens: u32, most_outputs: u32 },
+    #[error("the system refuses threads to load the weights with: {0}")]
+    Threads(String),
     #[error("{what} has {found} entries, needed {needed}")]
     Length { what: &'static str, needed: usize, found: usize },
     #[error("token id {id} is not below the vocabulary's {vocab}")]

@@ -196,6 +196,9 @@ impl Keys<'_> {
         let kind = self.metadata.str(&self.key("rope.scaling.type"))?.unwrap_or("linear");
         let old_factor = self.float("rope.scale_linear")?;
         let factor = self.float("rope.scaling.factor")?.or(old_factor).filter(|&f| f != 0.0).unwrap_or(1.0);
+        if factor < 0.0 {
+            return Err(self.bad("rope.scaling.factor", "a positive number", factor.to_string()));
+        }
         let (freq_scale, yarn) = match kind {
             "none" => (1.0, false),
             "linear" => (1.0 / factor, false),
