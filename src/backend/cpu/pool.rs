@@ -83,6 +83,10 @@ impl Pool {
     /// Returns `false` if a worker panicked; the rest of the region is then skipped.
     pub fn run(&self, stages: usize, job: Job<'_>) -> bool {
         let _caller = relock(self.caller.lock());
+        if stages == 0 {
+            // Without a barrier a worker could still be on its way in when the next region starts.
+            return true;
+        }
         self.shared.failed.store(false, Ordering::Relaxed);
         let known = self.shared.stage.value();
         // SAFETY: only the lifetime changes. Workers call `job` before the region's last barrier, this thread leaves
