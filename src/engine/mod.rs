@@ -96,7 +96,7 @@ impl Engine {
         let gguf = Arc::new(gguf);
         let model = Model::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata());
-        let context = Tokens(options.context.pages() * Tokens::PAGE.0);
+        let context = Tokens(options.context.pages().saturating_mul(Tokens::PAGE.0));
         let cache = CacheSpec { cells: context, keys: options.cache_keys, values: options.cache_values };
         let tokens = Tokens(options.step.0.clamp(1, context.0.max(1)));
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };

@@ -202,6 +202,9 @@ impl Session {
             let (most_tokens, most_outputs) = (most_tokens.0, most_outputs.0);
             return Err(ExecError::TooLarge { tokens, outputs, most_tokens, most_outputs });
         }
+        if outputs > tokens {
+            return Err(ExecError::Length { what: "output rows", needed: tokens, found: outputs });
+        }
         if input.positions.len() != tokens {
             return Err(ExecError::Length { what: "positions", needed: tokens, found: input.positions.len() });
         }
@@ -268,7 +271,8 @@ fn allocate_states(
 fn vocab_of(graph: &Graph) -> u32 {
     let embedded = graph.nodes().find_map(|(_, node)| match &node.op {
         Op::Rows(Rows::Embed(op)) => Some(graph.weights()[op.weight].rows),
-        _ => None,
+        Op::Rows(Rows::Select(_)) | Op::Norm(_) | Op::MatMul(_) | Op::Rope(_) | Op::Cache(_) => None,
+        Op::Attention(_) | Op::Elementwise(_) | Op::Moe(_) => None,
     });
     embedded.unwrap_or(u32::MAX)
 }

@@ -87,6 +87,10 @@ impl Pool {
             return true;
         }
         let _caller = relock(self.caller.lock());
+        if stages == 0 {
+            // Without a barrier a worker could still be on its way in when the next region starts.
+            return true;
+        }
         self.shared.failed.store(false, Ordering::Relaxed);
         let known = self.shared.stage.value();
         // SAFETY: only the lifetime changes. Workers call `job` before the region's last barrier, this thread leaves
