@@ -44,15 +44,28 @@ pub fn load(
     backend: &dyn Backend,
     progress: Progress<'_>,
 ) -> Result<Weights, ExecError> {
+    // Threads of our own, joined at the end: rayon's global ones panic where the system refuses threads.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(backend.spec().workers as usize);
+    let loaded = threads.build_scoped(
+        |thread| thread.run(),
+        |pool| pool.install(|| load_all(graph, residency, gguf, backend, progress)),
+    );
+    loaded.map_err(|why| ExecError::Threads(why.to_string()))?
+}
+
+fn load_all(
+    graph: &Graph,
+    residency: &Residency,
+    gguf: &Arc<Gguf>,
+    backend: &dyn Backend,
+    progress: Progress<'_>,
+) -> Result<Weights, ExecError> {
     let copied = |(id, home): (WeightId, &Home)| !in_place(&graph.weights()[id], home);
     let homes = || residency.weights.iter_ids().flat_map(|(id, homes)| homes.iter().map(move |h| (id, h)));
     let size = |id: WeightId, home: &Home| weight_bytes(&graph.weights()[id], home.layout).align_up(ALIGN);
     let allocated: Bytes = homes().filter(|&h| copied(h)).map(|(id, h)| size(id, h)).sum();
     let buffer = backend.alloc(BufferKind::Device, allocated)?;
     let meter = Meter { done: AtomicU64::new(0), total: allocated, progress };
-    // A pool of our own: rayon's global one panics where the system refuses threads.
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(backend.spec().workers as usize).build();
-    let threads = threads.map_err(|why| ExecError::Threads(why.to_string()))?;
     let mut bound: IndexVec<WeightId, Vec<BoundSlice>> = graph.weights().iter().map(|_| Vec::new()).collect();
     let mut offset = Bytes::ZERO;
     for (id, home) in homes() {
@@ -61,7 +74,7 @@ pub fn load(
         let at = if copied((id, home)) {
             let at = BufferSpan { buffer, span: Span { offset, len: weight_bytes(weight, home.layout) } };
             offset += size(id, home);
-            threads.install(|| put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter))?;
+            put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter)?;
             gguf.release(tensor);
             at
         } else {

@@ -12,14 +12,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Waiters spin this often before they park: longer than any stage change takes, far shorter than a time slice.
 const SPINS: u32 = 20_000;
 
-/// A pool of workers; dropping it ends them.
+/// A pool of workers; dropping it ends them and waits until they have ended.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: usize,
     cores: Vec<usize>,
     /// Held while a region runs: worker 0 is whoever holds it.
     caller: Mutex<()>,
-    _threads: Option<rayon::ThreadPool>,
+    threads: Option<Threads>,
 }
 
 /// One worker in one stage.
@@ -76,7 +76,7 @@ impl Pool {
         let cores = Some(allowed_cores()).filter(|c| c.len() >= workers).unwrap_or_default();
         let shared = Arc::new(Shared::default());
         let threads = (workers > 1).then(|| start_threads(&shared, workers, &cores)).transpose()?;
-        Ok(Pool { shared, workers, cores, caller: Mutex::new(()), _threads: threads })
+        Ok(Pool { shared, workers, cores, caller: Mutex::new(()), threads })
     }
 
     /// Runs `job(worker, stage)` on every worker for each of `stages`, all workers finishing a stage before the next.
@@ -111,6 +111,13 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.start.open();
+        if let Some(Threads { pool, handles }) = self.threads.take() {
+            drop(pool);
+            for handle in handles {
+                // A worker's panics end in `work`; one that still died has nothing more to say.
+                let _ = handle.join();
+            }
+        }
     }
 }
 
@@ -135,23 +142,34 @@ fn work(shared: &Shared, region: Region, index: usize, workers: usize, known: u3
     }
 }
 
+/// The workers beside the caller.
+struct Threads {
+    pool: rayon::ThreadPool,
+    handles: Vec<std::thread::JoinHandle<()>>,
+}
+
 /// Starts the workers beside the caller; each waits for regions until the pool is dropped.
 fn start_threads(
     shared: &Arc<Shared>,
     workers: usize,
     cores: &[usize],
-) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(workers - 1);
-    let threads = builder.thread_name(|i| format!("cpu-worker-{}", i + 1)).build()?;
+) -> Result<Threads, rayon::ThreadPoolBuildError> {
+    let mut handles = Vec::with_capacity(workers - 1);
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(workers - 1).spawn_handler(|thread| {
+        let name = format!("cpu-worker-{}", thread.index() + 1);
+        handles.push(std::thread::Builder::new().name(name).spawn(|| thread.run())?);
+        Ok(())
+    });
+    let pool = builder.build()?;
     let known = shared.start.value();
     let (shared, cores) = (Arc::clone(shared), cores.to_vec());
-    threads.spawn_broadcast(move |context| {
+    pool.spawn_broadcast(move |context| {
         let index = context.index() + 1;
         // The affinity holds for the thread's whole life.
         let _pinned = cores.get(index).map(|&core| Pinned::to(core));
         serve(&shared, index, workers, known);
     });
-    Ok(threads)
+    Ok(Threads { pool, handles })
 }
 
 fn serve(shared: &Shared, index: usize, workers: usize, mut known: u32) {
