@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::define_id;
-use crate::index::{Id, IndexVec};
+use crate::index::IndexVec;
 use crate::units::Tokens;
 
 define_id! {
@@ -142,12 +142,5 @@ impl PagedKv {
 
     fn sequence(&self, id: SequenceId) -> Result<&Sequence, KvError> {
         self.sequences.get(id).and_then(Option::as_ref).ok_or(KvError::NoSequence(id))
-    }
-}
-
-impl PagedKv {
-    /// Sequences that have started and not ended.
-    pub fn live(&self) -> impl Iterator<Item = SequenceId> + '_ {
-        (0..self.sequences.len()).map(SequenceId::from_index).filter(|&id| self.sequences[id].is_some())
     }
 }

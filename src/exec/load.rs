@@ -13,6 +13,7 @@ use crate::graph::{Graph, Weight, WeightId};
 use crate::index::IndexVec;
 use crate::plan::Span;
 use crate::residency::{Home, Layout, Residency, weight_bytes};
+use crate::tensor::DType;
 use crate::tensor::panel::{self, PANEL_ROWS};
 use crate::units::Bytes;
 
@@ -60,7 +61,7 @@ fn load_all(
     backend: &dyn Backend,
     progress: Progress<'_>,
 ) -> Result<Weights, ExecError> {
-    let copied = |(id, home): (WeightId, &Home)| !in_place(&graph.weights()[id], home);
+    let copied = |(id, home): (WeightId, &Home)| !in_place(&graph.weights()[id], home, gguf.alignment());
     let homes = || residency.weights.iter_ids().flat_map(|(id, homes)| homes.iter().map(move |h| (id, h)));
     let size = |id: WeightId, home: &Home| weight_bytes(&graph.weights()[id], home.layout).align_up(ALIGN);
     let allocated: Bytes = homes().filter(|&h| copied(h)).map(|(id, h)| size(id, h)).sum();
@@ -87,9 +88,10 @@ fn load_all(
     Ok(Weights { bound, allocated })
 }
 
-/// A matrix in the file's layout is used where it is; vectors are copied, because the file may not align floats.
-fn in_place(weight: &Weight, home: &Home) -> bool {
-    home.layout == Layout::Gguf && weight.rows > 1
+/// A matrix in the file's layout is used where it is; vectors are copied, and all floats of a file that does not align
+/// them.
+fn in_place(weight: &Weight, home: &Home, alignment: u64) -> bool {
+    home.layout == Layout::Gguf && weight.rows > 1 && (weight.dtype != DType::F32 || alignment >= 4)
 }
 
 fn tensor_of<'a>(gguf: &'a Gguf, weight: &Weight) -> Result<&'a TensorInfo, ExecError> {

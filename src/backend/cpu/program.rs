@@ -67,8 +67,8 @@ struct Regions {
     workers: Vec<Raw>,
     /// The value, slices a row and format whose quantised form lies in `acts`.
     quantized: Option<(NodeId, usize, ActFormat)>,
-    /// The frequencies whose table lies in `angles`.
-    table: Option<Frequencies>,
+    /// The positions and frequencies whose table lies in `angles`.
+    table: Option<(InputId, Frequencies)>,
     /// The routing whose groups lie in `groups`.
     grouped: Option<(NodeId, Groups)>,
 }
@@ -177,8 +177,9 @@ impl Builder<'_> {
         let frequencies = Frequencies::new(op.rotary, op.base, &op.scaling, factors.as_deref());
         let rows = self.work.graph.batch().tokens.index();
         let angles = self.regions.angles.part(0, rows * op.rotary as usize * 4);
-        if self.regions.table.as_ref() != Some(&frequencies) {
-            self.regions.table = Some(frequencies.clone());
+        let key = (op.positions, frequencies.clone());
+        if self.regions.table.as_ref() != Some(&key) {
+            self.regions.table = Some(key);
             let positions = self.input(op.positions)?;
             self.push(Task::Angles { positions, frequencies, out: angles.clone() })?;
         }
