@@ -291,3 +291,16 @@ impl ArgLimits {
 fn argument(device: &str, what: &'static str, needed: u64, found: u64) -> BackendError {
     BackendError::Argument { device: device.into(), what, needed, found }
 }
+
+/// Refuses a copy between ranges of different lengths.
+fn same_len(device: &str, needed: Bytes, found: usize) -> Result<(), BackendError> {
+    if needed.0 == found as u64 { Ok(()) } else { Err(argument(device, "bytes copied", needed.0, found as u64)) }
+}
+
+/// Refuses events that were never submitted; `last` is the last one that was.
+fn known(device: &str, last: u64, events: &[Event]) -> Result<(), BackendError> {
+    match events.iter().find(|e| e.0 == 0 || e.0 > last) {
+        Some(event) => Err(BackendError::NoEvent { device: device.into(), event: event.0 }),
+        None => Ok(()),
+    }
+}

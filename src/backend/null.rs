@@ -68,19 +68,11 @@ impl NullBackend {
     }
 
     fn same_len(&self, needed: Bytes, found: usize) -> Result<(), BackendError> {
-        let found = found as u64;
-        if needed.0 != found {
-            let device = self.device();
-            return Err(BackendError::Argument { device, what: "bytes copied", needed: needed.0, found });
-        }
-        Ok(())
+        super::same_len(&self.spec.name, needed, found)
     }
 
     fn known(&self, tables: &Tables, events: &[Event]) -> Result<(), BackendError> {
-        match events.iter().find(|e| e.0 == 0 || e.0 > tables.events) {
-            Some(event) => Err(BackendError::NoEvent { device: self.device(), event: event.0 }),
-            None => Ok(()),
-        }
+        super::known(&self.spec.name, tables.events, events)
     }
 }
 

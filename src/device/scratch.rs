@@ -28,9 +28,17 @@ const ALIGN: u64 = 64;
 /// What the CPU's matmul kernels may use for a worker.
 pub(crate) const MATMUL_WORKER: Bytes = Bytes(256 << 10);
 
-/// Query vectors, and cells, that the CPU's attention takes at a time.
-const ATTENTION_QUERIES: u64 = 32;
-const ATTENTION_TILE: u64 = 256;
+/// Query vectors that the CPU's attention takes at a time, where a group is no larger.
+pub(crate) const ATTENTION_QUERIES: usize = 32;
+
+/// Cells that it takes at a time.
+pub(crate) const ATTENTION_TILE: usize = 256;
+
+/// Floats of scratch that it needs for `queries` of heads of these sizes: the queries, scores and rises of a tile,
+/// values of a tile and of all, four numbers each, and a page of keys and of values.
+pub(crate) fn attention_floats(queries: usize, key_dim: usize, value_dim: usize) -> usize {
+    queries * (key_dim + 2 * ATTENTION_TILE + 2 * value_dim + 4) + Tokens::PAGE.index() * (key_dim + value_dim)
+}
 
 impl Scratch {
     /// Bytes of all parts.
@@ -73,10 +81,8 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
         Op::Rope(op) => Scratch { angles: angles(rows, op), ..Scratch::default() },
         Op::Attention(op) => {
             let (keys, values) = (&graph.states()[op.keys], &graph.states()[op.values]);
-            let (key, value) = (u64::from(keys.head_dim), u64::from(values.head_dim));
-            let queries = ATTENTION_QUERIES.max(u64::from(op.heads / keys.heads));
-            let floats =
-                queries * (key + 2 * ATTENTION_TILE + 2 * value + 4) + u64::from(Tokens::PAGE.0) * (key + value);
+            let queries = ATTENTION_QUERIES.max((op.heads / keys.heads) as usize);
+            let floats = attention_floats(queries, keys.head_dim as usize, values.head_dim as usize) as u64;
             Scratch { worker: Element::F32.bytes_of(floats).align_up(ALIGN), ..Scratch::default() }
         }
         Op::Rows(_) => {

@@ -72,19 +72,11 @@ impl CpuBackend {
     }
 
     fn same_len(&self, needed: Bytes, found: usize) -> Result<(), BackendError> {
-        if needed.0 != found as u64 {
-            let (device, found) = (self.spec.name.clone(), found as u64);
-            return Err(BackendError::Argument { device, what: "bytes copied", needed: needed.0, found });
-        }
-        Ok(())
+        super::same_len(&self.spec.name, needed, found)
     }
 
     fn known(&self, events: &[Event]) -> Result<(), BackendError> {
-        let last = self.tables().events;
-        match events.iter().find(|e| e.0 == 0 || e.0 > last) {
-            Some(event) => Err(BackendError::NoEvent { device: self.spec.name.clone(), event: event.0 }),
-            None => Ok(()),
-        }
+        super::known(&self.spec.name, self.tables().events, events)
     }
 
     fn done(&self) -> Event {

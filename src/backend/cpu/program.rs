@@ -200,11 +200,6 @@ impl Builder<'_> {
         let (values, value_pages) = self.state(op.values)?;
         let group = op.heads as usize / key_pages.heads;
         let geometry = Geometry { keys: key_pages, values: value_pages, group, scale: op.scale, mask: op.mask };
-        let held = self.regions.workers.first().map_or(0, Raw::len);
-        if held < 4 * geometry.scratch_floats() {
-            let why = format!("needs {} bytes of scratch a worker, {held} are reserved", 4 * geometry.scratch_floats());
-            return Err(self.refuse(op.q, why));
-        }
         let q = self.value(op.q)?;
         self.push(Task::Attention { q, keys, values, geometry, out })
     }

@@ -12,14 +12,15 @@
 
 use super::cache::{Expand, PAGE, PageLayout};
 use crate::backend::cpu::simd::{Job, LANES, Simd, math};
+use crate::device;
 use crate::graph::ops::Mask;
 use crate::tensor::DType;
 
 /// Cells of a tile.
-pub const TILE: usize = 256;
+pub const TILE: usize = device::ATTENTION_TILE;
 
 /// Most query vectors in one call.
-pub const MOST_QUERIES: usize = 32;
+pub const MOST_QUERIES: usize = device::ATTENTION_QUERIES;
 
 /// What is the same for all calls of a node.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +45,7 @@ impl Geometry {
 
     /// Floats of scratch for a call.
     pub fn scratch_floats(&self) -> usize {
-        let queries = self.rows() * self.group;
-        let (key, value) = (self.keys.head_dim, self.values.head_dim);
-        queries * (key + 2 * TILE + 2 * value + 4) + PAGE * (key + value)
+        device::attention_floats(self.rows() * self.group, self.keys.head_dim, self.values.head_dim)
     }
 }
 
