@@ -1,4 +1,4 @@
-//! Homes as data: which memory holds each slice of a weight and each state, and in which layout.
+//! Homes as data: which memory holds each slice of a weight and each state, in which layout, and whose bytes they are.
 //! One home a slice, the same in every batch bucket of a model; nothing here moves bytes.
 
 use std::ops::Range;
@@ -47,6 +47,19 @@ pub fn weight_bytes(weight: &Weight, layout: Layout) -> Bytes {
     }
 }
 
+/// A slice that is allocated begins at a multiple of this in the buffer of its memory's weights.
+pub const WEIGHT_ALIGN: u64 = 64;
+
+/// Whose memory holds a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// A buffer of ours, into which the slice is copied or repacked.
+    Allocated,
+    /// The file mapping, where the slice is used in place; it takes nothing from the memory's budget.
+    Mapped,
+}
+
 /// Where a slice lives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Home {
@@ -56,6 +69,18 @@ pub struct Home {
     pub memory: MemoryId,
     /// The arrangement of its bytes.
     pub layout: Layout,
+    /// Whose memory it is.
+    pub storage: Storage,
+}
+
+impl Home {
+    /// Bytes that are allocated for the slice, a part of `weight`: with what aligns the next one.
+    pub fn allocated(&self, weight: &Weight) -> Bytes {
+        match self.storage {
+            Storage::Allocated => weight_bytes(weight, self.layout).align_up(WEIGHT_ALIGN),
+            Storage::Mapped => Bytes::ZERO,
+        }
+    }
 }
 
 /// The home of every weight slice and every state.
@@ -68,24 +93,16 @@ pub struct Residency {
 }
 
 impl Residency {
-    /// Everything in one memory, with the layout that `layout` names for each weight.
-    pub fn in_one(graph: &Graph, memory: MemoryId, layout: impl Fn(WeightId, &Weight) -> Layout) -> Residency {
+    /// Everything in one memory, each weight in the layout and storage that `form` names.
+    pub fn in_one(graph: &Graph, memory: MemoryId, form: impl Fn(WeightId, &Weight) -> (Layout, Storage)) -> Residency {
         let home = |(id, weight): (WeightId, &Weight)| {
             let slice = WeightSlice { weight: id, axis: Axis::Expert, range: 0..weight.count };
-            vec![Home { slice, memory, layout: layout(id, weight) }]
+            let (layout, storage) = form(id, weight);
+            vec![Home { slice, memory, layout, storage }]
         };
         Residency {
             weights: graph.weights().iter_ids().map(home).collect(),
             states: graph.states().iter().map(|_| memory).collect(),
         }
-    }
-
-    /// Bytes of all weights and states.
-    pub fn bytes(&self, graph: &Graph) -> Bytes {
-        let home = |(id, homes): (WeightId, &Vec<Home>)| {
-            let weight = &graph.weights()[id];
-            homes.iter().map(|h| weight_bytes(weight, h.layout)).sum::<Bytes>()
-        };
-        self.weights.iter_ids().map(home).sum::<Bytes>() + graph.states().iter().map(|s| s.bytes()).sum()
     }
 }

@@ -177,6 +177,9 @@ pub trait Backend: Send + Sync {
     /// There is no such buffer.
     fn free(&self, buffer: BufferId) -> Result<(), BackendError>;
 
+    /// Bytes allocated and not freed, as they were asked for; adopted host memory does not count.
+    fn allocated(&self) -> Bytes;
+
     /// Copies `src` into `dst` after `waits`; `src` may be reused on return.
     ///
     /// # Errors

@@ -37,11 +37,6 @@ impl NullBackend {
         NullBackend { spec, tables: Mutex::new(Tables::default()) }
     }
 
-    /// Bytes allocated and not freed; adopted host memory does not count.
-    pub fn allocated(&self) -> Bytes {
-        self.tables().buffers.iter().flatten().filter(|b| b.writable).map(|b| b.bytes).sum()
-    }
-
     fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -100,6 +95,10 @@ impl Backend for NullBackend {
         self.buffer(&tables, buffer)?;
         tables.buffers[buffer] = None;
         Ok(())
+    }
+
+    fn allocated(&self) -> Bytes {
+        self.tables().buffers.iter().flatten().filter(|b| b.writable).map(|b| b.bytes).sum()
     }
 
     fn write(&self, _queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {

@@ -66,7 +66,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     });
     let plan = match &graph {
         Ok(graph) => {
-            let homes = homes(graph, MemoryId::from_index(0), args.engine.mmap);
+            let homes = homes(graph, &gguf, MemoryId::from_index(0), args.engine.mmap);
             plan(graph, &homes, &machine).map_err(|e| e.to_string())
         }
         Err(_) => Err("there is no graph".to_owned()),

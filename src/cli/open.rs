@@ -52,7 +52,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         cache_keys: args.cache_type_k,
         cache_values: args.cache_type_v,
         keep_mapping: args.mmap,
-        budget: budget(&gguf, args),
+        budget: host::available_memory().unwrap_or(Bytes(1 << 60)),
     };
     let bar = Bar::bytes("loading");
     let engine = Engine::open(gguf, options, &|done, total| bar.at(done.0, total.0));
@@ -65,13 +65,6 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         ));
     }
     Ok(engine)
-}
-
-/// What may be allocated: all memory that is free; a mapped file needs none of its own.
-fn budget(gguf: &Gguf, args: &EngineArgs) -> Bytes {
-    let file: Bytes = gguf.shards().map(|(_, size)| size).sum();
-    let free = host::available_memory().unwrap_or(Bytes(1 << 60));
-    if args.mmap { free + file } else { free }
 }
 
 /// What was odd in a vocabulary, in words.

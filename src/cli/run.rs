@@ -223,6 +223,6 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Durat
     let resident = host::resident().map_or("unknown".to_owned(), |b| b.to_string());
     note(&format!(
         "memory:      weights {}, cache {}, arena {}, resident {resident}",
-        memory.weights, memory.states, memory.arena
+        memory.weights, memory.states, memory.arenas
     ));
 }

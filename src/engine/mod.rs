@@ -9,12 +9,13 @@ use thiserror::Error;
 
 use crate::backend::SequenceRows;
 use crate::device::{BackendKind, Machine, MemoryId};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, SessionMemory, StepInput, homes};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, StepInput, homes};
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
 use crate::index::Id;
 use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::models::{CacheSpec, Model, ModelError};
+use crate::plan::MemoryUse;
 use crate::sample::SampleError;
 use crate::tensor::DType;
 use crate::text::{TextError, Tokenizer};
@@ -102,7 +103,7 @@ impl Engine {
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
         let machine = Machine::single(BackendKind::Cpu, options.threads, options.budget);
         let source = Box::new(ModelSource { model: model.clone(), cache });
-        let home = |graph: &Graph| homes(graph, MemoryId::from_index(0), options.keep_mapping);
+        let home = |graph: &Graph| homes(graph, &gguf, MemoryId::from_index(0), options.keep_mapping);
         let session = Session::open(source, &gguf, machine, home, limits, progress)?;
         let kv = PagedKv::new(context);
         let (cells, positions) = (Vec::with_capacity(tokens.index()), Vec::with_capacity(tokens.index()));
@@ -134,7 +135,7 @@ impl Engine {
     }
 
     /// Bytes allocated for weights, cache and arena.
-    pub fn memory(&self) -> SessionMemory {
+    pub fn memory(&self) -> MemoryUse {
         self.session.memory()
     }
 

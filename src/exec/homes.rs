@@ -1,14 +1,18 @@
-//! Where weights live when there is one memory, and in which layout.
-//! Matrices that are multiplied with are repacked for the kernels unless the file mapping is to be kept.
+//! Where weights live when there is one memory, in which layout, and whether a copy is needed.
+//! Matrices that are multiplied with are repacked for the kernels unless the file mapping is to be kept; what stays in
+//! the file's layout is used where it is mapped, but for vectors and what the file does not align.
 
 use crate::device::MemoryId;
+use crate::gguf::Gguf;
 use crate::graph::ops::Moe;
-use crate::graph::{Graph, Op, WeightId};
-use crate::residency::{Layout, Residency};
+use crate::graph::{Graph, Op, Weight, WeightId};
+use crate::residency::{Layout, Residency, Storage};
+use crate::tensor::DType;
 use crate::tensor::panel::panel_supported;
 
-/// Homes for `graph` in one memory; with `keep_mapping` every weight stays as it is in the file.
-pub fn homes(graph: &Graph, memory: MemoryId, keep_mapping: bool) -> Residency {
+/// Homes for `graph`, whose weights are in `gguf`, in one memory; with `keep_mapping` every weight stays in the file's
+/// layout.
+pub fn homes(graph: &Graph, gguf: &Gguf, memory: MemoryId, keep_mapping: bool) -> Residency {
     let mut multiplied = vec![false; graph.weights().len()];
     for (_, node) in graph.nodes() {
         if let Some(WeightId(id)) = multiplied_weight(&node.op) {
@@ -17,8 +21,15 @@ pub fn homes(graph: &Graph, memory: MemoryId, keep_mapping: bool) -> Residency {
     }
     Residency::in_one(graph, memory, |WeightId(id), weight| {
         let repack = !keep_mapping && multiplied[id as usize] && panel_supported(weight.dtype);
-        if repack { Layout::Panel16 } else { Layout::Gguf }
+        if repack { (Layout::Panel16, Storage::Allocated) } else { (Layout::Gguf, storage(weight, gguf.alignment())) }
     })
+}
+
+/// A matrix in the file's layout is used where it is; vectors are copied, and all floats of a file that does not align
+/// them.
+fn storage(weight: &Weight, alignment: u64) -> Storage {
+    let in_place = weight.rows > 1 && (weight.dtype != DType::F32 || alignment >= 4);
+    if in_place { Storage::Mapped } else { Storage::Allocated }
 }
 
 fn multiplied_weight(op: &Op) -> Option<WeightId> {

@@ -12,27 +12,18 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::graph::{Graph, Weight, WeightId};
 use crate::index::IndexVec;
 use crate::plan::Span;
-use crate::residency::{Home, Layout, Residency, weight_bytes};
-use crate::tensor::DType;
+use crate::residency::{Home, Layout, Residency, Storage, weight_bytes};
 use crate::tensor::panel::{self, PANEL_ROWS};
 use crate::units::Bytes;
 
 /// Called with the bytes done so far and the bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(Bytes, Bytes) + Sync);
 
-/// Alignment of a weight in the buffer that holds copied weights.
-const ALIGN: u64 = 64;
-
 /// Bytes that a thread packs before it hands them on.
 const PIECE: usize = 1 << 20;
 
-/// All weights of one device.
-pub struct Weights {
-    /// Where each slice lies.
-    pub bound: IndexVec<WeightId, Vec<BoundSlice>>,
-    /// Bytes that were allocated for them.
-    pub allocated: Bytes,
-}
+/// Where each slice of a weight lies.
+type Bound = IndexVec<WeightId, Vec<BoundSlice>>;
 
 /// Puts every weight of `graph` where `residency` says, on the one device of `backend`.
 ///
@@ -44,7 +35,7 @@ pub fn load(
     gguf: &Arc<Gguf>,
     backend: &dyn Backend,
     progress: Progress<'_>,
-) -> Result<Weights, ExecError> {
+) -> Result<Bound, ExecError> {
     // Threads of our own, joined at the end: rayon's global ones panic where the system refuses threads.
     let threads = rayon::ThreadPoolBuilder::new().num_threads(backend.spec().workers as usize);
     let loaded = threads.build_scoped(
@@ -60,38 +51,33 @@ fn load_all(
     gguf: &Arc<Gguf>,
     backend: &dyn Backend,
     progress: Progress<'_>,
-) -> Result<Weights, ExecError> {
-    let copied = |(id, home): (WeightId, &Home)| !in_place(&graph.weights()[id], home, gguf.alignment());
+) -> Result<Bound, ExecError> {
     let homes = || residency.weights.iter_ids().flat_map(|(id, homes)| homes.iter().map(move |h| (id, h)));
-    let size = |id: WeightId, home: &Home| weight_bytes(&graph.weights()[id], home.layout).align_up(ALIGN);
-    let allocated: Bytes = homes().filter(|&h| copied(h)).map(|(id, h)| size(id, h)).sum();
+    let size = |(id, home): (WeightId, &Home)| home.allocated(&graph.weights()[id]);
+    let allocated: Bytes = homes().map(size).sum();
     let buffer = backend.alloc(BufferKind::Device, allocated)?;
     let meter = Meter { done: AtomicU64::new(0), total: allocated, progress };
-    let mut bound: IndexVec<WeightId, Vec<BoundSlice>> = graph.weights().iter().map(|_| Vec::new()).collect();
+    let mut bound: Bound = graph.weights().iter().map(|_| Vec::new()).collect();
     let mut offset = Bytes::ZERO;
     for (id, home) in homes() {
         let weight = &graph.weights()[id];
         let tensor = tensor_of(gguf, weight)?;
-        let at = if copied((id, home)) {
-            let at = BufferSpan { buffer, span: Span { offset, len: weight_bytes(weight, home.layout) } };
-            offset += size(id, home);
-            put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter)?;
-            gguf.release(tensor);
-            at
-        } else {
-            let len = tensor.bytes;
-            let buffer = adopt(gguf, &weight.name, backend)?;
-            BufferSpan { buffer, span: Span { offset: Bytes::ZERO, len } }
+        let at = match home.storage {
+            Storage::Allocated => {
+                let at = BufferSpan { buffer, span: Span { offset, len: weight_bytes(weight, home.layout) } };
+                offset += size((id, home));
+                put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter)?;
+                gguf.release(tensor);
+                at
+            }
+            Storage::Mapped => {
+                let buffer = adopt(gguf, &weight.name, backend)?;
+                BufferSpan { buffer, span: Span { offset: Bytes::ZERO, len: tensor.bytes } }
+            }
         };
         bound[id].push(BoundSlice { slice: home.slice.clone(), layout: home.layout, at });
     }
-    Ok(Weights { bound, allocated })
-}
-
-/// A matrix in the file's layout is used where it is; vectors are copied, and all floats of a file that does not align
-/// them.
-fn in_place(weight: &Weight, home: &Home, alignment: u64) -> bool {
-    home.layout == Layout::Gguf && weight.rows > 1 && (weight.dtype != DType::F32 || alignment >= 4)
+    Ok(bound)
 }
 
 fn tensor_of<'a>(gguf: &'a Gguf, weight: &Weight) -> Result<&'a TensorInfo, ExecError> {

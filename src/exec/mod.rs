@@ -12,8 +12,8 @@ use crate::graph::{Batch, Graph};
 use crate::plan::PlanError;
 
 pub use homes::homes;
-pub use load::{Progress, Weights};
-pub use session::{Session, SessionLimits, SessionMemory, StepInput};
+pub use load::Progress;
+pub use session::{Session, SessionLimits, StepInput};
 
 /// Makes the graph of a batch bucket; all its graphs have the same weights and states in the same order.
 pub trait GraphSource: Send + Sync {

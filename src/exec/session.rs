@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::load::{Progress, Weights, load};
+use super::load::{Progress, load};
 use super::{ExecError, GraphSource};
 use crate::backend::{
     self, Args, Backend, Bindings, BufferId, BufferKind, BufferSpan, ProgramId, Queue, SequenceRows, SplitWork,
@@ -13,7 +13,7 @@ use crate::gguf::Gguf;
 use crate::graph::ops::Rows;
 use crate::graph::{Batch, Graph, Input, Op};
 use crate::index::{Id, IndexVec};
-use crate::plan::{Plan, Span, plan};
+use crate::plan::{MemoryUse, Plan, Span, plan};
 use crate::residency::Residency;
 use crate::units::{Bytes, Tokens};
 
@@ -57,7 +57,6 @@ pub struct Session {
     residency: Residency,
     backend: Box<dyn Backend>,
     bindings: Bindings,
-    arena: Bytes,
     limits: SessionLimits,
     buckets: BTreeMap<Batch, Bucket>,
     /// The bucket that serves each batch shape seen so far.
@@ -65,18 +64,7 @@ pub struct Session {
     vocab: u32,
     width: usize,
     logits: Vec<f32>,
-    memory: SessionMemory,
-}
-
-/// What a session has allocated on its device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionMemory {
-    /// Copied and repacked weights.
-    pub weights: Bytes,
-    /// KV cache.
-    pub states: Bytes,
-    /// Values and scratch.
-    pub arena: Bytes,
+    memory: MemoryUse,
 }
 
 impl Session {
@@ -101,28 +89,26 @@ impl Session {
         let residency = homes(&graph);
         let first = plan(&graph, &residency, &machine)?;
         let backend = backend::open(&machine.devices[device])?;
-        let Weights { bound, allocated } = load(&graph, &residency, gguf, &*backend, progress)?;
-        let arena = first.arenas[device].bytes;
+        let weights = load(&graph, &residency, gguf, &*backend, progress)?;
+        let memory = machine.devices[device].memory;
         let bindings = Bindings {
-            arena: backend.alloc(BufferKind::Device, arena)?,
-            weights: bound,
+            arena: backend.alloc(BufferKind::Device, first.arenas[device].bytes)?,
+            weights,
             states: allocate_states(&graph, &*backend)?,
         };
-        let states = graph.states().iter().map(|s| s.bytes()).sum();
         let mut session = Session {
             source,
             machine,
             residency,
             backend,
             bindings,
-            arena,
             limits,
             buckets: BTreeMap::new(),
             routes: BTreeMap::from([(batch, batch)]),
             vocab: vocab_of(&graph),
             width: graph.node(graph.output()).out.cols as usize,
             logits: Vec::new(),
-            memory: SessionMemory { weights: allocated, states, arena },
+            memory: first.memories[memory],
         };
         session.prepare(batch, &graph, first)?;
         Ok(session)
@@ -138,9 +124,14 @@ impl Session {
         self.width
     }
 
-    /// Bytes allocated for weights, states and arena.
-    pub fn memory(&self) -> SessionMemory {
+    /// Bytes allocated for weights, states and arena, as the largest plan states them.
+    pub fn memory(&self) -> MemoryUse {
         self.memory
+    }
+
+    /// Bytes that the device counts as allocated: as many as [`Session::memory`] has in all.
+    pub fn allocated(&self) -> Bytes {
+        self.backend.allocated()
     }
 
     /// Plans and prepares the bucket of steps of this size ahead of time.
@@ -228,7 +219,7 @@ impl Session {
         let graph = graph_of(&*self.source, batch)?;
         let plan = plan(&graph, &self.residency, &self.machine)?;
         let arena = plan.arenas.iter().map(|a| a.bytes).max().unwrap_or_default();
-        if arena > self.arena {
+        if arena > self.memory.arenas {
             // Packing is not monotonic in the batch; the largest bucket's plan fits every step.
             let largest = Batch { tokens: self.limits.tokens, outputs: self.limits.outputs };
             self.routes.insert(batch, largest);

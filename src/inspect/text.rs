@@ -6,7 +6,7 @@ use super::{Report, escape, one_line, reason, weight_type};
 use crate::gguf::Value;
 use crate::graph::Graph;
 use crate::index::Id;
-use crate::plan::Plan;
+use crate::plan::{MemoryUse, Plan};
 use crate::units::Bytes;
 
 /// The longest metadata value that is shown whole, in characters.
@@ -83,15 +83,19 @@ fn graph_part(report: &Report<'_>, graph: &Graph, out: &mut String) {
     let plan = report.plan.as_ref().ok().map(|plan| (*plan, report.machine));
     out.push_str(&node_table(graph, plan));
     match &report.plan {
-        Ok(plan) => memory(report, graph, plan, out),
+        Ok(plan) => memory(report, plan, out),
         Err(why) => line(out, &format!("\nno plan: {}", escape(why))),
     }
 }
 
-fn memory(report: &Report<'_>, graph: &Graph, plan: &Plan, out: &mut String) {
-    let weights: Bytes = graph.weights().iter().map(|w| w.bytes()).sum();
-    let states: Bytes = graph.states().iter().map(|s| s.bytes()).sum();
-    line(out, &format!("\nplan: {} splits, weights {weights}, cache {states}", plan.splits.len()));
+fn memory(report: &Report<'_>, plan: &Plan, out: &mut String) {
+    line(out, &format!("\nplan: {} splits", plan.splits.len()));
+    for (memory, used) in plan.memories.iter_ids() {
+        let MemoryUse { weights, states, arenas } = *used;
+        let name = escape(&report.machine.memories[memory].name);
+        let total = used.total();
+        line(out, &format!("  {name}: allocated {total}: weights {weights}, cache {states}, arenas {arenas}"));
+    }
     for (device, arena) in plan.arenas.iter_ids() {
         let scratch = plan.splits.iter().filter(|s| s.device == device).map(|s| s.scratch.len).max();
         let name = escape(&report.machine.devices[device].name);

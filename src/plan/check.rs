@@ -5,7 +5,7 @@
 //! 2. at its step every node operand's span still belongs to that operand and lies on the node's device;
 //! 3. every matrix and cache that the node reads has a home in that device's memory, and the device can run the node;
 //! 4. a span that is written (value or scratch) lies in the arena and is aligned to the device;
-//! 5. weights, states and arenas of each memory stay within its budget.
+//! 5. weights, states and arenas of each memory are what the plan states and stay within its budget.
 //!
 //! By (2) no value is overwritten before its last reader: a write drops the ownership of all ranges it overlaps, so a
 //! later reader of a dropped range is rejected. By (1) and (2) the logits are what the graph says. Nothing else can go
@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use super::{Plan, Span, SplitId};
-use crate::device::{self, DeviceId, Machine, supports};
+use super::{MemoryUse, Plan, Span, SplitId};
+use crate::device::{self, DeviceId, Machine, MemoryId, supports};
 use crate::graph::{Graph, InputId, NodeId, Operand};
 use crate::index::{Id, IndexVec};
-use crate::residency::{Residency, weight_bytes};
+use crate::residency::{Residency, Storage, WEIGHT_ALIGN, weight_bytes};
 use crate::units::Bytes;
 
 /// What is wrong with a plan.
@@ -42,6 +42,8 @@ pub enum Violation {
     Length { what: String, needed: u64, found: u64 },
     #[error("{what}: span {span:?} leaves the arena of {arena} or is not aligned")]
     Span { what: String, span: Span, arena: Bytes },
+    #[error("memory {memory} needs {needed:?}, the plan states {stated:?}")]
+    Memory { memory: String, stated: MemoryUse, needed: MemoryUse },
     #[error("memory {memory} needs {need}, its budget is {budget}")]
     Budget { memory: String, need: Bytes, budget: Bytes },
 }
@@ -72,7 +74,8 @@ fn counts(graph: &Graph, machine: &Machine, plan: &Plan) -> Result<(), Violation
     count("placements", graph.len(), plan.placements.len())?;
     count("values", graph.len(), plan.values.len())?;
     count("inputs", graph.inputs().len(), plan.inputs.len())?;
-    count("arenas", machine.devices.len(), plan.arenas.len())
+    count("arenas", machine.devices.len(), plan.arenas.len())?;
+    count("memories", machine.memories.len(), plan.memories.len())
 }
 
 fn runs_once(graph: &Graph, plan: &Plan) -> Result<(), Violation> {
@@ -91,25 +94,35 @@ fn runs_once(graph: &Graph, plan: &Plan) -> Result<(), Violation> {
 
 fn budgets(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Plan) -> Result<(), Violation> {
     for (memory, spec) in machine.memories.iter_ids() {
-        let mut need = Bytes::ZERO;
-        for (weight, homes) in residency.weights.iter_ids() {
-            for home in homes.iter().filter(|h| h.memory == memory) {
-                need += weight_bytes(&graph.weights()[weight], home.layout);
-            }
+        let needed = need(graph, residency, machine, plan, memory);
+        let stated = plan.memories[memory];
+        if stated != needed {
+            return Err(Violation::Memory { memory: spec.name.clone(), stated, needed });
         }
-        for (state, _) in residency.states.iter_ids().filter(|&(_, &home)| home == memory) {
-            need += graph.states()[state].bytes();
-        }
-        for (device, arena) in plan.arenas.iter_ids() {
-            if machine.devices[device].memory == memory {
-                need += arena.bytes;
-            }
-        }
-        if need > spec.budget {
-            return Err(Violation::Budget { memory: spec.name.clone(), need, budget: spec.budget });
+        let (need, budget) = (needed.total(), spec.budget);
+        if need > budget {
+            return Err(Violation::Budget { memory: spec.name.clone(), need, budget });
         }
     }
     Ok(())
+}
+
+fn need(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Plan, memory: MemoryId) -> MemoryUse {
+    let mut need = MemoryUse::default();
+    for (weight, homes) in residency.weights.iter_ids() {
+        for home in homes.iter().filter(|h| h.memory == memory && h.storage == Storage::Allocated) {
+            need.weights += weight_bytes(&graph.weights()[weight], home.layout).align_up(WEIGHT_ALIGN);
+        }
+    }
+    for (state, _) in residency.states.iter_ids().filter(|&(_, &home)| home == memory) {
+        need.states += graph.states()[state].bytes();
+    }
+    for (device, arena) in plan.arenas.iter_ids() {
+        if machine.devices[device].memory == memory {
+            need.arenas += arena.bytes;
+        }
+    }
+    need
 }
 
 /// What lies at an offset: an input or a value that is still intact.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::define_id;
-use crate::device::{DeviceId, Machine, Unsupported};
+use crate::device::{DeviceId, Machine, MemoryId, Unsupported};
 use crate::graph::{Batch, Graph, InputId, NodeId, StateId, WeightId};
 use crate::index::IndexVec;
 use crate::residency::Residency;
@@ -88,6 +88,25 @@ pub struct Arena {
     pub bytes: Bytes,
 }
 
+/// What is allocated in one memory, to the byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryUse {
+    /// Weights that are copied or repacked, each with what aligns the next; those used from the file mapping are not
+    /// in it.
+    pub weights: Bytes,
+    /// States.
+    pub states: Bytes,
+    /// The arenas of the devices that compute from it.
+    pub arenas: Bytes,
+}
+
+impl MemoryUse {
+    /// All of it.
+    pub fn total(self) -> Bytes {
+        self.weights + self.states + self.arenas
+    }
+}
+
 /// What runs where, in which order, and at which offsets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
@@ -103,6 +122,8 @@ pub struct Plan {
     pub inputs: IndexVec<InputId, Span>,
     /// The arena of every device.
     pub arenas: IndexVec<DeviceId, Arena>,
+    /// What is allocated in every memory.
+    pub memories: IndexVec<MemoryId, MemoryUse>,
 }
 
 /// Why there is no plan.
@@ -160,7 +181,7 @@ pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine) -> Result<P
     let splits = split::split(graph, &placements);
     let lifetimes = lifetime::lifetimes(graph, &splits);
     let packed = pack::pack(graph, machine, &placements, splits, &lifetimes);
-    pack::within_budget(graph, residency, machine, &packed.arenas)?;
+    let memories = pack::within_budget(graph, residency, machine, &packed.arenas)?;
     Ok(Plan {
         batch: graph.batch(),
         placements,
@@ -168,5 +189,6 @@ pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine) -> Result<P
         values: packed.values,
         inputs: packed.inputs,
         arenas: packed.arenas,
+        memories,
     })
 }

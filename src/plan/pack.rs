@@ -2,11 +2,11 @@
 //! The arena's size is exactly the end of the last span; nothing is rounded up beyond the device's alignment.
 
 use super::lifetime::{Lifetime, Lifetimes};
-use super::{Arena, Placement, PlanError, Span, Split, SplitId};
-use crate::device::{DeviceId, Machine, scratch};
+use super::{Arena, MemoryUse, Placement, PlanError, Span, Split, SplitId};
+use crate::device::{DeviceId, Machine, MemoryId, scratch};
 use crate::graph::{Graph, InputId, NodeId, Operand};
 use crate::index::{Id, IndexVec};
-use crate::residency::{Residency, weight_bytes};
+use crate::residency::Residency;
 use crate::units::Bytes;
 
 /// Splits with their scratch, spans of values and inputs, and the arenas that hold them.
@@ -46,35 +46,43 @@ pub(super) fn pack(
     Packed { splits, values, inputs, arenas }
 }
 
-/// Refuses plans whose weights, states and arenas exceed a memory.
+/// What is allocated in every memory; refuses plans that exceed one.
 pub(super) fn within_budget(
     graph: &Graph,
     residency: &Residency,
     machine: &Machine,
     arenas: &IndexVec<DeviceId, Arena>,
-) -> Result<(), PlanError> {
-    let mut need: Vec<Bytes> = machine.memories.iter().map(|_| Bytes::ZERO).collect();
+) -> Result<IndexVec<MemoryId, MemoryUse>, PlanError> {
+    let mut uses: IndexVec<MemoryId, MemoryUse> = machine.memories.iter().map(|_| MemoryUse::default()).collect();
     for (id, homes) in residency.weights.iter_ids() {
+        let weight = &graph.weights()[id];
         for home in homes {
-            need[home.memory.index()] += weight_bytes(&graph.weights()[id], home.layout);
+            known(machine, home.memory, &weight.name)?;
+            uses[home.memory].weights += home.allocated(weight);
         }
     }
-    for (id, memory) in residency.states.iter_ids() {
-        need[memory.index()] += graph.states()[id].bytes();
+    for (id, &memory) in residency.states.iter_ids() {
+        let state = &graph.states()[id];
+        known(machine, memory, &state.name)?;
+        uses[memory].states += state.bytes();
     }
     for (id, arena) in arenas.iter_ids() {
-        need[machine.devices[id].memory.index()] += arena.bytes;
+        uses[machine.devices[id].memory].arenas += arena.bytes;
     }
     for (id, spec) in machine.memories.iter_ids() {
-        if need[id.index()] > spec.budget {
-            return Err(PlanError::OverBudget {
-                memory: spec.name.clone(),
-                need: need[id.index()],
-                budget: spec.budget,
-            });
+        let (need, budget) = (uses[id].total(), spec.budget);
+        if need > budget {
+            return Err(PlanError::OverBudget { memory: spec.name.clone(), need, budget });
         }
     }
-    Ok(())
+    Ok(uses)
+}
+
+fn known(machine: &Machine, memory: MemoryId, what: &str) -> Result<(), PlanError> {
+    match machine.memories.get(memory) {
+        Some(_) => Ok(()),
+        None => Err(PlanError::NoDevice { what: what.into(), memory: memory.to_string() }),
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -26,7 +26,7 @@ fn parts(shape: &ModelShape, dtype: DType) -> Parts {
     let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
     let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
     let graph = Model::from_gguf(&gguf).unwrap().graph(batch, cache).unwrap();
-    let plan = plan(&graph, &homes(&graph, MemoryId::from_index(0), false), &machine).unwrap();
+    let plan = plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine).unwrap();
     Parts { gguf, machine, graph, plan }
 }
 

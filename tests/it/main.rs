@@ -10,6 +10,7 @@ mod gguf_write;
 mod inspect;
 mod layers;
 mod matmul;
+mod memory;
 mod oracle;
 mod plan;
 mod quant;

@@ -6,7 +6,7 @@ use loadmaster::device::{BackendKind, Machine, MemoryId};
 use loadmaster::graph::ops::{Activation, Attention, CacheWrite, Elementwise, Embed, Mask, MatMul, Norm, Rows, Select};
 use loadmaster::graph::{Batch, CacheHalf, Graph, GraphBuilder, Input, NodeId, Op, State, StateId, Weight, WeightId};
 use loadmaster::plan::{Plan, PlanError, Span, Violation, check, plan};
-use loadmaster::residency::{Layout, Residency, weight_bytes};
+use loadmaster::residency::{Layout, Residency, Storage, weight_bytes};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 use proptest::prelude::*;
@@ -116,7 +116,9 @@ fn machine() -> Machine {
 }
 
 fn homes(graph: &Graph) -> Residency {
-    Residency::in_one(graph, MemoryId(0), |_, w| if w.rows >= 32 { Layout::Panel16 } else { Layout::Gguf })
+    let storage = |w: &Weight| if w.rows == 100 { Storage::Mapped } else { Storage::Allocated };
+    let layout = |w: &Weight| if w.rows >= 32 { Layout::Panel16 } else { Layout::Gguf };
+    Residency::in_one(graph, MemoryId(0), |_, w| (layout(w), storage(w)))
 }
 
 proptest! {
@@ -143,7 +145,7 @@ proptest! {
 /// One way to damage a plan, and what the checker must say.
 type Damage = (&'static str, fn(&Graph, &mut Plan), fn(&Violation) -> bool);
 
-const DAMAGES: [Damage; 9] = [
+const DAMAGES: [Damage; 10] = [
     ("a node left out", |_, p| _ = first_split(p).nodes.remove(3), |v| matches!(v, Violation::Runs { times: 0, .. })),
     (
         "a node twice",
@@ -171,6 +173,11 @@ const DAMAGES: [Damage; 9] = [
         |v| matches!(v, Violation::Span { .. }),
     ),
     ("a value cut short", |g, p| p.values[g.output()].len = Bytes(4), |v| matches!(v, Violation::Length { .. })),
+    (
+        "memory understated",
+        |_, p| p.memories[MemoryId(0)].weights = Bytes(1),
+        |v| matches!(v, Violation::Memory { .. }),
+    ),
     ("scratch cut short", |_, p| first_split(p).scratch.len = Bytes(64), |v| matches!(v, Violation::Length { .. })),
     (
         "an input on a value",
@@ -207,7 +214,7 @@ fn a_budget_one_byte_short_is_refused_with_the_need() {
     let graph = random_graph(7, 20, 64, 64);
     let homes = homes(&graph);
     let made = plan(&graph, &homes, &machine()).unwrap();
-    let need = homes.bytes(&graph) + made.arenas[loadmaster::device::DeviceId(0)].bytes;
+    let need = made.memories[MemoryId(0)].total();
     plan(&graph, &homes, &Machine::single(BackendKind::Cpu, 3, need)).unwrap();
     let short = Machine::single(BackendKind::Cpu, 3, need - Bytes(1));
     let budget = need - Bytes(1);

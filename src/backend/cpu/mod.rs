@@ -58,11 +58,6 @@ impl CpuBackend {
         Ok(CpuBackend { spec, isa, pool, tables: Mutex::new(Tables::default()) })
     }
 
-    /// Bytes allocated and not freed; adopted host memory does not count.
-    pub fn allocated(&self) -> Bytes {
-        self.tables().buffers.allocated()
-    }
-
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,6 +106,10 @@ impl Backend for CpuBackend {
 
     fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
         self.tables().buffers.remove(&self.spec.name, buffer)
+    }
+
+    fn allocated(&self) -> Bytes {
+        self.tables().buffers.allocated()
     }
 
     fn write(&self, _queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
