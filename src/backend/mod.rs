@@ -295,9 +295,9 @@ fn argument(device: &str, what: &'static str, needed: u64, found: u64) -> Backen
     BackendError::Argument { device: device.into(), what, needed, found }
 }
 
-/// Refuses a copy between ranges of different lengths.
+/// Refuses a range of another length than is needed.
 fn same_len(device: &str, needed: Bytes, found: usize) -> Result<(), BackendError> {
-    if needed.0 == found as u64 { Ok(()) } else { Err(argument(device, "bytes copied", needed.0, found as u64)) }
+    if needed.0 == found as u64 { Ok(()) } else { Err(argument(device, "bytes of a range", needed.0, found as u64)) }
 }
 
 /// Refuses events that were never submitted; `last` is the last one that was.

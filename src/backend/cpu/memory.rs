@@ -100,9 +100,12 @@ impl Raw {
     }
 
     /// Copies a range of the same length, which may overlap this one.
-    pub fn copy_from(&self, src: &Raw) {
+    ///
+    /// # Safety
+    /// Nobody else writes `src` or touches this range meanwhile, and the buffer is writable.
+    pub unsafe fn copy_from(&self, src: &Raw) {
         assert_eq!(self.len, src.len, "ranges of one length");
-        // SAFETY: both ranges lie in live allocations; `copy` allows overlap. Ordering is the caller's, by events.
+        // SAFETY: both ranges lie in live allocations; `copy` allows overlap; nobody races by the caller's promise.
         unsafe { std::ptr::copy(src.start, self.start, self.len) };
     }
 

@@ -1,5 +1,6 @@
 //! The CPU backend: whole splits on one pool of workers, with the instruction set chosen at run time.
-//! Work is finished when `submit` returns, so events only number what was done.
+//! Work is finished when `submit` returns, so events only number what was done. Copies and splits may come from any
+//! threads: one that would race waits (see `traffic`).
 
 mod kernels;
 mod memory;
@@ -8,6 +9,7 @@ mod program;
 mod run;
 pub mod simd;
 mod task;
+mod traffic;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,7 @@ use self::memory::{Buffer, Buffers, Raw};
 use self::pool::Pool;
 use self::program::Program;
 use self::simd::Isa;
+use self::traffic::Traffic;
 use super::{
     Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, Event, HostBytes, ProgramId, Queue, SplitWork,
 };
@@ -29,6 +32,7 @@ pub struct CpuBackend {
     spec: DeviceSpec,
     isa: Isa,
     pool: Pool,
+    traffic: Traffic,
     tables: Mutex<Tables>,
 }
 
@@ -55,7 +59,7 @@ impl CpuBackend {
     pub fn with_isa(spec: DeviceSpec, isa: Isa) -> Result<CpuBackend, BackendError> {
         let pool = Pool::new(spec.workers as usize);
         let pool = pool.map_err(|e| BackendError::Worker { device: spec.name.clone(), why: e.to_string() })?;
-        Ok(CpuBackend { spec, isa, pool, tables: Mutex::new(Tables::default()) })
+        Ok(CpuBackend { spec, isa, pool, traffic: Traffic::default(), tables: Mutex::new(Tables::default()) })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -115,27 +119,27 @@ impl Backend for CpuBackend {
     fn write(&self, _queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
         self.same_len(dst.span.len, src.len())?;
         self.known(waits)?;
-        run::fill(&self.raw(dst, true)?, src);
+        run::fill(&self.traffic, &self.raw(dst, true)?, src);
         Ok(self.done())
     }
 
     fn read(&self, _queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
         self.same_len(src.span.len, dst.len())?;
         self.known(waits)?;
-        run::fetch(&self.raw(src, false)?, dst);
+        run::fetch(&self.traffic, &self.raw(src, false)?, dst);
         Ok(())
     }
 
     fn copy(&self, _queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
         self.same_len(dst.span.len, src.span.len.index())?;
         self.known(waits)?;
-        run::transfer(&self.raw(src, false)?, &self.raw(dst, true)?);
+        run::transfer(&self.traffic, &self.raw(src, false)?, &self.raw(dst, true)?);
         Ok(self.done())
     }
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         let raw = |at, write| self.raw(at, write);
-        let program = Program::build(&self.spec, work, &raw)?;
+        let program = Program::build(&self.spec, work, &raw, &self.traffic)?;
         Ok(self.tables().programs.push(Some(std::sync::Arc::new(program))))
     }
 
@@ -149,7 +153,7 @@ impl Backend for CpuBackend {
         let program = self.program(program)?;
         program.limits.admit(&self.spec.name, args)?;
         self.known(waits)?;
-        if !run::run(&program, &self.pool, self.isa, args) {
+        if !run::run(&self.traffic, &program, &self.pool, self.isa, args) {
             let why = "a kernel panicked; the step's values are lost".to_owned();
             return Err(BackendError::Worker { device: self.spec.name.clone(), why });
         }

@@ -7,7 +7,8 @@ use super::kernels::rope::Frequencies;
 use super::memory::Raw;
 use super::simd::matmul::scratch_bytes;
 use super::task::{Acts, Groups, Matrix, Rows, Stage, Task};
-use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork};
+use super::traffic::Traffic;
+use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
 use crate::graph::ops::{self, Elementwise, Moe, Rope};
 use crate::graph::{CacheHalf, InputId, NodeId, Op, StateId, WeightId};
@@ -43,15 +44,22 @@ type Lookup<'a> = &'a dyn Fn(BufferSpan, bool) -> Result<Raw, BackendError>;
 
 impl Program {
     /// Resolves and stages all nodes of a split.
-    pub fn build(spec: &DeviceSpec, work: &SplitWork<'_>, raw: Lookup<'_>) -> Result<Program, BackendError> {
+    pub fn build(
+        spec: &DeviceSpec,
+        work: &SplitWork<'_>,
+        raw: Lookup<'_>,
+        traffic: &Traffic,
+    ) -> Result<Program, BackendError> {
         let sizes = device::scratch(spec, work.graph, &work.split.nodes);
         let scratch = raw(BufferSpan { buffer: work.bindings.arena, span: work.split.scratch }, true)?;
         if scratch.len() as u64 != sizes.total().0 {
             let (device, needed, found) = (spec.name.clone(), sizes.total().0, scratch.len() as u64);
             return Err(BackendError::Argument { device, what: "bytes of split scratch", needed, found });
         }
-        let mut builder = Builder { spec, work, raw, regions: Regions::new(&scratch, sizes), stages: Vec::new() };
+        let regions = Regions::new(&scratch, sizes);
+        let mut builder = Builder { spec, work, raw, traffic, at: NodeId(0), scratch, regions, stages: Vec::new() };
         for &node in &work.split.nodes {
+            builder.at = node;
             builder.node(node)?;
         }
         let workers = builder.regions.workers;
@@ -91,6 +99,11 @@ struct Builder<'a> {
     spec: &'a DeviceSpec,
     work: &'a SplitWork<'a>,
     raw: Lookup<'a>,
+    traffic: &'a Traffic,
+    /// The node that tasks are added for.
+    at: NodeId,
+    /// All of the split's scratch.
+    scratch: Raw,
     regions: Regions,
     stages: Vec<Stage>,
 }
@@ -122,6 +135,9 @@ impl Builder<'_> {
 
     /// Adds a task to the last stage, or to a new one where it must wait.
     fn push(&mut self, task: Task) -> Result<(), BackendError> {
+        if task.overwrites_itself() {
+            return Err(self.refuse(self.at, "has operands and a value that overlap".into()));
+        }
         match self.stages.last_mut() {
             Some(last) if last.admits(&task) => last.tasks.push(task),
             Some(_) | None => self.stages.push(Stage { tasks: vec![task] }),
@@ -173,7 +189,7 @@ impl Builder<'_> {
 
     fn rope(&mut self, op: &Rope, out: Rows) -> Result<(), BackendError> {
         let factors = op.factors.map(|f| self.vector(f)).transpose()?;
-        let factors = factors.map(|f| super::run::floats(&f));
+        let factors = factors.map(|f| super::run::floats(self.traffic, &f));
         let frequencies = Frequencies::new(op.rotary, op.base, &op.scaling, factors.as_deref());
         let rows = self.work.graph.batch().tokens.index();
         let angles = self.regions.angles.part(0, rows * op.rotary as usize * 4);
@@ -248,16 +264,28 @@ impl Builder<'_> {
 
     fn value(&self, id: NodeId) -> Result<Rows, BackendError> {
         let out = self.work.graph.node(id).out;
-        let raw = self.in_arena(self.work.values[id])?;
+        let raw = self.in_arena(self.work.values[id], self.work.graph.value_bytes(id))?;
         Ok(Rows { raw, dim: out.rows, cols: out.cols as usize })
     }
 
     fn input(&self, id: InputId) -> Result<Raw, BackendError> {
-        self.in_arena(self.work.inputs[id])
+        let rows = self.work.graph.rows(self.work.graph.inputs()[id].rows());
+        self.in_arena(self.work.inputs[id], Bytes(4 * u64::from(rows.0)))
     }
 
-    fn in_arena(&self, span: Span) -> Result<Raw, BackendError> {
-        (self.raw)(BufferSpan { buffer: self.work.bindings.arena, span }, true)
+    fn in_arena(&self, span: Span, needed: Bytes) -> Result<Raw, BackendError> {
+        same_len(&self.spec.name, needed, span.len.index())?;
+        self.bound(BufferSpan { buffer: self.work.bindings.arena, span }, true)
+    }
+
+    /// A range that the graph names; the kernels' own scratch is none of it.
+    fn bound(&self, at: BufferSpan, write: bool) -> Result<Raw, BackendError> {
+        let raw = (self.raw)(at, write)?;
+        if raw.meets(&self.scratch) {
+            let (device, node) = (self.spec.name.clone(), format!("{:?} of {}", at.span, at.buffer));
+            return Err(BackendError::Prepare { device, node, why: "lies on the split's scratch".into() });
+        }
+        Ok(raw)
     }
 
     /// A weight of f32 elements that is no matrix.
@@ -274,7 +302,7 @@ impl Builder<'_> {
             return Err(BackendError::Prepare { device, node, why: "is not bound as a whole".into() });
         };
         Ok(Matrix {
-            raw: (self.raw)(bound.at, false)?,
+            raw: self.bound(bound.at, false)?,
             dtype: weight.dtype,
             layout: bound.layout,
             count: weight.count as usize,
@@ -293,12 +321,13 @@ impl Builder<'_> {
             return Err(refuse("has a type that this device cannot keep a cache in"));
         }
         let at = self.work.bindings.states.get(id).copied().flatten().ok_or_else(|| refuse("is not bound"))?;
+        same_len(&self.spec.name, state.bytes(), at.span.len.index())?;
         let arrangement = match state.half {
             CacheHalf::Keys => Arrangement::Keys,
             CacheHalf::Values => Arrangement::Values,
         };
         let (heads, head_dim) = (state.heads as usize, state.head_dim as usize);
-        Ok(((self.raw)(at, true)?, PageLayout { arrangement, dtype: state.dtype, heads, head_dim }))
+        Ok((self.bound(at, true)?, PageLayout { arrangement, dtype: state.dtype, heads, head_dim }))
     }
 
     fn refuse(&self, node: NodeId, why: String) -> BackendError {

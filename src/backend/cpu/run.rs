@@ -2,7 +2,8 @@
 //!
 //! This is the one place where ranges of memory become slices. It is sound because tasks of one stage were checked to
 //! write nothing that another touches (`Stage::admits`), stages are separated by barriers, every chunk of a task is
-//! claimed once, and different chunks write different rows or columns. Never allocates.
+//! claimed once, and different chunks write different rows or columns; and because nothing else is under way while a
+//! split runs or meets a copy (`Traffic`). Never allocates.
 #![allow(unsafe_code)]
 
 use super::kernels::attention::{Attend, MOST_QUERIES};
@@ -15,6 +16,7 @@ use super::program::Program;
 use super::simd::Isa;
 use super::simd::matmul::{self, ActView, Epilogue, OutView, Product, Residual, WeightView};
 use super::task::{Acts, Groups, Matrix, Rows, Task};
+use super::traffic::Traffic;
 use crate::backend::Args;
 use crate::graph::RowDim;
 use crate::tensor::act::{ActFormat, act_row_bytes};
@@ -25,7 +27,8 @@ use crate::tensor::quant;
 const ELEMENTS: usize = 4096;
 
 /// Runs all stages; `false` if a kernel panicked.
-pub fn run(program: &Program, pool: &Pool, isa: Isa, args: &Args<'_>) -> bool {
+pub fn run(traffic: &Traffic, program: &Program, pool: &Pool, isa: Isa, args: &Args<'_>) -> bool {
+    let _alone = traffic.run();
     pool.run(program.stages.len(), &|worker: &Worker<'_>, stage| {
         let tasks = &program.stages[stage].tasks;
         let scratch = &program.workers[worker.index];
@@ -45,25 +48,30 @@ pub fn run(program: &Program, pool: &Pool, isa: Isa, args: &Args<'_>) -> bool {
 }
 
 /// `src` into a range of the same length.
-pub fn fill(dst: &Raw, src: &[u8]) {
-    // SAFETY: the caller of `Backend::write` orders it behind whatever else uses the range.
+pub fn fill(traffic: &Traffic, dst: &Raw, src: &[u8]) {
+    let _held = traffic.copy(None, Some(dst));
+    // SAFETY: nothing that touches the range is under way while this is held.
     unsafe { dst.slice_mut::<u8>(0..src.len()) }.copy_from_slice(src);
 }
 
 /// A range into `dst` of the same length.
-pub fn fetch(src: &Raw, dst: &mut [u8]) {
-    // SAFETY: the caller of `Backend::read` orders it behind whatever writes the range.
+pub fn fetch(traffic: &Traffic, src: &Raw, dst: &mut [u8]) {
+    let _held = traffic.copy(Some(src), None);
+    // SAFETY: nothing that writes the range is under way while this is held.
     dst.copy_from_slice(unsafe { src.bytes() });
 }
 
 /// A range into another, which may overlap it.
-pub fn transfer(src: &Raw, dst: &Raw) {
-    dst.copy_from(src);
+pub fn transfer(traffic: &Traffic, src: &Raw, dst: &Raw) {
+    let _held = traffic.copy(Some(src), Some(dst));
+    // SAFETY: nothing that writes `src` or touches `dst` is under way while this is held.
+    unsafe { dst.copy_from(src) };
 }
 
 /// A vector of floats, copied.
-pub fn floats(raw: &Raw) -> Vec<f32> {
-    // SAFETY: called on weights while a program is built; weights are written before and never after.
+pub fn floats(traffic: &Traffic, raw: &Raw) -> Vec<f32> {
+    let _held = traffic.copy(Some(raw), None);
+    // SAFETY: nothing that writes the range is under way while this is held.
     unsafe { raw.slice::<f32>() }.to_vec()
 }
 

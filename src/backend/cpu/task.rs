@@ -105,15 +105,16 @@ pub enum Task {
 }
 
 impl Task {
-    /// What it reads besides weights, which nobody writes.
+    /// What it reads, the workers' own scratch aside.
     pub fn reads(&self) -> Vec<&Raw> {
         match self {
-            Task::Embed { table: _, ids, out: _ } => vec![ids],
+            Task::Embed { table, ids, out: _ } => vec![&table.raw, ids],
             Task::Select { x, index, out: _ } => vec![&x.raw, index],
-            Task::Norm { x, weight: _, eps: _, out: _ } => vec![&x.raw],
+            Task::Norm { x, weight, eps: _, out: _ } => vec![&x.raw, weight],
             Task::Quantize { x, slices: _, cols: _, format: _, out: _ } => vec![&x.raw],
-            Task::MatMul { weight: _, acts, bias: _, residual, out: _, panels: _ } => {
-                [Some(&acts.raw), residual.as_ref().map(|r| &r.raw)].into_iter().flatten().collect()
+            Task::MatMul { weight, acts, bias, residual, out: _, panels: _ } => {
+                let residual = residual.as_ref().map(|r| &r.raw);
+                [Some(&weight.raw), Some(&acts.raw), bias.as_ref(), residual].into_iter().flatten().collect()
             }
             Task::Angles { positions, frequencies: _, out: _ } => vec![positions],
             Task::Rope { x, angles, pairs: _, head_dim: _, style: _, out: _ } => vec![&x.raw, angles],
@@ -123,8 +124,9 @@ impl Task {
             Task::Add { a, b, out: _ } => vec![&a.raw, &b.raw],
             Task::Route { logits, normalize: _, scale: _, out: _ } => vec![&logits.raw],
             Task::Group { routing, groups: _ } => vec![&routing.raw],
-            Task::Experts { weight: _, acts, slotted: _, groups, bias: _, out: _, panels: _ } => {
-                vec![&acts.raw, &groups.starts, &groups.active, &groups.slots, &groups.rows]
+            Task::Experts { weight, acts, slotted: _, groups, bias, out: _, panels: _ } => {
+                let Groups { starts, active, slots, rows, used: _ } = groups;
+                [&weight.raw, &acts.raw, starts, active, slots, rows].into_iter().chain(bias).collect()
             }
             Task::Combine { x, routing, residual, out: _ } => {
                 [Some(&x.raw), Some(&routing.raw), residual.as_ref().map(|r| &r.raw)].into_iter().flatten().collect()
@@ -152,12 +154,22 @@ impl Task {
             Task::Group { groups, .. } => vec![&groups.starts, &groups.active, &groups.slots, &groups.rows],
         }
     }
+
+    /// Whether its chunks would write what others of them read or write.
+    pub fn overwrites_itself(&self) -> bool {
+        let writes = self.writes();
+        let twice = writes.iter().enumerate().any(|(i, range)| meet(&[range], &writes[i + 1..]));
+        twice || meet(&writes, &self.reads())
+    }
+}
+
+fn meet(a: &[&Raw], b: &[&Raw]) -> bool {
+    a.iter().any(|a| b.iter().any(|b| a.meets(b)))
 }
 
 impl Stage {
     /// Whether `task` may run at the same time as all tasks here.
     pub fn admits(&self, task: &Task) -> bool {
-        let meet = |a: &[&Raw], b: &[&Raw]| a.iter().any(|a| b.iter().any(|b| a.meets(b)));
         self.tasks.iter().all(|other| {
             let (writes, others) = (task.writes(), other.writes());
             !meet(&writes, &others) && !meet(&writes, &other.reads()) && !meet(&task.reads(), &others)
