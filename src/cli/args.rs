@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::graph::CACHE_TYPES;
 use crate::sample::SampleOptions;
 use crate::tensor::DType;
 
@@ -74,7 +75,7 @@ impl EngineArgs {
 }
 
 fn cache_type(text: &str) -> Result<DType, String> {
-    let types = crate::backend::cpu::PAGE_TYPES;
+    let types = CACHE_TYPES;
     let names = || types.map(DType::name).join(", ");
     let found = DType::from_name(text).filter(|t| types.contains(t));
     found.ok_or_else(|| format!("a cache has one of the types {}", names()))

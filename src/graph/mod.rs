@@ -19,7 +19,7 @@ use crate::units::{Bytes, Tokens};
 pub use build::GraphBuilder;
 pub use file::GraphFileError;
 pub use op::{Family, Op, Operand};
-pub use verify::GraphError;
+pub use verify::{CACHE_TYPES, GraphError};
 
 define_id! {
     /// A node of a graph; ids ascend in topological order.
@@ -145,7 +145,7 @@ pub struct State {
     pub layer: u32,
     /// Keys or values.
     pub half: CacheHalf,
-    /// Element type: f32, f16, bf16, q8_0 or q4_0.
+    /// Element type: one of [`CACHE_TYPES`].
     pub dtype: DType,
     /// KV heads in a row.
     pub heads: u32,

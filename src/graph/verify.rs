@@ -43,8 +43,8 @@ pub enum GraphError {
     Batch { tokens: u32, outputs: u32 },
 }
 
-/// Types that a KV cache may have.
-pub(crate) const CACHE_TYPES: [DType; 5] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0, DType::Q4_0];
+/// Types that a KV cache may have, on any device.
+pub const CACHE_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0];
 
 /// Checks one weight on its own.
 pub(super) fn verify_weight(weight: &Weight) -> Result<(), GraphError> {

@@ -25,8 +25,6 @@ use crate::device::DeviceSpec;
 use crate::index::IndexVec;
 use crate::units::Bytes;
 
-pub use self::kernels::cache::PAGE_TYPES;
-
 /// One CPU device with workers and memory of its own.
 pub struct CpuBackend {
     spec: DeviceSpec,

@@ -2,7 +2,7 @@
 //! A task joins the last stage where no byte it touches is written there, so q, k and v need no barrier between them.
 
 use super::kernels::attention::Geometry;
-use super::kernels::cache::{Arrangement, PAGE_TYPES, PageLayout};
+use super::kernels::cache::{Arrangement, PageLayout, PageType};
 use super::kernels::rope::Frequencies;
 use super::memory::Raw;
 use super::simd::matmul::scratch_bytes;
@@ -317,9 +317,8 @@ impl Builder<'_> {
             let (device, node) = (self.spec.name.clone(), format!("state {}", state.name));
             BackendError::Prepare { device, node, why: why.into() }
         };
-        if !PAGE_TYPES.contains(&state.dtype) {
-            return Err(refuse("has a type that this device cannot keep a cache in"));
-        }
+        let kind = PageType::of(state.dtype);
+        let kind = kind.ok_or_else(|| refuse("has a type that this device cannot keep a cache in"))?;
         let at = self.work.bindings.states.get(id).copied().flatten().ok_or_else(|| refuse("is not bound"))?;
         same_len(&self.spec.name, state.bytes(), at.span.len.index())?;
         let arrangement = match state.half {
@@ -327,7 +326,7 @@ impl Builder<'_> {
             CacheHalf::Values => Arrangement::Values,
         };
         let (heads, head_dim) = (state.heads as usize, state.head_dim as usize);
-        Ok((self.bound(at, true)?, PageLayout { arrangement, dtype: state.dtype, heads, head_dim }))
+        Ok((self.bound(at, true)?, PageLayout { arrangement, kind, heads, head_dim }))
     }
 
     fn refuse(&self, node: NodeId, why: String) -> BackendError {

@@ -10,11 +10,10 @@
 //! rounding into noise of their own size, so short prompts would not give the logits that it gives. Later tiles are
 //! summed in f32.
 
-use super::cache::{Expand, PAGE, PageLayout};
+use super::cache::{Expand, PAGE, PageLayout, PageType};
 use crate::backend::cpu::simd::{Job, LANES, Simd, math};
 use crate::device;
 use crate::graph::ops::Mask;
-use crate::tensor::DType;
 
 /// Cells of a tile.
 pub const TILE: usize = device::ATTENTION_TILE;
@@ -143,7 +142,7 @@ fn take_queries<S: Simd>(s: S, g: &Geometry, head: usize, q: &[f32], rows: usize
         for (q, out) in q.chunks(LANES).zip(out.chunks_mut(LANES)) {
             let whole = q.len() == LANES;
             let q = if whole { s.load(q) } else { s.load_part(q, 0.0) };
-            let q = if g.keys.dtype == DType::F16 { s.round_f16(q) } else { q };
+            let q = if g.keys.kind == PageType::F16 { s.round_f16(q) } else { q };
             if whole { s.store(q, out) } else { s.store_part(q, out) }
         }
     }
@@ -192,7 +191,7 @@ impl Call<'_> {
 
     /// Whether the values of a tile are summed in f16.
     fn rounded(&self, tile: usize) -> bool {
-        tile == 0 && self.g.values.dtype == DType::F16
+        tile == 0 && self.g.values.kind == PageType::F16
     }
 
     /// The part of page `index` of the sequence that holds this head.

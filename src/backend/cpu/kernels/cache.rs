@@ -6,6 +6,7 @@
 //! rows in them; only this module knows the arrangement.
 
 use crate::backend::cpu::simd::{Job, LANES, Simd};
+use crate::graph::CACHE_TYPES;
 use crate::tensor::DType;
 
 /// Cells of a page; a page fills the lanes of a vector.
@@ -28,21 +29,65 @@ pub enum Arrangement {
 pub struct PageLayout {
     /// Keys or values.
     pub arrangement: Arrangement,
-    /// f32, f16, bf16 or q8_0.
-    pub dtype: DType,
+    /// What an element is kept as.
+    pub kind: PageType,
     /// KV heads.
     pub heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
 }
 
-/// Types that pages can have.
-pub const PAGE_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0];
+/// The types that pages can have: those of `graph::CACHE_TYPES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageType {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Codes of eight bits with a scale a block.
+    Q8_0,
+}
+
+impl PageType {
+    /// The page type of an element type, if it has one.
+    pub const fn of(dtype: DType) -> Option<PageType> {
+        use DType::*;
+        match dtype {
+            F32 => Some(PageType::F32),
+            F16 => Some(PageType::F16),
+            Bf16 => Some(PageType::Bf16),
+            Q8_0 => Some(PageType::Q8_0),
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S
+            | Iq4Nl | Iq3S | Iq2S | Iq4Xs | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0 | Tq2_0 | Mxfp4 | Nvfp4
+            | Q1_0 => None,
+        }
+    }
+
+    const fn dtype(self) -> DType {
+        match self {
+            PageType::F32 => DType::F32,
+            PageType::F16 => DType::F16,
+            PageType::Bf16 => DType::Bf16,
+            PageType::Q8_0 => DType::Q8_0,
+        }
+    }
+}
+
+// Every type that a graph may keep a cache in has pages here.
+const _: () = {
+    let mut i = 0;
+    while i < CACHE_TYPES.len() {
+        assert!(PageType::of(CACHE_TYPES[i]).is_some());
+        i += 1;
+    }
+};
 
 impl PageLayout {
     /// Bytes of one head in a page.
     pub fn head_bytes(&self) -> usize {
-        let block = self.dtype.block();
+        let block = self.kind.dtype().block();
         self.head_dim / block.elements as usize * block.bytes as usize * PAGE
     }
 
@@ -58,15 +103,15 @@ impl PageLayout {
             Arrangement::Values => (lane * self.head_dim, 1),
         };
         let at = |i: usize| stride.0 + i * stride.1;
-        match self.dtype {
-            DType::F32 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
-            DType::F16 => {
+        match self.kind {
+            PageType::F32 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
+            PageType::F16 => {
                 x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes()))
             }
-            DType::Bf16 => {
+            PageType::Bf16 => {
                 x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::bf16::from_f32(v).to_le_bytes()));
             }
-            _ => self.write_q8(x, lane, at, head),
+            PageType::Q8_0 => self.write_q8(x, lane, at, head),
         }
     }
 
@@ -110,19 +155,19 @@ impl Job for Expand<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.layout.dtype {
-            DType::F32 => bytemuck::cast_slice_mut::<f32, u8>(self.out).copy_from_slice(self.head),
-            DType::F16 => {
+        match self.layout.kind {
+            PageType::F32 => bytemuck::cast_slice_mut::<f32, u8>(self.out).copy_from_slice(self.head),
+            PageType::F16 => {
                 for (halves, out) in vectors::<u16>(self.head).zip(self.out.chunks_exact_mut(LANES)) {
                     s.store(s.load_f16(halves), out);
                 }
             }
-            DType::Bf16 => {
+            PageType::Bf16 => {
                 for (halves, out) in vectors::<u16>(self.head).zip(self.out.chunks_exact_mut(LANES)) {
                     s.store(s.load_bf16(halves), out);
                 }
             }
-            _ => self.expand_q8(s),
+            PageType::Q8_0 => self.expand_q8(s),
         }
     }
 }
