@@ -12,6 +12,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Waiters spin this often before they park: longer than any stage change takes, far shorter than a time slice.
 const SPINS: u32 = 20_000;
 
+/// Stack of a worker: kernels hold tiles of vectors, many times as large where nothing is optimised.
+const STACK: usize = 16 << 20;
+
 /// A pool of workers; dropping it ends them and waits until they have ended.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -87,10 +90,6 @@ impl Pool {
             return true;
         }
         let _caller = relock(self.caller.lock());
-        if stages == 0 {
-            // Without a barrier a worker could still be on its way in when the next region starts.
-            return true;
-        }
         self.shared.failed.store(false, Ordering::Relaxed);
         let known = self.shared.stage.value();
         // SAFETY: only the lifetime changes. Workers call `job` before the region's last barrier, this thread leaves
@@ -157,7 +156,7 @@ fn start_threads(
     let mut handles = Vec::with_capacity(workers - 1);
     let builder = rayon::ThreadPoolBuilder::new().num_threads(workers - 1).spawn_handler(|thread| {
         let name = format!("cpu-worker-{}", thread.index() + 1);
-        handles.push(std::thread::Builder::new().name(name).spawn(|| thread.run())?);
+        handles.push(std::thread::Builder::new().name(name).stack_size(STACK).spawn(|| thread.run())?);
         Ok(())
     });
     let pool = builder.build()?;
