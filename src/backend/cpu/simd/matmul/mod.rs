@@ -213,6 +213,7 @@ impl Work<'_> {
             Q4_1 | Q5_1 => self.of::<expand::Run32<true>>(),
             Q3K | Iq4Xs => self.of::<expand::Run16<false, 7>>(),
             Q2K => self.of::<expand::Run16<true, 0>>(),
+            // `Product::check`, which every share passes first, asserts an activation format; these have none.
             Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
             | Tq2_0 | Nvfp4 | Q1_0 => unreachable!("checked: {dtype} has an activation format"),
         }

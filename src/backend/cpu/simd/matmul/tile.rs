@@ -267,6 +267,8 @@ impl<W: Format, const R: usize, const C: usize> Job for Tile<'_, W, R, C> {
             // SAFETY: the contract of `Part::tiles`, which made this tile.
             unsafe { self.compute(s) }
         } else {
+            // `Isa::run` instantiates a job for every instruction set; `Part::tiles` gives each only the tiles that
+            // `tile_exists` grants it, and pairs of panels only to AVX-512.
             unreachable!("no tile of {R} panels and {C} columns in {}", S::ISA)
         }
     }
