@@ -7,7 +7,7 @@ use std::ops::{Add, AddAssign, Sub};
 
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes.
+/// A number of bytes. Sums stop at the largest there is, which no memory has: a budget refuses them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
@@ -26,9 +26,15 @@ impl Bytes {
         Bytes(len as u64)
     }
 
-    /// The least multiple of `align` (a power of two) that is not below `self`.
+    /// The least multiple of `align` (a power of two) that is not below `self`; past 2^64, the largest there is.
     pub const fn align_up(self, align: u64) -> Bytes {
-        Bytes((self.0 + align - 1) & !(align - 1))
+        let mask = align.saturating_sub(1);
+        Bytes(self.0.saturating_add(mask) & !mask)
+    }
+
+    /// `self` times `n`; past 2^64, the largest there is.
+    pub const fn times(self, n: u64) -> Bytes {
+        Bytes(self.0.saturating_mul(n))
     }
 
     /// `self + other`, or `None` past 2^64.
@@ -63,13 +69,13 @@ impl fmt::Display for Bytes {
 impl Add for Bytes {
     type Output = Bytes;
     fn add(self, other: Bytes) -> Bytes {
-        Bytes(self.0 + other.0)
+        Bytes(self.0.saturating_add(other.0))
     }
 }
 
 impl AddAssign for Bytes {
     fn add_assign(&mut self, other: Bytes) {
-        self.0 += other.0;
+        *self = *self + other;
     }
 }
 

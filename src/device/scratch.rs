@@ -43,7 +43,7 @@ pub(crate) fn attention_floats(queries: usize, key_dim: usize, value_dim: usize)
 impl Scratch {
     /// Bytes of all parts.
     pub fn total(&self) -> Bytes {
-        self.acts + self.angles + self.groups + Bytes(self.worker.0 * u64::from(self.workers))
+        self.acts + self.angles + self.groups + self.worker.times(self.workers.into())
     }
 
     fn widen(&mut self, other: Scratch) {
@@ -71,10 +71,10 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
         Op::MatMul(op) => acts(graph, op.weight, rows),
         Op::Moe(Moe::Experts(op)) => {
             let slots = if op.slotted { graph.node(op.routing).out.cols } else { 1 };
-            acts(graph, op.weight, rows * u64::from(slots))
+            let groups = groups_of(graph, op.routing, rows);
+            Scratch { groups, ..acts(graph, op.weight, rows * u64::from(slots)) }
         }
         Op::Moe(Moe::Route(op)) => Scratch {
-            groups: groups(rows, graph.node(op.logits).out.cols, op.used),
             worker: Element::F32.bytes_of(graph.node(op.logits).out.cols.into()).align_up(ALIGN),
             ..Scratch::default()
         },
@@ -106,7 +106,8 @@ fn angles(rows: u64, op: &Rope) -> Bytes {
 }
 
 /// Starts of the groups, experts that are used and their number, then slot and row of every choice.
-fn groups(rows: u64, experts: u32, used: u32) -> Bytes {
-    let experts = u64::from(experts);
-    Bytes(4 * ((experts + 1) + (experts + 1) + 2 * rows * u64::from(used))).align_up(ALIGN)
+fn groups_of(graph: &Graph, routing: NodeId, rows: u64) -> Bytes {
+    let experts = u64::from(graph.experts(routing));
+    let used = u64::from(graph.node(routing).out.cols);
+    Bytes(4 * ((experts + 1) + (experts + 1) + 2 * rows * used)).align_up(ALIGN)
 }

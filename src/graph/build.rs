@@ -4,18 +4,21 @@
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::infer::Scope;
-use super::verify::{verify_names, verify_node, verify_state, verify_weight};
+use super::verify::{verify_names, verify_node, verify_size, verify_state, verify_weight};
 use super::{
     Batch, Element, Graph, GraphError, Input, InputId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight,
     WeightId,
 };
 use crate::index::{Id, IndexVec};
+use crate::units::Bytes;
 
 /// Collects weights, states, inputs and nodes; each is checked when it is added.
 #[derive(Debug)]
 pub struct GraphBuilder {
     batch: Batch,
     layer: Option<u32>,
+    /// Of all that was added.
+    bytes: Bytes,
     weights: IndexVec<WeightId, Weight>,
     states: IndexVec<StateId, State>,
     inputs: IndexVec<InputId, Input>,
@@ -29,6 +32,7 @@ impl GraphBuilder {
         GraphBuilder {
             batch,
             layer: None,
+            bytes: Bytes::ZERO,
             weights: IndexVec::new(),
             states: IndexVec::new(),
             inputs: IndexVec::new(),
@@ -45,9 +49,10 @@ impl GraphBuilder {
     /// Adds a weight.
     ///
     /// # Errors
-    /// The weight is empty or its rows are no whole number of blocks.
+    /// The weight is empty, its rows are no whole number of blocks, or the graph becomes too large.
     pub fn weight(&mut self, weight: Weight) -> Result<WeightId, GraphError> {
         verify_weight(&weight)?;
+        self.bytes = verify_size(self.bytes, Some(weight.bytes()), &weight.name)?;
         Ok(self.weights.push(weight))
     }
 
@@ -64,9 +69,10 @@ impl GraphBuilder {
     /// Adds a state.
     ///
     /// # Errors
-    /// The state is empty, or its type cannot hold a cache row.
+    /// The state is empty, its type cannot hold a cache row, or the graph becomes too large.
     pub fn state(&mut self, state: State) -> Result<StateId, GraphError> {
         verify_state(&state)?;
+        self.bytes = verify_size(self.bytes, Some(state.bytes()), &state.name)?;
         Ok(self.states.push(state))
     }
 
@@ -78,12 +84,13 @@ impl GraphBuilder {
     /// Adds a node in the current layer.
     ///
     /// # Errors
-    /// An operand is missing or does not fit.
+    /// An operand is missing or does not fit, or the graph becomes too large.
     pub fn node(&mut self, name: impl Into<String>, op: Op) -> Result<NodeId, GraphError> {
         let placeholder = Value { element: Element::F32, rows: RowDim::Tokens, cols: 0 };
         let mut node = Node { name: name.into(), layer: self.layer, op, out: placeholder };
         let id = NodeId::from_index(self.nodes.len());
         node.out = verify_node(id, &node, &self.scope())?;
+        self.bytes = verify_size(self.bytes, node.out.bytes(self.batch), &node.name)?;
         self.values.push(node.out);
         self.nodes.push(node);
         Ok(id)
@@ -115,7 +122,13 @@ impl GraphBuilder {
     }
 
     fn scope(&self) -> Scope<'_> {
-        Scope { values: &self.values, weights: &self.weights, states: &self.states, inputs: &self.inputs }
+        Scope {
+            nodes: &self.nodes,
+            values: &self.values,
+            weights: &self.weights,
+            states: &self.states,
+            inputs: &self.inputs,
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use super::ops::{
     Select,
 };
 use super::{
-    CacheHalf, Element, GraphError, Input, InputId, NodeId, Op, RowDim, State, StateId, Value, Weight, WeightId,
+    CacheHalf, Element, GraphError, Input, InputId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight, WeightId,
 };
 use crate::index::{Id, IndexVec};
 
 /// What the op under inference can see.
 pub(super) struct Scope<'a> {
+    pub nodes: &'a [Node],
     pub values: &'a [Value],
     pub weights: &'a IndexVec<WeightId, Weight>,
     pub states: &'a IndexVec<StateId, State>,
@@ -140,6 +141,8 @@ impl At<'_> {
         let (x, routing) = (self.floats(op.x, "x")?, self.choices(op.routing)?);
         let weight = &self.scope.weights[op.weight];
         self.rows("x", routing.rows, x)?;
+        let experts = self.scope.nodes[op.routing.index()].op.routed().map_or(0, |logits| self.value(logits).cols);
+        self.equal("matrices of the experts", experts, weight.count)?;
         let slots = if op.slotted { routing.cols } else { 1 };
         self.product("columns of x", slots, weight.cols, x.cols)?;
         if let Some(bias) = op.bias {

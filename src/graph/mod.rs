@@ -41,6 +41,16 @@ pub struct Batch {
     pub outputs: Tokens,
 }
 
+impl Batch {
+    /// Rows that a dimension has at most.
+    pub const fn rows(self, dim: RowDim) -> Tokens {
+        match dim {
+            RowDim::Tokens => self.tokens,
+            RowDim::Outputs => self.outputs,
+        }
+    }
+}
+
 /// What the rows of a value stand for; the actual number is a run-time argument, at most that of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,6 +95,14 @@ pub struct Value {
     pub rows: RowDim,
     /// Elements in a row; 0 for a node that only changes states.
     pub cols: u32,
+}
+
+impl Value {
+    /// Bytes at the full `batch`, or `None` past 2^64.
+    pub fn bytes(&self, batch: Batch) -> Option<Bytes> {
+        let elements = u64::from(batch.rows(self.rows).0).checked_mul(u64::from(self.cols))?;
+        elements.checked_mul(self.element.bytes().0).map(Bytes)
+    }
 }
 
 /// One unit of work.
@@ -270,15 +288,19 @@ impl Graph {
 
     /// Rows that a dimension has at most in this graph.
     pub fn rows(&self, dim: RowDim) -> Tokens {
-        match dim {
-            RowDim::Tokens => self.batch.tokens,
-            RowDim::Outputs => self.batch.outputs,
-        }
+        self.batch.rows(dim)
+    }
+
+    /// Experts among which a node chooses: the columns of a route's logits; none for other nodes.
+    pub fn experts(&self, id: NodeId) -> u32 {
+        self.node(id).op.routed().map_or(0, |logits| self.node(logits).out.cols)
     }
 
     /// Bytes of a node's value at the full batch.
+    ///
+    /// # Panics
+    /// Never for a verified graph: `verify` rejects values past 2^48 bytes.
     pub fn value_bytes(&self, id: NodeId) -> Bytes {
-        let out = self.node(id).out;
-        Bytes(u64::from(self.rows(out.rows).0) * u64::from(out.cols) * out.element.bytes().0)
+        self.node(id).out.bytes(self.batch).expect("verified: values are counted")
     }
 }

@@ -111,6 +111,16 @@ impl Op {
         self.operands().into_iter().filter_map(only_nodes).collect()
     }
 
+    /// The logits by which it chooses experts, if that is what it does.
+    pub const fn routed(&self) -> Option<NodeId> {
+        match self {
+            Op::Moe(Moe::Route(op)) => Some(op.logits),
+            Op::Moe(Moe::Experts(_) | Moe::Combine(_)) => None,
+            Op::Rows(_) | Op::Norm(_) | Op::MatMul(_) | Op::Rope(_) | Op::Cache(_) | Op::Attention(_) => None,
+            Op::Elementwise(_) => None,
+        }
+    }
+
     /// The weights it reads, in the order of its attributes.
     pub fn weight_operands(&self) -> Vec<WeightId> {
         let only_weights = |o| match o {

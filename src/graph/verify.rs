@@ -9,7 +9,7 @@ use super::infer::{Scope, infer};
 use super::{Element, Node, NodeId, Operand, State, StateId, Value, Weight, WeightId};
 use crate::index::{Id, IndexVec};
 use crate::tensor::DType;
-use crate::units::Tokens;
+use crate::units::{Bytes, Tokens};
 
 /// Why a graph cannot be built or read.
 #[derive(Debug, Error, PartialEq)]
@@ -37,6 +37,8 @@ pub enum GraphError {
         "state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages"
     )]
     State { name: String, dtype: DType, heads: u32, head_dim: u32, cells: u32 },
+    #[error("{what}: with it the graph's weights, states and values are past {most}, the most that a graph may have")]
+    TooLarge { what: String, most: Bytes },
     #[error("the graph has no output: {0}")]
     NoOutput(String),
     #[error("a batch of {tokens} tokens and {outputs} outputs: both must be at least 1 and outputs at most tokens")]
@@ -45,6 +47,16 @@ pub enum GraphError {
 
 /// Types that a KV cache may have, on any device.
 pub const CACHE_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0];
+
+/// Bytes that weights, states and values of a graph may have together: more than any machine, and so little that no
+/// size that plans derive from them passes 2^64.
+const MOST_BYTES: Bytes = Bytes(1 << 48);
+
+/// `held` and `more`, the size of `what` (`None` past 2^64), in sum.
+pub(super) fn verify_size(held: Bytes, more: Option<Bytes>, what: &str) -> Result<Bytes, GraphError> {
+    let sum = more.and_then(|more| held.checked_add(more)).filter(|&sum| sum <= MOST_BYTES);
+    sum.ok_or_else(|| GraphError::TooLarge { what: what.into(), most: MOST_BYTES })
+}
 
 /// Checks one weight on its own.
 pub(super) fn verify_weight(weight: &Weight) -> Result<(), GraphError> {

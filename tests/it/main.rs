@@ -1,5 +1,6 @@
 //! All integration tests, as one binary.
 
+mod backend;
 mod cli;
 mod engine;
 mod f64_model;
@@ -7,6 +8,7 @@ mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;
 mod gguf_write;
+mod huge;
 mod inspect;
 mod layers;
 mod matmul;

@@ -6,7 +6,7 @@ use super::kernels::cache::{Arrangement, PageLayout, PageType};
 use super::kernels::rope::Frequencies;
 use super::memory::Raw;
 use super::simd::matmul::scratch_bytes;
-use super::task::{Acts, Groups, Matrix, Rows, Stage, Task};
+use super::task::{Acts, Attention, CacheWrite, Experts, Groups, MatMul, Matrix, Rows, Stage, Task};
 use super::traffic::Traffic;
 use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
@@ -123,7 +123,7 @@ impl Builder<'_> {
             Op::Cache(op) => self.cache(op),
             Op::Attention(op) => self.attention(op, out),
             Op::Elementwise(op) => self.elementwise(op, out),
-            Op::Moe(Moe::Route(op)) => self.route(id, op, out),
+            Op::Moe(Moe::Route(op)) => self.route(op, out),
             Op::Moe(Moe::Experts(op)) => self.experts(op, out),
             Op::Moe(Moe::Combine(op)) => {
                 let residual = op.residual.map(|r| self.value(r)).transpose()?;
@@ -159,7 +159,7 @@ impl Builder<'_> {
         let bias = op.bias.map(|b| self.vector(b)).transpose()?;
         let residual = op.residual.map(|r| self.value(r)).transpose()?;
         let panels = self.panels_a_chunk(&weight);
-        self.push(Task::MatMul { weight, acts, bias, residual, out, panels })
+        self.push(Task::MatMul(MatMul { weight, acts, bias, residual, out, panels }))
     }
 
     /// The activations of a product with `weight`: quantised first, unless that form is in scratch already.
@@ -208,7 +208,7 @@ impl Builder<'_> {
         let (keys, key_pages) = self.state(op.keys)?;
         let (values, value_pages) = self.state(op.values)?;
         let (k, v) = (self.value(op.k)?, self.value(op.v)?);
-        self.push(Task::CacheWrite { k, v, keys, values, key_pages, value_pages })
+        self.push(Task::CacheWrite(CacheWrite { k, v, keys, values, key_pages, value_pages }))
     }
 
     fn attention(&mut self, op: &ops::Attention, out: Rows) -> Result<(), BackendError> {
@@ -217,7 +217,7 @@ impl Builder<'_> {
         let group = op.heads as usize / key_pages.heads;
         let geometry = Geometry { keys: key_pages, values: value_pages, group, scale: op.scale, mask: op.mask };
         let q = self.value(op.q)?;
-        self.push(Task::Attention { q, keys, values, geometry, out })
+        self.push(Task::Attention(Attention { q, keys, values, geometry, out }))
     }
 
     fn elementwise(&mut self, op: &Elementwise, out: Rows) -> Result<(), BackendError> {
@@ -230,16 +230,21 @@ impl Builder<'_> {
         self.push(task)
     }
 
-    fn route(&mut self, id: NodeId, op: &ops::Route, out: Rows) -> Result<(), BackendError> {
+    fn route(&mut self, op: &ops::Route, out: Rows) -> Result<(), BackendError> {
         let logits = self.value(op.logits)?;
-        let groups = self.groups(logits.cols, op.used as usize, self.work.graph.rows(logits.dim).index());
-        self.regions.grouped = Some((id, groups.clone()));
-        let routing = out.clone();
-        self.push(Task::Route { logits, normalize: op.normalize, scale: op.scale, out })?;
-        self.push(Task::Group { routing, groups })
+        self.push(Task::Route { logits, normalize: op.normalize, scale: op.scale, out })
     }
 
-    fn groups(&self, experts: usize, used: usize, rows: usize) -> Groups {
+    /// The rows grouped by the choices of `routing`: grouped first, unless that is in scratch already.
+    fn groups(&mut self, routing: NodeId) -> Result<Groups, BackendError> {
+        if let Some((grouped, groups)) = &self.regions.grouped
+            && *grouped == routing
+        {
+            return Ok(groups.clone());
+        }
+        let choices = self.value(routing)?;
+        let (experts, used) = (self.work.graph.experts(routing) as usize, choices.cols);
+        let rows = self.work.graph.rows(choices.dim).index();
         let mut at = 0;
         let mut next = |entries: usize| {
             let part = self.regions.groups.part(at, entries * 4);
@@ -247,19 +252,19 @@ impl Builder<'_> {
             part
         };
         let (starts, active) = (next(experts + 1), next(experts + 1));
-        Groups { starts, active, slots: next(rows * used), rows: next(rows * used), used }
+        let groups = Groups { starts, active, slots: next(rows * used), rows: next(rows * used), used };
+        self.regions.grouped = Some((routing, groups.clone()));
+        self.push(Task::Group { routing: choices, groups: groups.clone() })?;
+        Ok(groups)
     }
 
     fn experts(&mut self, op: &ops::Experts, out: Rows) -> Result<(), BackendError> {
-        let groups = match &self.regions.grouped {
-            Some((routing, groups)) if *routing == op.routing => groups.clone(),
-            Some(_) | None => return Err(self.refuse(op.routing, "routes for another split".into())),
-        };
+        let groups = self.groups(op.routing)?;
         let weight = self.matrix(op.weight)?;
         let acts = self.acts(op.x, if op.slotted { groups.used } else { 1 }, &weight)?;
         let bias = op.bias.map(|b| self.vector(b)).transpose()?;
         let panels = self.panels_a_chunk(&weight);
-        self.push(Task::Experts { weight, acts, slotted: op.slotted, groups, bias, out, panels })
+        self.push(Task::Experts(Experts { weight, acts, slotted: op.slotted, groups, bias, out, panels }))
     }
 
     fn value(&self, id: NodeId) -> Result<Rows, BackendError> {

@@ -15,7 +15,7 @@ use super::pool::{Pool, Worker};
 use super::program::Program;
 use super::simd::Isa;
 use super::simd::matmul::{self, ActView, Epilogue, OutView, Product, Residual, WeightView};
-use super::task::{Acts, Groups, Matrix, Rows, Task};
+use super::task::{Acts, Attention, CacheWrite, Experts, Groups, MatMul, Matrix, Rows, Task};
 use super::traffic::Traffic;
 use crate::backend::Args;
 use crate::graph::RowDim;
@@ -98,22 +98,22 @@ impl Call<'_> {
             Task::Route { out, .. } | Task::Combine { out, .. } => self.rows(out.dim),
             Task::Quantize { x, slices, .. } => self.rows(x.dim) * slices,
             Task::Angles { .. } => self.args.tokens.index(),
-            Task::CacheWrite { key_pages, value_pages, .. } => key_pages.heads + value_pages.heads,
+            Task::CacheWrite(CacheWrite { key_pages, value_pages, .. }) => key_pages.heads + value_pages.heads,
             Task::Gated { out, .. } | Task::Add { out, .. } => (self.rows(out.dim) * out.cols).div_ceil(ELEMENTS),
             Task::Group { .. } => 1,
-            Task::MatMul { weight, out, panels, .. } => {
+            Task::MatMul(MatMul { weight, out, panels, .. }) => {
                 if self.rows(out.dim) == 0 {
                     0
                 } else {
                     chunks_of(weight, *panels)
                 }
             }
-            Task::Experts { weight, groups, panels, .. } => {
+            Task::Experts(Experts { weight, groups, panels, .. }) => {
                 // SAFETY: the groups were written in an earlier stage and are only read in this one.
                 let active = unsafe { groups.active.slice::<u32>() }[0];
                 active as usize * chunks_of(weight, *panels)
             }
-            Task::Attention { geometry, .. } => {
+            Task::Attention(Attention { geometry, .. }) => {
                 let blocks = self.args.sequences.iter().map(|s| (s.rows as usize).div_ceil(geometry.rows()));
                 blocks.sum::<usize>() * geometry.keys.heads
             }
@@ -132,7 +132,7 @@ impl Call<'_> {
                 self.isa.run(norm::RmsNorm { x, weight, eps: *eps, out });
             }
             Task::Quantize { x, slices, cols, format, out } => self.quantize(x, *slices, *cols, *format, out, chunk),
-            Task::MatMul { .. } => self.matmul(task, chunk),
+            Task::MatMul(task) => self.matmul(task, chunk),
             Task::Angles { positions, frequencies, out } => {
                 let width = 2 * frequencies.pairs();
                 frequencies.table(word(positions, chunk) as u32, part_mut(out, chunk * width, width));
@@ -142,8 +142,8 @@ impl Call<'_> {
                 let (x, out) = (row(x, chunk), row_mut(out, chunk));
                 self.isa.run(rope::Rotate { x, head_dim: *head_dim, style: *style, table, out });
             }
-            Task::CacheWrite { .. } => self.cache_write(task, chunk),
-            Task::Attention { .. } => self.attention(task, chunk),
+            Task::CacheWrite(task) => self.cache_write(task, chunk),
+            Task::Attention(task) => self.attention(task, chunk),
             Task::Gated { gate, up, activation, out } => {
                 let (gate, up, out) = (span(gate, self, chunk), span(up, self, chunk), span_mut(out, self, chunk));
                 self.isa.run(elementwise::Gated { gate, up, activation: *activation, out });
@@ -159,7 +159,7 @@ impl Call<'_> {
                 self.isa.run(Route { logits: own, normalize: *normalize, scale: *scale, out });
             }
             Task::Group { routing, groups } => self.group(routing, groups),
-            Task::Experts { .. } => self.experts(task, chunk),
+            Task::Experts(task) => self.experts(task, chunk),
             Task::Combine { x, routing, residual, out } => {
                 let residual = residual.as_ref().map(|r| row(r, chunk));
                 let (x, choices, out) = (row(x, chunk), row(routing, chunk), row_mut(out, chunk));
@@ -194,8 +194,8 @@ impl Call<'_> {
         matmul::quantize(self.isa, format, cols, values, bytes);
     }
 
-    fn matmul(&self, task: &Task, chunk: usize) {
-        let Task::MatMul { weight, acts, bias, residual, out, panels } = task else { return };
+    fn matmul(&self, task: &MatMul, chunk: usize) {
+        let MatMul { weight, acts, bias, residual, out, panels } = task;
         let rows = self.rows(out.dim);
         let bytes = &all::<u8>(&acts.raw)[..rows * acts.row_bytes];
         let bias = bias.as_ref().map(all::<f32>);
@@ -216,8 +216,8 @@ impl Call<'_> {
         product.compute(self.isa, first..last, part_mut(self.scratch, 0, self.scratch.len()));
     }
 
-    fn experts(&self, task: &Task, chunk: usize) {
-        let Task::Experts { weight, acts, slotted, groups, bias, out, panels } = task else { return };
+    fn experts(&self, task: &Experts, chunk: usize) {
+        let Experts { weight, acts, slotted, groups, bias, out, panels } = task;
         let own = chunks_of(weight, *panels);
         let expert = word(&groups.active, 1 + chunk / own);
         let range = word(&groups.starts, expert)..word(&groups.starts, expert + 1);
@@ -240,8 +240,8 @@ impl Call<'_> {
     }
 
     /// One head of one half, for all rows: pages are shared by rows but not by heads.
-    fn cache_write(&self, task: &Task, chunk: usize) {
-        let Task::CacheWrite { k, v, keys, values, key_pages, value_pages } = task else { return };
+    fn cache_write(&self, task: &CacheWrite, chunk: usize) {
+        let CacheWrite { k, v, keys, values, key_pages, value_pages } = task;
         let (x, raw, pages, head) = match chunk.checked_sub(key_pages.heads) {
             None => (k, keys, key_pages, chunk),
             Some(head) => (v, values, value_pages, head),
@@ -254,8 +254,8 @@ impl Call<'_> {
         }
     }
 
-    fn attention(&self, task: &Task, chunk: usize) {
-        let Task::Attention { q, keys, values, geometry, out } = task else { return };
+    fn attention(&self, task: &Attention, chunk: usize) {
+        let Attention { q, keys, values, geometry, out } = task;
         let heads = geometry.keys.heads;
         let (head, mut block) = (chunk % heads, chunk / heads);
         for sequence in self.args.sequences {

@@ -70,6 +70,70 @@ pub struct Groups {
     pub used: usize,
 }
 
+/// Product with a weight, then bias, then residual.
+pub struct MatMul {
+    /// The weight.
+    pub weight: Matrix,
+    /// Its activations.
+    pub acts: Acts,
+    /// One number a column of the value.
+    pub bias: Option<Raw>,
+    /// Of the value's shape.
+    pub residual: Option<Rows>,
+    /// The value.
+    pub out: Rows,
+    /// Panels a chunk.
+    pub panels: usize,
+}
+
+/// K and V rows into their pages.
+pub struct CacheWrite {
+    /// Rows of keys.
+    pub k: Rows,
+    /// Rows of values.
+    pub v: Rows,
+    /// The cache of keys.
+    pub keys: Raw,
+    /// The cache of values.
+    pub values: Raw,
+    /// How keys lie.
+    pub key_pages: PageLayout,
+    /// How values lie.
+    pub value_pages: PageLayout,
+}
+
+/// Attention over pages.
+pub struct Attention {
+    /// Rows of queries.
+    pub q: Rows,
+    /// The cache of keys.
+    pub keys: Raw,
+    /// The cache of values.
+    pub values: Raw,
+    /// Heads, pages, scale and mask.
+    pub geometry: Geometry,
+    /// The value.
+    pub out: Rows,
+}
+
+/// Products with the chosen experts.
+pub struct Experts {
+    /// One matrix an expert.
+    pub weight: Matrix,
+    /// Its activations.
+    pub acts: Acts,
+    /// Whether each slot has activations of its own.
+    pub slotted: bool,
+    /// The rows by expert.
+    pub groups: Groups,
+    /// One row an expert.
+    pub bias: Option<Raw>,
+    /// The value.
+    pub out: Rows,
+    /// Panels a chunk.
+    pub panels: usize,
+}
+
 /// One kernel with all it needs but the run-time arguments.
 pub enum Task {
     /// Rows of a weight by token id.
@@ -81,15 +145,15 @@ pub enum Task {
     /// Values → quantised activations in scratch; `slices` of `cols` a row.
     Quantize { x: Rows, slices: usize, cols: usize, format: ActFormat, out: Acts },
     /// Product with a weight, then bias, then residual.
-    MatMul { weight: Matrix, acts: Acts, bias: Option<Raw>, residual: Option<Rows>, out: Rows, panels: usize },
+    MatMul(MatMul),
     /// Cosines and sines of every row.
     Angles { positions: Raw, frequencies: Frequencies, out: Raw },
     /// Rotation by the table.
     Rope { x: Rows, angles: Raw, pairs: usize, head_dim: usize, style: RopeStyle, out: Rows },
     /// K and V rows into their pages.
-    CacheWrite { k: Rows, v: Rows, keys: Raw, values: Raw, key_pages: PageLayout, value_pages: PageLayout },
+    CacheWrite(CacheWrite),
     /// Attention over pages.
-    Attention { q: Rows, keys: Raw, values: Raw, geometry: Geometry, out: Rows },
+    Attention(Attention),
     /// Gated activation.
     Gated { gate: Rows, up: Rows, activation: Activation, out: Rows },
     /// Sum of two values.
@@ -99,7 +163,7 @@ pub enum Task {
     /// Grouping of the choices.
     Group { routing: Rows, groups: Groups },
     /// Products with the chosen experts.
-    Experts { weight: Matrix, acts: Acts, slotted: bool, groups: Groups, bias: Option<Raw>, out: Rows, panels: usize },
+    Experts(Experts),
     /// Weighted sum over the chosen experts.
     Combine { x: Rows, routing: Rows, residual: Option<Rows>, out: Rows },
 }
@@ -112,19 +176,21 @@ impl Task {
             Task::Select { x, index, out: _ } => vec![&x.raw, index],
             Task::Norm { x, weight, eps: _, out: _ } => vec![&x.raw, weight],
             Task::Quantize { x, slices: _, cols: _, format: _, out: _ } => vec![&x.raw],
-            Task::MatMul { weight, acts, bias, residual, out: _, panels: _ } => {
+            Task::MatMul(MatMul { weight, acts, bias, residual, out: _, panels: _ }) => {
                 let residual = residual.as_ref().map(|r| &r.raw);
                 [Some(&weight.raw), Some(&acts.raw), bias.as_ref(), residual].into_iter().flatten().collect()
             }
             Task::Angles { positions, frequencies: _, out: _ } => vec![positions],
             Task::Rope { x, angles, pairs: _, head_dim: _, style: _, out: _ } => vec![&x.raw, angles],
-            Task::CacheWrite { k, v, keys: _, values: _, key_pages: _, value_pages: _ } => vec![&k.raw, &v.raw],
-            Task::Attention { q, keys, values, geometry: _, out: _ } => vec![&q.raw, keys, values],
+            Task::CacheWrite(CacheWrite { k, v, keys: _, values: _, key_pages: _, value_pages: _ }) => {
+                vec![&k.raw, &v.raw]
+            }
+            Task::Attention(Attention { q, keys, values, geometry: _, out: _ }) => vec![&q.raw, keys, values],
             Task::Gated { gate, up, activation: _, out: _ } => vec![&gate.raw, &up.raw],
             Task::Add { a, b, out: _ } => vec![&a.raw, &b.raw],
             Task::Route { logits, normalize: _, scale: _, out: _ } => vec![&logits.raw],
             Task::Group { routing, groups: _ } => vec![&routing.raw],
-            Task::Experts { weight, acts, slotted: _, groups, bias, out: _, panels: _ } => {
+            Task::Experts(Experts { weight, acts, slotted: _, groups, bias, out: _, panels: _ }) => {
                 let Groups { starts, active, slots, rows, used: _ } = groups;
                 [&weight.raw, &acts.raw, starts, active, slots, rows].into_iter().chain(bias).collect()
             }
@@ -140,17 +206,17 @@ impl Task {
             Task::Embed { out, .. }
             | Task::Select { out, .. }
             | Task::Norm { out, .. }
-            | Task::MatMul { out, .. }
+            | Task::MatMul(MatMul { out, .. })
             | Task::Rope { out, .. }
-            | Task::Attention { out, .. }
+            | Task::Attention(Attention { out, .. })
             | Task::Gated { out, .. }
             | Task::Add { out, .. }
             | Task::Route { out, .. }
-            | Task::Experts { out, .. }
+            | Task::Experts(Experts { out, .. })
             | Task::Combine { out, .. } => vec![&out.raw],
             Task::Quantize { out, .. } => vec![&out.raw],
             Task::Angles { out, .. } => vec![out],
-            Task::CacheWrite { keys, values, .. } => vec![keys, values],
+            Task::CacheWrite(CacheWrite { keys, values, .. }) => vec![keys, values],
             Task::Group { groups, .. } => vec![&groups.starts, &groups.active, &groups.slots, &groups.rows],
         }
     }
