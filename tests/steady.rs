@@ -1,5 +1,4 @@
-//! After warm-up a decode step allocates nothing. A binary of its own and without a test harness, because it counts every
-//! allocation there is.
+//! After warm-up a decode step allocates nothing. A binary of its own, because it counts every allocation there is.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -32,7 +31,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-fn main() {
+#[test]
+fn a_steady_decode_step_allocates_nothing() {
     for (shape, dtype) in [("llama-tiny", DType::Q4_0), ("qwen3moe-tiny", DType::Q4K), ("qwen2-tiny", DType::Q3K)] {
         let bytes = Synth::new(&named(shape).unwrap(), dtype, 1).unwrap().to_bytes().unwrap();
         let options = EngineOptions {

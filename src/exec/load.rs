@@ -36,13 +36,27 @@ pub fn load(
     backend: &dyn Backend,
     progress: Progress<'_>,
 ) -> Result<Bound, ExecError> {
-    // Threads of our own, joined at the end: rayon's global ones panic where the system refuses threads.
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(backend.spec().workers as usize);
-    let loaded = threads.build_scoped(
-        |thread| thread.run(),
-        |pool| pool.install(|| load_all(graph, residency, gguf, backend, progress)),
-    );
-    loaded.map_err(|why| ExecError::Threads(why.to_string()))?
+    on_threads(backend.spec().workers as usize, || load_all(graph, residency, gguf, backend, progress))?
+}
+
+/// Runs `job` on a pool of threads of our own, since rayon's global ones panic where the system refuses threads. They
+/// have ended on return: joined one by one, as a scope alone waits for their work but not for what ends them.
+fn on_threads<T: Send>(threads: usize, job: impl FnOnce() -> T + Send) -> Result<T, ExecError> {
+    std::thread::scope(|scope| {
+        let mut handles = Vec::with_capacity(threads);
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).spawn_handler(|thread| {
+            handles.push(std::thread::Builder::new().spawn_scoped(scope, || thread.run())?);
+            Ok(())
+        });
+        let pool = builder.build().map_err(|why| ExecError::Threads(why.to_string()))?;
+        let done = pool.install(job);
+        drop(pool);
+        for handle in handles {
+            // A panic of the job has come out of `install`; a thread that still died has nothing more to say.
+            let _ = handle.join();
+        }
+        Ok(done)
+    })
 }
 
 fn load_all(
