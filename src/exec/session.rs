@@ -134,7 +134,7 @@ impl Session {
         self.backend.allocated()
     }
 
-    /// Plans and prepares the bucket of steps of this size ahead of time.
+    /// Plans and prepares the bucket of steps of this size, or of the largest, ahead of time.
     ///
     /// # Errors
     /// The bucket cannot be planned or prepared.
@@ -210,7 +210,10 @@ impl Session {
 
     /// The bucket that a step of this size runs in, prepared if it is new.
     fn bucket(&mut self, tokens: usize, outputs: usize) -> Result<Batch, ExecError> {
-        let round = |n: usize, most: Tokens| Tokens((n.max(1).next_power_of_two() as u32).min(most.0));
+        let round = |n: usize, most: Tokens| {
+            let up = n.clamp(1, most.index().max(1)).next_power_of_two();
+            Tokens(u32::try_from(up).map_or(most.0, |up| up.min(most.0)))
+        };
         let tokens = round(tokens, self.limits.tokens);
         let batch = Batch { tokens, outputs: round(outputs, Tokens(self.limits.outputs.0.min(tokens.0))) };
         if let Some(&served_by) = self.routes.get(&batch) {

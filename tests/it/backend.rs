@@ -106,6 +106,13 @@ fn copies_from_another_thread_do_not_meet_a_running_split() {
 }
 
 #[test]
+fn a_device_without_workers_is_refused() {
+    let machine = Machine::single(BackendKind::Cpu, 0, Bytes(1 << 20));
+    let error = backend::open(&machine.devices[DeviceId(0)]).err().unwrap().to_string();
+    assert_eq!(error, "cpu: workers at least must be 1, found 0");
+}
+
+#[test]
 fn the_cpu_refuses_spans_that_would_let_a_kernel_race_with_itself() {
     let graph = wide_graph(8);
     let machine = Machine::single(BackendKind::Cpu, 3, Bytes(1 << 40));

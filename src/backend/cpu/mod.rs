@@ -45,7 +45,7 @@ impl CpuBackend {
     /// Starts the workers, on the widest instruction set of this machine.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// There are none, or the system refuses a thread.
     pub fn new(spec: DeviceSpec) -> Result<CpuBackend, BackendError> {
         Self::with_isa(spec, Isa::detect())
     }
@@ -53,8 +53,11 @@ impl CpuBackend {
     /// Starts the workers, on `isa`.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// There are none, or the system refuses a thread.
     pub fn with_isa(spec: DeviceSpec, isa: Isa) -> Result<CpuBackend, BackendError> {
+        if spec.workers == 0 {
+            return Err(super::argument(&spec.name, "workers at least", 1, 0));
+        }
         let pool = Pool::new(spec.workers as usize);
         let pool = pool.map_err(|e| BackendError::Worker { device: spec.name.clone(), why: e.to_string() })?;
         Ok(CpuBackend { spec, isa, pool, traffic: Traffic::default(), tables: Mutex::new(Tables::default()) })
