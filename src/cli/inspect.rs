@@ -98,5 +98,5 @@ pub(super) fn run(args: Args) -> Result<()> {
 fn graph(model: &Model, args: &Args, context: Tokens) -> Result<Graph, ModelError> {
     let batch = Batch { tokens: Tokens(args.batch), outputs: Tokens(1) };
     let EngineArgs { cache_type_k: keys, cache_type_v: values, .. } = args.engine;
-    model.graph(batch, CacheSpec { cells: Tokens(context.pages() * Tokens::PAGE.0), keys, values })
+    model.graph(batch, CacheSpec { cells: context, keys, values })
 }

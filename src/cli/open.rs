@@ -23,7 +23,7 @@ const USUAL_CONTEXT: u32 = 4096;
 
 /// Cells for `asked` tokens; none is the usual number, 0 the model's own.
 pub(super) fn context(gguf: &Gguf, asked: Option<u32>) -> Result<Tokens> {
-    let own = crate::models::Model::from_gguf(gguf)?.hparams().context.max(1);
+    let own = crate::models::Model::from_gguf(gguf)?.hparams().context;
     Ok(Tokens(match asked {
         None => own.min(USUAL_CONTEXT),
         Some(0) => own,

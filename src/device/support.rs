@@ -11,7 +11,7 @@ use crate::tensor::{DType, quant};
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Unsupported {
     /// A weight's type has no kernel.
-    #[error("{node} needs a {kind} kernel for weight {weight} of type {dtype}, there is none")]
+    #[error("{node} needs a {kind} kernel for weight {weight} of type {dtype}, there is none; needed {needed}")]
     Weight {
         /// The node's name.
         node: String,
@@ -21,6 +21,8 @@ pub enum Unsupported {
         weight: String,
         /// Its type.
         dtype: DType,
+        /// What there are kernels for.
+        needed: &'static str,
     },
 }
 
@@ -39,10 +41,13 @@ fn cpu_supports(graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     let matrix = matrix_weight(&node.op);
     for id in node.op.weight_operands() {
         let weight = &graph.weights()[id];
-        let known = if Some(id) == matrix { quant::can_decode(weight.dtype) } else { weight.dtype == DType::F32 };
+        let (known, needed) = match Some(id) == matrix {
+            true => (quant::can_decode(weight.dtype), "a type that can be decoded, such as f16, q8_0 or q4_k"),
+            false => (weight.dtype == DType::F32, "f32"),
+        };
         if !known {
             let (node, kind) = (node.name.clone(), BackendKind::Cpu.name());
-            return Err(Unsupported::Weight { node, kind, weight: weight.name.clone(), dtype: weight.dtype });
+            return Err(Unsupported::Weight { node, kind, weight: weight.name.clone(), dtype: weight.dtype, needed });
         }
     }
     Ok(())

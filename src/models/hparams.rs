@@ -65,33 +65,22 @@ impl Hparams {
     ) -> Result<Hparams, ModelError> {
         let keys = Keys { metadata, architecture, file: tensors.file() };
         let width = keys.count("embedding_length")?;
-        let layers = keys.count("block_count")?;
+        let vocab = keys.vocab(tensors, width)?;
+        let layers = keys.layers(tensors)?;
         let context = keys.optional("context_length")?.unwrap_or(2048);
-        let heads = keys.per_layer("attention.head_count", layers)?;
-        let kv_heads = keys.optional_per_layer("attention.head_count_kv", layers)?.unwrap_or(heads);
-        let key_dim = keys.optional("attention.key_length")?.unwrap_or(width / heads);
-        let value_dim = keys.optional("attention.value_length")?.unwrap_or(width / heads);
-        keys.fits("attention.head_count_kv", kv_heads, heads.is_multiple_of(kv_heads), "a divisor of the heads")?;
-        keys.fits("attention.key_length", key_dim, key_dim > 0, "at least 1")?;
-        keys.fits("attention.value_length", value_dim, value_dim > 0, "at least 1")?;
-        let row = |heads: u32, dim: u32| heads.checked_mul(dim).is_some();
-        keys.fits("attention.key_length", key_dim, row(heads, key_dim), "short enough for 2^32 elements a row")?;
-        keys.fits("attention.value_length", value_dim, row(heads, value_dim), "short enough for 2^32 elements a row")?;
+        keys.fits("context_length", context, context > 0, "at least 1")?;
+        let (heads, kv_heads) = keys.heads(layers)?;
+        let key_dim = keys.head_dim("attention.key_length", width, heads)?;
+        let value_dim = keys.head_dim("attention.value_length", width, heads)?;
         let scale = keys.float("attention.scale")?.filter(|&s| s != 0.0);
         let experts = keys.experts(layers)?;
         let feed_forward = keys.optional_per_layer("feed_forward_length", layers)?.unwrap_or(0);
         keys.fits("feed_forward_length", feed_forward, feed_forward > 0 || experts.is_some(), "at least 1")?;
-        let rotary = keys.optional("rope.dimension_count")?.unwrap_or(key_dim);
-        keys.fits(
-            "rope.dimension_count",
-            rotary,
-            rotary <= key_dim && rotary.is_multiple_of(2),
-            "even and at most a head",
-        )?;
+        let norm_eps = "attention.layer_norm_rms_epsilon";
         Ok(Hparams {
             layers,
             width,
-            vocab: vocab(tensors)?,
+            vocab,
             context,
             heads,
             kv_heads,
@@ -99,27 +88,19 @@ impl Hparams {
             value_dim,
             feed_forward,
             experts,
-            norm_eps: keys.needed_float("attention.layer_norm_rms_epsilon")?,
+            norm_eps: keys.positive(norm_eps)?.ok_or_else(|| keys.missing(norm_eps))?,
             attention_scale: scale.unwrap_or(1.0 / (key_dim as f32).sqrt()),
-            rotary,
-            rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
+            rotary: keys.rotary(key_dim)?,
+            rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
             scaling: keys.scaling(context)?,
         })
     }
 }
 
-/// The vocabulary's size is what the embedding has rows for.
-fn vocab(tensors: &TensorTable) -> Result<u32, ModelError> {
-    let name = "token_embd.weight";
-    let missing = || ModelError::MissingTensor { file: tensors.file().into(), name: name.into(), needed: vec![] };
-    let (_, dims) = tensors.get(name).ok_or_else(missing)?;
-    let rows = dims.get(1).copied().and_then(|n| u32::try_from(n).ok());
-    rows.ok_or_else(|| ModelError::TensorShape {
-        file: tensors.file().into(),
-        name: name.into(),
-        needed: vec![0, 0],
-        found: dims.to_vec(),
-    })
+/// The layers that a file has tensors of: one more than the highest N of a `blk.N.` name.
+fn layers_of(tensors: &TensorTable) -> u64 {
+    let layer = |name: &str| name.strip_prefix("blk.")?.split_once('.')?.0.parse::<u32>().ok();
+    tensors.names().filter_map(layer).max().map_or(0, |last| u64::from(last) + 1)
 }
 
 struct Keys<'a> {
@@ -151,19 +132,87 @@ impl Keys<'_> {
         }
     }
 
-    fn needed_float(&self, name: &str) -> Result<f32, ModelError> {
-        self.float(name)?.ok_or_else(|| self.missing(name))
+    fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        match self.float(name)? {
+            Some(x) if x <= 0.0 => Err(self.bad(name, "a number above 0", x.to_string())),
+            other => Ok(other),
+        }
+    }
+
+    /// The vocabulary's size is what the embedding has rows for; it may have more rows than the tokenizer has tokens.
+    fn vocab(&self, tensors: &TensorTable, width: u32) -> Result<u32, ModelError> {
+        let file = || self.file.to_owned();
+        let found = tensors.get("token_embd.weight").map(|(_, dims)| dims);
+        let rows = match found {
+            Some(&[cols, rows]) if cols == u64::from(width) => u32::try_from(rows).ok(),
+            Some(_) | None => None,
+        };
+        let embedding = || {
+            let found = found.map_or_else(|| "missing".to_owned(), |dims| format!("{dims:?}"));
+            ModelError::Embedding { file: file(), width, found }
+        };
+        let rows = rows.ok_or_else(embedding)?;
+        let key = "tokenizer.ggml.tokens";
+        match self.metadata.get(key) {
+            Some(Value::Array(tokens)) if tokens.len() > rows as usize => Err(ModelError::BadKey {
+                file: file(),
+                key: key.into(),
+                needed: format!("at most {rows}, the rows of token_embd.weight"),
+                found: format!("an array of {} tokens", tokens.len()),
+            }),
+            Some(_) | None => Ok(rows),
+        }
+    }
+
+    fn layers(&self, tensors: &TensorTable) -> Result<u32, ModelError> {
+        let (layers, found) = (self.count("block_count")?, layers_of(tensors));
+        let needed = || format!("at most {found}: the file has tensors of {found} layers");
+        self.fits("block_count", layers, u64::from(layers) <= found, &needed())?;
+        Ok(layers)
+    }
+
+    /// Query heads and KV heads.
+    fn heads(&self, layers: u32) -> Result<(u32, u32), ModelError> {
+        let heads = self.per_layer("attention.head_count", layers)?;
+        let kv_heads = self.optional_per_layer("attention.head_count_kv", layers)?.unwrap_or(heads);
+        self.fits("attention.head_count_kv", kv_heads, kv_heads > 0, "at least 1")?;
+        let needed = format!("a multiple of attention.head_count_kv, which is {kv_heads}");
+        self.fits("attention.head_count", heads, heads.is_multiple_of(kv_heads), &needed)?;
+        Ok((heads, kv_heads))
+    }
+
+    /// Elements of a head, by a key of its own or as an equal share of the width.
+    fn head_dim(&self, name: &str, width: u32, heads: u32) -> Result<u32, ModelError> {
+        let Some(dim) = self.optional(name)? else {
+            let needed = format!("a divisor of embedding_length, which is {width}, as there is no {name}");
+            self.fits("attention.head_count", heads, width.is_multiple_of(heads), &needed)?;
+            return Ok(width / heads);
+        };
+        self.fits(name, dim, dim > 0, "at least 1")?;
+        self.fits(name, dim, heads.checked_mul(dim).is_some(), "short enough for 2^32 elements a row")?;
+        Ok(dim)
+    }
+
+    /// Rotated elements of a head of `key_dim` elements.
+    fn rotary(&self, key_dim: u32) -> Result<u32, ModelError> {
+        let name = "rope.dimension_count";
+        let asked = self.optional(name)?;
+        let rotary = asked.unwrap_or(key_dim);
+        if rotary > 0 && rotary <= key_dim && rotary.is_multiple_of(2) {
+            return Ok(rotary);
+        }
+        let needed = format!("an even number from 2 to the {key_dim} elements of a key");
+        Err(self.bad(name, &needed, asked.map_or_else(|| "missing".to_owned(), |n| n.to_string())))
     }
 
     /// A number, or an array with one equal number a layer.
     fn optional_per_layer(&self, name: &str, layers: u32) -> Result<Option<u32>, ModelError> {
-        if !matches!(self.metadata.get(&self.key(name)), Some(Value::Array(_))) {
-            return self.optional(name);
-        }
-        let values = self.metadata.u32s(&self.key(name))?.unwrap_or_default();
-        let first = values.first().copied();
-        if values.len() != layers as usize || values.iter().any(|&v| Some(v) != first) {
-            return Err(self.bad(name, "one equal number for every layer", format!("{values:?}")));
+        let Some(Value::Array(array)) = self.metadata.get(&self.key(name)) else { return self.optional(name) };
+        let mut numbers = array.iter().map(|v| v.as_integer().and_then(|n| u32::try_from(n).ok()));
+        let first = numbers.next().flatten();
+        if array.len() != layers as usize || first.is_none() || numbers.any(|n| n != first) {
+            let needed = format!("one number of 32 bits for each of {layers} layers, all equal");
+            return Err(self.bad(name, &needed, array.to_string()));
         }
         Ok(first)
     }
@@ -176,11 +225,17 @@ impl Keys<'_> {
 
     fn experts(&self, layers: u32) -> Result<Option<Experts>, ModelError> {
         let count = self.optional("expert_count")?.unwrap_or(0);
-        if count == 0 {
-            return Ok(None);
+        match self.architecture {
+            Architecture::Llama if count == 0 => return Ok(None),
+            Architecture::Llama => {}
+            Architecture::Qwen2 | Architecture::Qwen3 => {
+                self.fits("expert_count", count, count == 0, "0: this architecture has no experts")?;
+                return Ok(None);
+            }
+            Architecture::Qwen3Moe => drop(self.count("expert_count")?),
         }
         let used = self.count("expert_used_count")?;
-        self.fits("expert_used_count", used, used <= count, "at most the experts")?;
+        self.fits("expert_used_count", used, used <= count, &format!("at most expert_count, which is {count}"))?;
         let own = self.optional_per_layer("expert_feed_forward_length", layers)?.filter(|&n| n > 0);
         let feed_forward = match own {
             Some(n) => n,
@@ -194,26 +249,32 @@ impl Keys<'_> {
     /// magnitude of rotated elements by `1 + 0.1 ln factor`.
     fn scaling(&self, context: u32) -> Result<Scaling, ModelError> {
         let kind = self.metadata.str(&self.key("rope.scaling.type"))?.unwrap_or("linear");
-        let old_factor = self.float("rope.scale_linear")?;
-        let factor = self.float("rope.scaling.factor")?.or(old_factor).filter(|&f| f != 0.0).unwrap_or(1.0);
-        if factor < 0.0 {
-            return Err(self.bad("rope.scaling.factor", "a positive number", factor.to_string()));
+        let (name, factor) = match self.float("rope.scaling.factor")? {
+            Some(factor) => ("rope.scaling.factor", factor),
+            None => ("rope.scale_linear", self.float("rope.scale_linear")?.unwrap_or(1.0)),
+        };
+        let factor = if factor == 0.0 { 1.0 } else { factor };
+        if factor < f32::MIN_POSITIVE {
+            return Err(self.bad(name, "a positive number with an inverse", factor.to_string()));
         }
         let (freq_scale, yarn) = match kind {
             "none" => (1.0, false),
             "linear" => (1.0 / factor, false),
             "yarn" => (1.0 / factor, true),
-            other => return Err(self.bad("rope.scaling.type", "none, linear or yarn", format!("{other:?}"))),
+            other => {
+                return Err(self.bad("rope.scaling.type", "none, linear or yarn", Value::Str(other).to_string()));
+            }
         };
         let trained_context = self.optional("rope.scaling.original_context_length")?.unwrap_or(context);
+        self.fits("rope.scaling.original_context_length", trained_context, trained_context > 0, "at least 1")?;
         let ext_factor = self.float("rope.scaling.yarn_ext_factor")?.unwrap_or(if yarn { 1.0 } else { 0.0 });
         let magnitude = if ext_factor == 0.0 { 1.0 } else { 1.0 + 0.1 * factor.ln() };
         Ok(Scaling {
             freq_scale,
             ext_factor,
             attn_factor: magnitude * self.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
-            beta_fast: self.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-            beta_slow: self.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             trained_context,
         })
     }

@@ -67,6 +67,12 @@ pub enum ModelError {
     BadKey { file: String, key: String, needed: String, found: String },
     #[error("{file}: tensor {name} is needed and missing; its shape would be {needed:?}")]
     MissingTensor { file: String, name: String, needed: Vec<u64> },
+    #[error("{file}: tensor {name} is needed and missing; there is {found} instead, but {why}")]
+    OtherForm { file: String, name: String, found: String, why: &'static str },
+    #[error(
+        "{file}: tensor token_embd.weight is {found}, needed [{width}, N]: rows as long as embedding_length, one a token"
+    )]
+    Embedding { file: String, width: u32, found: String },
     #[error("{file}: tensor {name} has shape {found:?}, needed {needed:?}")]
     TensorShape { file: String, name: String, needed: Vec<u64>, found: Vec<u64> },
     #[error("{file}: {what} cannot be used: {why}")]
@@ -100,6 +106,7 @@ impl Model {
     /// # Errors
     /// The architecture is unknown, or a key is missing or makes no sense.
     pub fn from_gguf(gguf: &Gguf) -> Result<Model, ModelError> {
+        const SHOWN: usize = 64;
         let tensors = TensorTable::from_gguf(gguf);
         let metadata = gguf.metadata();
         let file = tensors.file().to_owned();
@@ -107,7 +114,8 @@ impl Model {
             return Err(ModelError::MissingKey { file, key: "general.architecture".into() });
         };
         let architecture = Architecture::ALL.into_iter().find(|a| a.name() == name);
-        let architecture = architecture.ok_or_else(|| ModelError::Architecture { file, found: name.into() })?;
+        let architecture =
+            architecture.ok_or_else(|| ModelError::Architecture { file, found: name.chars().take(SHOWN).collect() })?;
         let hparams = Hparams::read(metadata, architecture, &tensors)?;
         Ok(Model { architecture, hparams, tensors })
     }
@@ -142,6 +150,12 @@ impl Model {
     }
 
     fn build(&self, batch: Batch, cache: CacheSpec) -> Result<(Graph, std::collections::HashSet<String>), ModelError> {
+        let cells = cache.cells.pages().checked_mul(Tokens::PAGE.0).map(Tokens).ok_or_else(|| ModelError::Cache {
+            file: self.tensors.file().into(),
+            what: "the cache",
+            why: format!("{} are more than whole pages of 32 bits count", cache.cells),
+        })?;
+        let cache = CacheSpec { cells, ..cache };
         let mut builder = GraphBuilder::new(batch);
         let inputs = Inputs {
             ids: builder.input(Input::TokenIds),

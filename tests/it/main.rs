@@ -13,6 +13,7 @@ mod inspect;
 mod layers;
 mod matmul;
 mod memory;
+mod models;
 mod oracle;
 mod plan;
 mod quant;

@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use super::{CacheSpec, Experts, Hparams, Inputs, ModelError, TensorTable};
 use crate::graph::ops::{Embed, MatMul, Norm, Rows, Select};
 use crate::graph::{Graph, GraphBuilder, NodeId, Op, Weight, WeightId};
-use crate::units::Tokens;
 
 pub(super) use attention::AttentionStyle;
 
@@ -32,8 +31,6 @@ impl<'a> Blocks<'a> {
         tensors: &'a TensorTable,
         cache: CacheSpec,
     ) -> Blocks<'a> {
-        let cells = Tokens(cache.cells.pages() * Tokens::PAGE.0);
-        let cache = CacheSpec { cells, ..cache };
         Blocks { builder, inputs, hparams, tensors, cache, layer: 0, weights: HashMap::new() }
     }
 
@@ -131,7 +128,7 @@ impl<'a> Blocks<'a> {
         }
         let file = || self.tensors.file().to_owned();
         let Some((dtype, dims)) = self.tensors.get(name) else {
-            return Err(ModelError::MissingTensor { file: file(), name: name.into(), needed: needed.to_vec() });
+            return Err(self.missing(name, needed));
         };
         let padded = |dims: &[u64]| [0, 1, 2, 3].map(|i| dims.get(i).copied().unwrap_or(1));
         if padded(dims) != padded(needed) {
@@ -143,4 +140,28 @@ impl<'a> Blocks<'a> {
         self.weights.insert(name.into(), id);
         Ok(id)
     }
+
+    /// Names what the file has instead of the tensor, if it is a form that is not read.
+    fn missing(&self, name: &str, needed: &[u64]) -> ModelError {
+        let (file, name) = (self.tensors.file().to_owned(), name.to_owned());
+        let part = name.strip_prefix(&self.in_layer(""));
+        let others = OTHER_FORMS.iter().filter(|(lacking, ..)| Some(*lacking) == part);
+        let mut others = others.map(|(_, found, why)| (self.in_layer(found), *why));
+        match others.find(|(found, _)| self.has(found)) {
+            Some((found, why)) => ModelError::OtherForm { file, name, found, why },
+            None => ModelError::MissingTensor { file, name, needed: needed.to_vec() },
+        }
+    }
 }
+
+/// Forms of a layer's tensors that files have and this program does not read: the tensor that is lacking, the one that
+/// is there, and why that does not serve.
+const OTHER_FORMS: [(&str, &str, &str); 7] = [
+    ("attn_q.weight", "attn_qkv.weight", "q, k and v in one tensor are not read"),
+    ("ffn_gate.weight", "ffn_gate_inp.weight", "metadata expert_count does not say that there are experts"),
+    ("ffn_gate.weight", "ffn_up.weight", "a hidden layer without a gate is not read"),
+    ("ffn_gate_inp.weight", "ffn_gate.weight", "a dense layer among expert layers is not read"),
+    ("ffn_gate_exps.weight", "ffn_gate.0.weight", "one tensor an expert is not read; convert the model again"),
+    ("ffn_gate_exps.weight", "ffn_gate_up_exps.weight", "gate and up products in one tensor are not read"),
+    ("ffn_gate_exps.weight", "ffn_up_exps.weight", "experts without a gate are not read"),
+];
