@@ -85,7 +85,7 @@ impl Gguf {
         self.version
     }
 
-    /// What tensor offsets are multiples of: `general.alignment` or 32.
+    /// What tensor offsets are multiples of: `general.alignment` or 32, the least of all shards.
     pub fn alignment(&self) -> u64 {
         self.alignment
     }
@@ -153,24 +153,24 @@ impl Gguf {
         let data_start = (cursor.at() as u64).next_multiple_of(alignment);
         directory::place(&mut tensors, file, data_start, bytes.len() as u64, alignment)?;
 
-        let by_name = (0..tensors.len() as u32).collect();
+        let by_name = Vec::new();
         let mut model = Gguf { shards: vec![source.clone()], version, alignment, metadata, tensors, by_name };
         model.sort()?;
         Ok(model)
     }
 
-    /// Adds the tensors of the next shard.
+    /// Adds the tensors of the next shard; [`Gguf::sort`] comes after the last.
     fn append(&mut self, next: Gguf) {
         let shard = self.shards.len() as u32;
         self.shards.extend(next.shards);
-        self.tensors.reserve_exact(next.tensors.len());
+        self.alignment = self.alignment.min(next.alignment);
         self.tensors.extend(next.tensors.into_iter().map(|t| TensorInfo { shard, ..t }));
-        self.by_name = (0..self.tensors.len() as u32).collect();
     }
 
     /// Orders the tensors by name and refuses a name that is there twice.
     fn sort(&mut self) -> Result<(), GgufError> {
         let tensors = &self.tensors;
+        self.by_name = (0..tensors.len() as u32).collect();
         self.by_name.sort_unstable_by(|&a, &b| tensors[a as usize].name.cmp(&tensors[b as usize].name).then(a.cmp(&b)));
         let twice = |w: &&[u32]| tensors[w[0] as usize].name == tensors[w[1] as usize].name;
         let Some(&[first, second]) = self.by_name.windows(2).find(twice) else { return Ok(()) };

@@ -31,8 +31,13 @@ pub fn shard_path(prefix: &Path, no: u64, count: u64) -> PathBuf {
     path.into()
 }
 
-/// What `path` has before the suffix of shard `place`, or an error that names the suffix it should have.
+/// What `path` has before the suffix of shard `place`, or an error that names the suffix it should have or the place
+/// that there is not.
 pub(super) fn prefix(path: &Path, file: &str, place: Place) -> Result<PathBuf, GgufError> {
+    if place.no >= place.count {
+        let (needed, found) = (format!("below {KEY_COUNT}, {}", place.count), place.no.to_string());
+        return Err(GgufError::Shards { file: file.to_owned(), key: KEY_NO, needed, found });
+    }
     let suffix = suffix(place.no, place.count);
     let name = path.file_name().and_then(|name| name.to_str());
     match name.and_then(|name| name.strip_suffix(&suffix)) {

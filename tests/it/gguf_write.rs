@@ -144,6 +144,13 @@ fn shards_that_do_not_belong_together_are_refused() {
         &|p| copy(&p[1], &p[0]),
         "m-00001-of-00003.gguf: shard 2 of 3 must be named like \"model-00002-of-00003.gguf\"",
     );
+    let past = |p: &[std::path::PathBuf]| {
+        let mut bytes = std::fs::read(&p[0]).unwrap();
+        let at = bytes.windows(8).position(|w| w == b"split.no").unwrap();
+        bytes[at + 12] = 3;
+        std::fs::write(&p[0], bytes).unwrap();
+    };
+    check(&past, "m-00001-of-00003.gguf: split.no is 3, needed below split.count, 3");
     let whole = to_bytes(&small_model());
     check(&|p| std::fs::write(&p[2], &whole).unwrap(), "m-00003-of-00003.gguf: split.count is 1, needed 3");
     let twice = |p: &[std::path::PathBuf]| {

@@ -1,9 +1,13 @@
 //! Model files whose metadata and tensors do not fit: each is refused with the key or tensor, what was needed and what
 //! was found. Each starts from a small sound model and changes a little.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
 use loadmaster::device::{BackendKind, Machine, MemoryId};
+use loadmaster::engine::{Engine, EngineOptions};
 use loadmaster::exec::homes;
-use loadmaster::gguf::{Gguf, MetaValue, Writer};
+use loadmaster::gguf::{Gguf, MetaValue, TensorSpec, Writer};
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model};
@@ -12,7 +16,10 @@ use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::{DType, Shape};
 use loadmaster::units::{Bytes, Tokens};
 
-/// A model file in the making: its keys and values, its tensors; all data is zero.
+use crate::f64_model::F64Model;
+use crate::reference::options;
+
+/// A model file in the making: its keys and values, its tensors; what is in those, [`write_data`] says.
 #[derive(Clone)]
 pub struct Made {
     arch: String,
@@ -72,7 +79,7 @@ impl Made {
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    fn writer(&self) -> Writer {
         let mut writer = Writer::new();
         for (key, value) in &self.keys {
             writer.set(key, value.clone()).unwrap();
@@ -80,9 +87,25 @@ impl Made {
         for (name, dtype, dims) in &self.tensors {
             writer.add_tensor(name, *dtype, Shape::new(dims).unwrap()).unwrap();
         }
+        writer
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        writer.write_to(&mut bytes, &mut |t, out| out.write_all(&vec![0; t.bytes.index()])).unwrap();
+        self.writer().write_to(&mut bytes, &mut write_data).unwrap();
         bytes
+    }
+
+    /// The data goes into the model as two shards of these alignments.
+    fn write_shards(&self, folder: &Path, alignments: [u32; 2]) -> PathBuf {
+        let write = |name: &str, alignment| {
+            let mut writer = self.writer();
+            writer.set_alignment(alignment).unwrap();
+            writer.write_split(&folder.join(name), 2, write_data).unwrap()
+        };
+        let (first, second) = (write("m", alignments[0]), write("n", alignments[1]));
+        std::fs::rename(&second[1], &first[1]).unwrap();
+        first[0].clone()
     }
 
     /// All that happens before weights are loaded.
@@ -95,6 +118,32 @@ impl Made {
         let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
         let planned = plan(&graph, &homes(&graph, MemoryId::from_index(0), false), &machine);
         planned.map(|_| ()).map_err(|e| e.to_string())
+    }
+}
+
+/// Random numbers of 1/32 to 1/16 and either sign in matrices of f16 and f32, of 1 to 2 in vectors; zeros elsewhere.
+fn write_data(t: &TensorSpec, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut state = t.name.bytes().fold(1u32, |a, b| a.wrapping_mul(31).wrapping_add(b.into()));
+    let mut random = || {
+        // Numerical Recipes' linear congruences; the upper bits are the better ones.
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    };
+    let elements = t.shape.elements();
+    match (t.dtype, t.shape.rows()) {
+        (DType::F32, 1) => {
+            (0..elements).try_for_each(|_| out.write_all(&(1.0 + random() as f32 / 65536.0).to_le_bytes()))
+        }
+        // The sign, an exponent of -5, the upper ten bits of the fraction.
+        (DType::F32, _) => (0..elements).try_for_each(|_| {
+            let bits = random();
+            out.write_all(&((bits & 1) << 31 | 122 << 23 | bits >> 6 << 13).to_le_bytes())
+        }),
+        (DType::F16, _) => (0..elements).try_for_each(|_| {
+            let bits = random() as u16;
+            out.write_all(&((bits & 1) << 15 | 10 << 10 | bits >> 6).to_le_bytes())
+        }),
+        _ => out.write_all(&vec![0; t.bytes.index()]),
     }
 }
 
@@ -454,4 +503,62 @@ fn architectures_that_are_unknown_are_refused() {
     refused(llama().set(key, "\u{1b}x".repeat(1000)), &unknown(&"\u{1b}x".repeat(32)));
     // Keys of another architecture are not its own.
     refused(llama().set(key, "qwen2"), "made: metadata qwen2.embedding_length is needed and missing");
+}
+
+const IDS: [u32; 5] = [1, 200, 3, 511, 77];
+
+/// Feeds some tokens and returns the logits of the last.
+fn fed(gguf: Gguf, keep_mapping: bool) -> Vec<f32> {
+    let options = EngineOptions { keep_mapping, ..options() };
+    let mut engine = Engine::open(gguf, options, &|_, _| {}).unwrap();
+    let sequence = engine.start();
+    engine.feed(sequence, &IDS).unwrap().to_vec()
+}
+
+/// Logits like those of the oracle.
+#[track_caller]
+fn check_logits(gguf: Gguf, keep_mapping: bool) {
+    let expected = F64Model::new(&gguf).logits(&IDS);
+    let expected = &expected[expected.len() - 512..];
+    let most = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    assert!(most > 0.1 && most.is_finite(), "{most}");
+    for (i, (found, expected)) in fed(gguf, keep_mapping).iter().zip(expected).enumerate() {
+        assert!((f64::from(*found) - expected).abs() < 0.01 * most, "{i}: {found}, needed {expected}, largest {most}");
+    }
+}
+
+#[test]
+fn a_shard_that_aligns_less_than_the_first_runs() {
+    let mut made = llama();
+    for tensor in &mut made.tensors {
+        tensor.1 = DType::F32;
+    }
+    // The embedding is used where it lies, so it goes to the second shard.
+    made.tensors.reverse();
+    let folder = tempfile::tempdir().unwrap();
+    for pad in 0..4 {
+        // The length of the last name moves all data of the second shard.
+        let made = made.clone().tensor(&"x".repeat(pad + 1), DType::F32, &[1]);
+        let path = made.write_shards(folder.path(), [32, 1]);
+        let open = || Gguf::open(&path).unwrap();
+        assert_eq!(open().alignment(), 1);
+        check_logits(open(), pad % 2 == 0);
+    }
+}
+
+#[test]
+fn heads_of_odd_lengths_run() {
+    for (key, value, rotary) in [(63u32, 17u32, 30u32), (64, 128, 64), (66, 1, 2), (5, 96, 4)] {
+        let mut made = llama().set(".attention.key_length", key).set(".attention.value_length", value);
+        made = made.set(".rope.dimension_count", rotary);
+        let (key, value) = (u64::from(key), u64::from(value));
+        for layer in 0..2 {
+            let parts = [("q", 256, 4 * key), ("k", 256, 2 * key), ("v", 256, 2 * value), ("output", 4 * value, 256)];
+            for (part, cols, rows) in parts {
+                made = made.tensor(&format!("blk.{layer}.attn_{part}.weight"), DType::F16, &[cols, rows]);
+            }
+        }
+        assert_eq!(made.planned(), Ok(()), "{key} {value} {rotary}");
+        check_logits(Gguf::from_bytes("made", made.bytes()).unwrap(), false);
+    }
 }
