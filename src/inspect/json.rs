@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json as object};
 
 use super::Report;
 use super::escape::json_document;
-use crate::gguf::{MetaValue, Value};
+use crate::gguf::Value;
 
 /// The longest metadata array that is given whole; vocabularies are longer.
 const ARRAY_MOST: usize = 64;
@@ -40,31 +40,25 @@ pub fn json(report: &Report<'_>) -> String {
     json_document(&format!("{document:#}\n"))
 }
 
-/// A metadata value; of long arrays the type and length alone.
+/// A metadata value; of long arrays, also inside others, the type and length alone.
 fn value(value: Value<'_>) -> Json {
     match value {
+        Value::U8(v) => v.into(),
+        Value::I8(v) => v.into(),
+        Value::U16(v) => v.into(),
+        Value::I16(v) => v.into(),
+        Value::U32(v) => v.into(),
+        Value::I32(v) => v.into(),
+        Value::F32(v) => float(v.into(), &v.to_string()),
+        Value::Bool(v) => v.into(),
+        Value::Str(v) => v.into(),
         Value::Array(array) if array.len() > ARRAY_MOST => {
             object!({"array_of": array.element().name(), "length": array.len()})
         }
-        short => owned(MetaValue::from(short)),
-    }
-}
-
-fn owned(value: MetaValue) -> Json {
-    match value {
-        MetaValue::U8(v) => v.into(),
-        MetaValue::I8(v) => v.into(),
-        MetaValue::U16(v) => v.into(),
-        MetaValue::I16(v) => v.into(),
-        MetaValue::U32(v) => v.into(),
-        MetaValue::I32(v) => v.into(),
-        MetaValue::F32(v) => float(v.into(), &v.to_string()),
-        MetaValue::Bool(v) => v.into(),
-        MetaValue::Str(v) => v.into(),
-        MetaValue::Array(_, values) => values.into_iter().map(owned).collect::<Vec<_>>().into(),
-        MetaValue::U64(v) => v.into(),
-        MetaValue::I64(v) => v.into(),
-        MetaValue::F64(v) => float(v, &v.to_string()),
+        Value::Array(array) => array.iter().map(self::value).collect::<Vec<_>>().into(),
+        Value::U64(v) => v.into(),
+        Value::I64(v) => v.into(),
+        Value::F64(v) => float(v, &v.to_string()),
     }
 }
 

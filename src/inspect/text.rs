@@ -118,12 +118,13 @@ fn short(value: &Value<'_>) -> String {
     }
 }
 
-/// Rows in columns as wide as their widest cell, two spaces apart, nothing trailing.
+/// Rows in columns as wide as their widest cell, two spaces apart, nothing trailing. A cell of more than [`VALUE_WIDTH`]
+/// characters pushes its own row only: one long name must not be padding in every row.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.chars().take(VALUE_WIDTH).count());
         }
     }
     let mut out = String::new();

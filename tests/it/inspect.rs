@@ -2,14 +2,14 @@
 
 use loadmaster::device::{BackendKind, Machine, MemoryId};
 use loadmaster::exec::homes;
-use loadmaster::gguf::Gguf;
+use loadmaster::gguf::{Gguf, MetaValue, ValueType, Writer};
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::index::Id;
 use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, prose, text};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Plan, plan};
 use loadmaster::synth::{ModelShape, Synth, named};
-use loadmaster::tensor::DType;
+use loadmaster::tensor::{DType, Shape};
 use loadmaster::units::{Bytes, Tokens};
 
 struct Parts {
@@ -151,6 +151,48 @@ fn a_part_that_is_missing_says_why() {
     let report = Report { plan: Err(why), ..parts.report() };
     assert!(text(&report).contains("no plan: no "));
     assert!(text(&report).contains("blk.0.attn_q"));
+}
+
+/// The report on a file that is no model.
+fn of_file(writer: &Writer, format: fn(&Report<'_>) -> String) -> String {
+    let mut bytes = Vec::new();
+    writer.write_to(&mut bytes, &mut |t, out| out.write_all(&vec![0; t.bytes.index()])).unwrap();
+    let gguf = Gguf::from_bytes("made.gguf", bytes).unwrap();
+    let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
+    let (graph, plan) = (Err("none".to_owned()), Err("none".to_owned()));
+    format(&Report { gguf: &gguf, machine: &machine, graph, plan, unused: &[], notes: &[] })
+}
+
+#[test]
+fn one_long_name_is_no_padding_elsewhere() {
+    let mut writer = Writer::new();
+    writer.set(&"k".repeat(100_000), 1u32).unwrap();
+    for i in 0..1000 {
+        writer.set(&format!("key {i}"), i).unwrap();
+    }
+    writer.add_tensor(&"t".repeat(70_000), DType::F32, Shape::new(&[1]).unwrap()).unwrap();
+    writer.add_tensor("u", DType::F32, Shape::new(&[1]).unwrap()).unwrap();
+    let shown = of_file(&writer, text);
+    assert!(shown.contains(&format!("\n  {}  u32  1\n", "k".repeat(100_000))), "a long key is shown whole");
+    assert!(shown.contains(&format!("\n  {}  f32  1  4 B\n", "t".repeat(70_000))), "a long tensor is shown whole");
+    let longest = shown.lines().filter(|l| l.len() < 70_000).map(str::len).max();
+    assert!(longest < Some(120), "{longest:?}");
+}
+
+#[test]
+fn json_shows_short_arrays_at_any_depth_and_counts_long_ones() {
+    let array = |n: u8| MetaValue::from((0..n).collect::<Vec<_>>());
+    let nested = MetaValue::Array(ValueType::Array, vec![array(3), array(64), array(65)]);
+    let mut writer = Writer::new();
+    writer.set("nested", nested).unwrap().set("f64", 0.1f64).unwrap().set("f32", 0.1f32).unwrap();
+    writer.set("nan", f32::NAN).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&of_file(&writer, json)).unwrap();
+    let metadata = &document["metadata"];
+    assert_eq!(metadata["nested"][0], serde_json::json!([0, 1, 2]));
+    assert_eq!(metadata["nested"][1].as_array().unwrap().len(), 64);
+    assert_eq!(metadata["nested"][2], serde_json::json!({"array_of": "u8", "length": 65}));
+    assert_eq!((&metadata["f64"], &metadata["f32"]), (&0.1.into(), &0.1.into()));
+    assert_eq!(metadata["nan"], "NaN");
 }
 
 #[test]
