@@ -156,6 +156,9 @@ impl ModelShape {
         let divides = self.heads.is_multiple_of(self.kv_heads);
         require("kv_heads", &format!("a divisor of the {} heads", self.heads), &self.kv_heads.to_string(), divides)?;
         require("head_dim", "an even number", &self.head_dim.to_string(), self.head_dim.is_multiple_of(2))?;
+        for (what, found) in [("rope_base", self.rope_base), ("norm_eps", self.norm_eps)] {
+            require(what, "a finite number above 0", &found.to_string(), found.is_finite() && found > 0.0)?;
+        }
         self.check_experts()
     }
 

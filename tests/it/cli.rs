@@ -205,6 +205,7 @@ fn bad_usage_is_code_2_and_failures_are_code_1() {
     refused(&["synth", "llama-9000b", "-o", "/dev/null"], 2, &["llama-9000b", "llama-1b"]);
     refused(&["synth", "llama-tiny", "--type", "q9_9", "-o", "/dev/null"], 2, &["q9_9"]);
     refused(&["synth", "llama-tiny", "--kv-heads", "3", "-o", "/dev/null"], 2, &["kv_heads is 3", "divisor"]);
+    refused(&["synth", "llama-tiny", "--rope-base", "nan", "-o", "/dev/null"], 2, &["rope_base is NaN", "above 0"]);
     refused(&["synth", "llama-tiny", "-o", "/nowhere/x.gguf"], 1, &["/nowhere/x.gguf"]);
     refused(&["bench", model, "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
     refused(&["perplexity", model], 2, &["--file"]);
