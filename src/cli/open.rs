@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::args::{EngineArgs, GpuLayers};
+use super::args::{EngineArgs, GpuLayers, MOST_TOKENS};
 use super::note;
 use super::progress::Bar;
 use crate::bench::host;
@@ -26,6 +26,11 @@ pub(super) fn context(gguf: &Gguf, asked: Option<u32>) -> Result<Tokens> {
     let own = crate::models::Model::from_gguf(gguf)?.hparams().context;
     Ok(Tokens(match asked {
         None => own.min(USUAL_CONTEXT),
+        Some(0) if i64::from(own) > MOST_TOKENS => {
+            bail!(
+                "the model says that it was trained on {own} tokens, a cache holds {MOST_TOKENS} at most; ask with -c"
+            )
+        }
         Some(0) => own,
         Some(asked) => {
             if asked > own {

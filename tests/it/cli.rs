@@ -10,6 +10,8 @@ use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::{DType, Shape};
 use tempfile::TempDir;
 
+use crate::models::Made;
+
 struct Ran {
     code: i32,
     out: String,
@@ -209,6 +211,26 @@ fn bad_usage_is_code_2_and_failures_are_code_1() {
     refused(&["synth", "llama-tiny", "-o", "/nowhere/x.gguf"], 1, &["/nowhere/x.gguf"]);
     refused(&["bench", model, "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
     refused(&["perplexity", model], 2, &["--file"]);
+}
+
+#[test]
+fn layers_that_are_missing_and_contexts_that_are_too_long_are_inspected() {
+    let folder = folder();
+    let path = folder.path().join("odd.gguf");
+    let check = |key: &str, n: u32, args: &[&str], needed: &str| {
+        std::fs::write(&path, Made::of("llama-tiny").set(key, n).bytes()).unwrap();
+        let inspected = loadmaster(&[&["inspect", text(&path)], args].concat());
+        assert_eq!(inspected.code, 0, "{}", inspected.err);
+        assert!(inspected.out.contains(&format!("\nno graph: {needed}\n")), "{}", inspected.out);
+        refused(&[&["run", text(&path), "-p", "a"], args].concat(), 1, &[needed]);
+    };
+    let layers =
+        format!("{}: metadata llama.block_count is 5, needed at most 2: the file has tensors of 2 layers", text(&path));
+    check(".block_count", 5, &[], &layers);
+    check(".block_count", 5, &["-c", "0"], &layers);
+    let context =
+        "the model says that it was trained on 4294967295 tokens, a cache holds 67108864 at most; ask with -c";
+    check(".context_length", u32::MAX, &["-c", "0"], context);
 }
 
 #[test]

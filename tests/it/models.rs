@@ -15,6 +15,7 @@ use loadmaster::plan::plan;
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::{DType, Shape};
 use loadmaster::units::{Bytes, Tokens};
+use proptest::prelude::*;
 
 use crate::f64_model::F64Model;
 use crate::reference::options;
@@ -561,4 +562,50 @@ fn heads_of_odd_lengths_run() {
         assert_eq!(made.planned(), Ok(()), "{key} {value} {rotary}");
         check_logits(Gguf::from_bytes("made", made.bytes()).unwrap(), false);
     }
+}
+
+/// A change of one key or one tensor; most make the model unsound, some only odd.
+fn changed(made: Made, (what, at, value): (u8, prop::sample::Index, u32)) -> Made {
+    let keys = made.keys.iter().map(|(key, _)| key.clone()).filter(|key| key.starts_with(&made.arch));
+    let keys: Vec<_> = keys.collect();
+    let key = &keys[at.index(keys.len())];
+    let (name, dtype, mut dims) = made.tensors[at.index(made.tensors.len())].clone();
+    let axis = value as usize % dims.len();
+    match what {
+        0 => made.set(key, value),
+        1 => made.set(key, f32::from_bits(value)),
+        2 => made.set(key, vec![value; 2]),
+        3 => made.unset(key),
+        4 => made.without(&name),
+        5 => {
+            dims[axis] = u64::from(value % 300 + 1);
+            made.tensor(&name, dtype, &dims)
+        }
+        _ => {
+            let dtype = [DType::F32, DType::F64, DType::Q8_0, DType::I8][value as usize % 4];
+            if dtype.row_bytes(dims[0]).is_some() { made.tensor(&name, dtype, &dims) } else { made }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: crate::cases(100), failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn changed_models_are_refused_or_run(
+        name in prop::sample::select(vec!["llama-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3moe-tiny"]),
+        changes in prop::collection::vec((0..7u8, any::<prop::sample::Index>(), value()), 1..3),
+    ) {
+        let made = changes.into_iter().fold(Made::of(name), changed);
+        match made.planned() {
+            Ok(()) => drop(fed(Gguf::from_bytes("made", made.bytes()).unwrap(), true)),
+            Err(why) => prop_assert!(why.contains("made: ") || why.contains("needs a cpu kernel"), "{}", why),
+        }
+    }
+}
+
+/// Numbers at edges, and floats at theirs by their bits.
+fn value() -> impl Strategy<Value = u32> {
+    let floats = [0.0, -0.0, 1.0, -1.0, 1e-40, 1e-30, 3e38, f32::NAN, f32::INFINITY].map(f32::to_bits);
+    let edges = vec![0, 1, 2, 3, 4, 5, 8, 63, 64, 65, 128, 255, 256, 512, 1 << 16, 1 << 31, u32::MAX - 15, u32::MAX];
+    prop_oneof![prop::sample::select(edges), prop::sample::select(floats.to_vec()), any::<u32>()]
 }
