@@ -59,7 +59,7 @@ impl fmt::Display for Architecture {
 pub enum ModelError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("{file}: general.architecture is {found:?}, needed one of llama, qwen2, qwen3, qwen3moe")]
+    #[error("{file}: general.architecture is {found:?}, needed one of {}", Architecture::ALL.map(Architecture::name).join(", "))]
     Architecture { file: String, found: String },
     #[error("{file}: metadata {key} is needed and missing")]
     MissingKey { file: String, key: String },
