@@ -27,9 +27,9 @@ pub struct Generated {
     pub tokens: Vec<TokenId>,
     /// Why it ended.
     pub finish: Finish,
-    /// Prompt tokens evaluated.
+    /// Prompt tokens evaluated; not all of them where the caller stopped it between steps of the prompt.
     pub prompt_tokens: usize,
-    /// Time until the first token was chosen.
+    /// Time until the first token was chosen, or until the caller stopped the prompt.
     pub first_token: Duration,
     /// Time from the first token to the last.
     pub rest: Duration,
@@ -50,10 +50,12 @@ pub struct Generate<'a> {
 }
 
 impl Engine {
-    /// Evaluates the prompt and generates. `text` gets whole characters as they come and says whether to go on.
+    /// Evaluates the prompt and generates. `text` gets whole characters as they come, and an empty text between steps of
+    /// the prompt; it says whether to go on. What was evaluated until then stays in the sequence.
     ///
     /// # Errors
-    /// The file has no tokenizer, the prompt is empty or does not fit, or a step failed.
+    /// The file has no tokenizer, the prompt is empty or does not fit, or a step failed; a failure in the prompt leaves
+    /// the sequence as it was.
     pub fn generate(
         &mut self,
         request: Generate<'_>,
@@ -64,13 +66,17 @@ impl Engine {
         let start = Instant::now();
         let mut ids: Vec<u32> = prompt.iter().map(|t| t.0).collect();
         let mut history: Vec<TokenId> = prompt.to_vec();
-        let mut logits = self.feed(sequence, &ids)?.to_vec();
+        let held = self.length(sequence)?;
+        let logits = self.feed_while(sequence, &ids, || text(""))?.map(<[f32]>::to_vec);
         let mut generated = Generated {
             tokens: Vec::new(),
             finish: Finish::Length,
-            prompt_tokens: prompt.len(),
+            prompt_tokens: self.length(sequence)?.index() - held.index(),
             first_token: Duration::ZERO,
             rest: Duration::ZERO,
+        };
+        let Some(mut logits) = logits else {
+            return Ok(Generated { finish: Finish::Stopped, first_token: start.elapsed(), ..generated });
         };
         let mut stream = Utf8Stream::new();
         while most.is_none_or(|most| generated.tokens.len() < most) {

@@ -178,23 +178,42 @@ impl Engine {
         Ok(self.kv.end(sequence)?)
     }
 
-    /// Appends tokens to a sequence and returns the logits of the last one.
+    /// Appends tokens to a sequence and returns the logits of the last one. All tokens are appended or none: after an
+    /// error the sequence is as long as before.
     ///
     /// # Errors
     /// There are no tokens, they do not fit the cache, or the device failed.
     pub fn feed(&mut self, sequence: SequenceId, ids: &[u32]) -> Result<&[f32], EngineError> {
+        match self.feed_while(sequence, ids, || true)? {
+            Some(logits) => Ok(logits),
+            None => Err(EngineError::Empty),
+        }
+    }
+
+    /// As [`Engine::feed`], but asks before each step but the first whether to go on. `None`: it was not to, and the
+    /// tokens of the steps until then stay.
+    fn feed_while(
+        &mut self,
+        sequence: SequenceId,
+        ids: &[u32],
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<Option<&[f32]>, EngineError> {
         let step = self.session.limits().tokens.index();
         let Some((head, last)) = ids.len().checked_sub(1).map(|n| ids.split_at(n / step * step)) else {
             return Err(EngineError::Empty);
         };
-        self.fits(sequence, ids.len())?;
+        let kept = self.fits(sequence, ids.len())?;
         for piece in head.chunks(step) {
-            self.step(sequence, piece, &[])?;
+            self.step(sequence, piece, &[], kept)?;
+            if !go_on() {
+                return Ok(None);
+            }
         }
-        self.step(sequence, last, &[last.len() as u32 - 1])
+        self.step(sequence, last, &[last.len() as u32 - 1], kept).map(Some)
     }
 
     /// Appends tokens to a sequence and hands on the logits of each, some rows at a time with the first row's place.
+    /// After an error the sequence is as long as before, whatever rows were handed on.
     ///
     /// # Errors
     /// There are no tokens, they do not fit the cache, or the device failed.
@@ -207,28 +226,39 @@ impl Engine {
         if ids.is_empty() {
             return Err(EngineError::Empty);
         }
-        self.fits(sequence, ids.len())?;
+        let kept = self.fits(sequence, ids.len())?;
         let SessionLimits { tokens, outputs } = self.session.limits();
         let step = tokens.index().min(outputs.index());
         for (i, piece) in ids.chunks(step).enumerate() {
             let wanted: Vec<u32> = (0..piece.len() as u32).collect();
-            rows(i * step, self.step(sequence, piece, &wanted)?);
+            rows(i * step, self.step(sequence, piece, &wanted, kept)?);
         }
         Ok(())
     }
 
-    fn fits(&self, sequence: SequenceId, more: usize) -> Result<(), EngineError> {
-        let (held, context) = (self.kv.length(sequence)?.index(), self.kv.cells());
-        if held + more > context.index() {
-            return Err(EngineError::Context { needed: held + more, context: context.0 });
+    /// The length of the sequence, to which `more` tokens can be appended as far as its own length goes.
+    fn fits(&self, sequence: SequenceId, more: usize) -> Result<Tokens, EngineError> {
+        let (held, context) = (self.kv.length(sequence)?, self.kv.cells());
+        if held.index() + more > context.index() {
+            return Err(EngineError::Context { needed: held.index() + more, context: context.0 });
         }
-        Ok(())
+        Ok(held)
     }
 
-    fn step(&mut self, sequence: SequenceId, ids: &[u32], output_rows: &[u32]) -> Result<&[f32], EngineError> {
+    /// Appends one step's tokens; a failure leaves the first `kept` tokens of the sequence.
+    fn step(
+        &mut self,
+        sequence: SequenceId,
+        ids: &[u32],
+        output_rows: &[u32],
+        kept: Tokens,
+    ) -> Result<&[f32], EngineError> {
         let before = self.kv.length(sequence)?;
         self.cells.clear();
-        self.kv.append(sequence, Tokens(ids.len() as u32), &mut self.cells)?;
+        if let Err(why) = self.kv.append(sequence, Tokens(ids.len() as u32), &mut self.cells) {
+            self.kv.truncate(sequence, kept)?;
+            return Err(why.into());
+        }
         self.positions.clear();
         self.positions.extend((0..ids.len() as u32).map(|i| before.0 + i));
         self.pages.clear();
@@ -247,7 +277,7 @@ impl Engine {
             Ok(logits) => Ok(logits),
             Err(why) => {
                 // A step that failed has written no row that counts.
-                self.kv.truncate(sequence, before)?;
+                self.kv.truncate(sequence, kept)?;
                 Err(why.into())
             }
         }

@@ -1,6 +1,6 @@
 //! What the engine promises of numbers: a row's bits depend on nothing but the row.
 
-use loadmaster::engine::{Engine, EngineOptions, Generate};
+use loadmaster::engine::{Engine, EngineOptions, Finish, Generate};
 use loadmaster::gguf::Gguf;
 use loadmaster::sample::{SampleOptions, Sampler};
 use loadmaster::synth::{Synth, named};
@@ -162,4 +162,50 @@ fn a_trained_model_continues_as_with_llama_cpp() {
     let (_, _, text) = greedy(&mut engine, "Once upon a time", 48);
     let expected = ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.";
     assert!(text.starts_with(expected), "{text:?}");
+}
+
+#[test]
+fn a_feed_that_fails_in_a_later_step_leaves_the_sequence_as_it_was() {
+    let small = EngineOptions { context: Tokens(48), step: Tokens(16), ..options() };
+    let mut engine = engine("llama-tiny", DType::Q8_0, small);
+    let (a, b) = (engine.start(), engine.start());
+    engine.feed(a, &[1, 2, 3]).unwrap();
+    let bad: Vec<u32> = [vec![4; 20], vec![1 << 30]].concat();
+    for all in [false, true] {
+        let failed = if all { engine.feed_all(a, &bad, |_, _| {}) } else { engine.feed(a, &bad).map(|_| ()) };
+        assert!(failed.unwrap_err().to_string().contains("token id 1073741824"));
+        assert_eq!(engine.length(a).unwrap(), Tokens(3));
+    }
+    // One page is a's, two are left: three steps of a page do not fit, though no sequence is longer than the cache.
+    assert!(engine.feed(b, &[5; 48]).unwrap_err().to_string().contains("page"));
+    assert_eq!(engine.length(b).unwrap(), Tokens(0));
+    let fresh = engine.feed(b, &[5; 32]).unwrap().to_vec();
+    engine.end(b).unwrap();
+    let again = engine.start();
+    assert!(bits(engine.feed(again, &[5; 32]).unwrap()) == bits(&fresh));
+    engine.feed(a, &[4]).unwrap();
+}
+
+#[test]
+fn a_prompt_stops_between_its_steps_and_goes_on_later() {
+    let mut engine = engine("llama-tiny", DType::Q8_0, EngineOptions { step: Tokens(16), ..options() });
+    let prompt: Vec<TokenId> = ids(40, engine.logits_width()).into_iter().map(TokenId).collect();
+    let run = |engine: &mut Engine, sequence, prompt: &[TokenId], calls: usize| {
+        let mut sampler = Sampler::new(SampleOptions { temperature: 0.0, ..SampleOptions::default() }).unwrap();
+        let request = Generate { sequence, prompt, most: Some(4), sampler: &mut sampler, ignore_end: true };
+        let mut left = calls;
+        engine
+            .generate(request, |_| {
+                left = left.saturating_sub(1);
+                left > 0
+            })
+            .unwrap()
+    };
+    let (whole, halves) = (engine.start(), engine.start());
+    let expected = run(&mut engine, whole, &prompt, 100);
+    assert_eq!((expected.finish, expected.prompt_tokens), (Finish::Length, 40));
+    let stopped = run(&mut engine, halves, &prompt, 1);
+    assert_eq!((stopped.finish, stopped.prompt_tokens, stopped.tokens.len()), (Finish::Stopped, 16, 0));
+    assert_eq!(engine.length(halves).unwrap(), Tokens(16));
+    assert_eq!(run(&mut engine, halves, &prompt[16..], 100).tokens, expected.tokens);
 }
