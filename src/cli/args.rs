@@ -34,13 +34,13 @@ impl ModelArg {
 #[command(next_help_heading = "Engine")]
 pub(super) struct EngineArgs {
     /// Threads [default: physical cores available to the process]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
-    /// Most tokens of a batch
-    #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    /// Most tokens of a batch; a step has no more than this either
+    #[arg(short, long, value_name = "N", default_value_t = 2048, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch_size: u32,
     /// Most tokens computed in one step [-ub]
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 512, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub ubatch_size: u32,
     /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
@@ -100,9 +100,9 @@ pub(super) struct SampleArgs {
     /// Start of the random numbers [default: another each time]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
-    /// Keep the K most probable tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
+    /// Keep the K most probable tokens; 0 or less keeps all
+    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true)]
+    top_k: i64,
     /// Keep the fewest tokens whose probabilities sum to P; 1 keeps all
     #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
@@ -112,9 +112,9 @@ pub(super) struct SampleArgs {
     /// Make recent tokens less probable by this factor; 1 does not
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     repeat_penalty: f32,
-    /// Tokens that count as recent
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    repeat_last_n: usize,
+    /// Tokens that count as recent; -1 all
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    repeat_last_n: i64,
 }
 
 impl SampleArgs {
@@ -126,11 +126,11 @@ impl SampleArgs {
         };
         SampleOptions {
             temperature: self.temp,
-            top_k: self.top_k,
+            top_k: usize::try_from(self.top_k).unwrap_or(0),
             top_p: self.top_p,
             min_p: self.min_p,
             repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n,
+            repeat_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
             seed: self.seed.filter(|&s| s != -1).map_or_else(clock, |s| s as u64),
         }
     }

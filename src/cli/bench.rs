@@ -19,13 +19,13 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Tokens of the prompt test, or several numbers; 0 leaves it out
-    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "256", value_parser = length())]
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "256", allow_negative_numbers = true, value_parser = length())]
     n_prompt: Vec<u32>,
     /// Tokens of the generation test, or several numbers; 0 leaves it out
-    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "32", value_parser = length())]
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "32", allow_negative_numbers = true, value_parser = length())]
     n_gen: Vec<u32>,
     /// Repetitions
-    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    #[arg(short, long, value_name = "N", default_value_t = 3, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=10000))]
     repetitions: u32,
     /// llama-bench's table or its JSON
     #[arg(short, long, value_enum, default_value_t = Format::Md, conflicts_with = "json")]

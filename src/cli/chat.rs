@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::note;
 use super::run::{Style, report, stream};
@@ -50,16 +50,16 @@ pub(super) fn chat(
     Ok(())
 }
 
-/// A line of standard input; a terminal gets a prompt.
+/// A line of standard input, what is no UTF-8 as U+FFFD; a terminal gets a prompt.
 fn read_line() -> Result<Option<String>> {
     if io::stdin().is_terminal() {
         let mut out = io::stdout().lock();
         write!(out, "\n> ")?;
         out.flush()?;
     }
-    let mut line = String::new();
-    let read = io::stdin().lock().read_line(&mut line)?;
-    Ok((read > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
+    let mut line = Vec::new();
+    let read = io::stdin().lock().read_until(b'\n', &mut line).context("standard input: cannot read the line")?;
+    Ok((read > 0).then(|| String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()))
 }
 
 impl Chat<'_> {

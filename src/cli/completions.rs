@@ -25,5 +25,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // The generator panics where its writer fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "loadmaster", &mut script);
-    Ok(io::stdout().write_all(&script)?)
+    let mut out = io::stdout().lock();
+    out.write_all(&script)?;
+    Ok(out.flush()?)
 }

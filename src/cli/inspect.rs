@@ -28,10 +28,10 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Tokens of the step that the graph is for
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
     /// Tokens that the cache holds [default: the model's context, at most 4096; 0: the model's]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
     #[command(flatten)]
     engine: EngineArgs,
@@ -92,7 +92,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         Format::Json => json(&report),
         Format::Dot => dot(&report),
     };
-    Ok(io::stdout().write_all(shown.as_bytes())?)
+    let mut out = io::stdout().lock();
+    out.write_all(shown.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 fn graph(model: &Model, args: &Args, context: Tokens) -> Result<Graph, ModelError> {

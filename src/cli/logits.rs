@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
     /// Tokens computed in one step; the result is the same for all [default: -ub]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: Option<u32>,
     #[command(flatten)]
     engine: EngineArgs,

@@ -27,7 +27,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE", required_unless_present = "kl_divergence_base")]
     file: Option<PathBuf>,
     /// Tokens of a chunk; the second half of each is scored
-    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..=super::args::MOST_TOKENS))]
+    #[arg(short, long, value_name = "N", default_value_t = 512, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(4..=super::args::MOST_TOKENS))]
     ctx_size: u32,
     /// Chunks at most
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

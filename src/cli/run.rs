@@ -43,8 +43,8 @@ pub(super) struct Args {
     /// Tokens to write at most; -1 until the model ends or the context is full
     #[arg(short = 'n', long = "n-predict", visible_alias = "predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     most: i64,
-    /// Tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
+    /// Size of the context: tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
     /// Go on after tokens that end a text
     #[arg(long)]

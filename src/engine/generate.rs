@@ -29,7 +29,7 @@ pub struct Generated {
     pub finish: Finish,
     /// Prompt tokens evaluated; not all of them where the caller stopped it between steps of the prompt.
     pub prompt_tokens: usize,
-    /// Time until the first token was chosen, or until the caller stopped the prompt.
+    /// Time until the first token was chosen; without one, until the prompt was evaluated or stopped.
     pub first_token: Duration,
     /// Time from the first token to the last.
     pub rest: Duration,
@@ -72,11 +72,11 @@ impl Engine {
             tokens: Vec::new(),
             finish: Finish::Length,
             prompt_tokens: self.length(sequence)?.index() - held.index(),
-            first_token: Duration::ZERO,
+            first_token: start.elapsed(),
             rest: Duration::ZERO,
         };
         let Some(mut logits) = logits else {
-            return Ok(Generated { finish: Finish::Stopped, first_token: start.elapsed(), ..generated });
+            return Ok(Generated { finish: Finish::Stopped, ..generated });
         };
         let mut stream = Utf8Stream::new();
         while most.is_none_or(|most| generated.tokens.len() < most) {

@@ -115,6 +115,48 @@ fn chat_answers_every_line_and_ends_with_the_input() {
     assert!(ran.err.contains("generation:"), "{:?}", ran.err);
 }
 
+/// `run` with standard input from a file of these bytes, standard output to this file.
+fn with_files(args: &[&str], input: &[u8], out: &str) -> Ran {
+    let folder = folder();
+    let path = folder.path().join("input");
+    std::fs::write(&path, input).unwrap();
+    let output = std::fs::OpenOptions::new().write(true).open(out).unwrap();
+    let input = std::fs::File::open(&path).unwrap();
+    ran(Command::new(env!("CARGO_BIN_EXE_loadmaster")).args(args).stdin(input).stdout(output).output().unwrap())
+}
+
+#[test]
+fn a_chat_without_lines_ends_and_one_of_any_bytes_answers() {
+    let chat = ["run", "-cnv", "--temp", "0", "-n", "2", "-t", "1"];
+    let silent = with_files(&chat, b"", "/dev/null");
+    assert!(silent.code == 0 && !silent.err.contains("error"), "{}", silent.err);
+    let noisy = with_files(&chat, b"hi \xff\xfe\0\nlast", "/dev/null");
+    assert!(noisy.code == 0 && noisy.err.contains("generation:  2 tokens"), "{}", noisy.err);
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/graphs/shipped/stories-1m.gguf");
+    let commands: [&[&str]; 5] = [
+        &["run", "-n", "2", "-t", "1"],
+        &["tokenize", model, "hi"],
+        &["inspect", model],
+        &["inspect", model, "--format", "json"],
+        &["completions", "bash"],
+    ];
+    for args in commands {
+        let ran = with_files(args, b"", "/dev/full");
+        assert!(ran.code == 1 && ran.err.contains("error: No space left"), "{args:?}: {} {}", ran.code, ran.err);
+    }
+}
+
+#[test]
+fn a_prompt_without_an_answer_is_evaluated() {
+    let ran = loadmaster(&["run", "-n", "0", "-t", "1"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "Once upon a time\n"));
+    assert!(ran.err.contains("generation:  0 tokens") && !ran.err.contains("first token: 0.0 ms"), "{}", ran.err);
+}
+
 #[test]
 fn a_chat_that_outgrows_the_context_forgets_its_oldest_turns() {
     let chat = |lines: &str| {
@@ -209,6 +251,17 @@ fn bad_usage_is_code_2_and_failures_are_code_1() {
     refused(&["synth", "llama-tiny", "--kv-heads", "3", "-o", "/dev/null"], 2, &["kv_heads is 3", "divisor"]);
     refused(&["synth", "llama-tiny", "--rope-base", "nan", "-o", "/dev/null"], 2, &["rope_base is NaN", "above 0"]);
     refused(&["synth", "llama-tiny", "-o", "/nowhere/x.gguf"], 1, &["/nowhere/x.gguf"]);
+    for option in ["-t", "-b", "-ub", "--top-k", "--repeat-last-n", "-c"] {
+        for value in ["-99", "0", "99999999999999999999"] {
+            // `-c 0` is the model's own context, `--top-k -99` all tokens.
+            if !matches!((option, value), ("-c" | "--top-k" | "--repeat-last-n", "0") | ("--top-k", "-99")) {
+                refused(&["run", model, "-p", "a", option, value], 2, &["invalid value", value]);
+            }
+        }
+    }
+    refused(&["run", model, "-p", "a", "-n", "99999999999999999999"], 2, &["invalid value"]);
+    refused(&["run", model, "-p", "a", "-n", "9223372036854775807"], 1, &["context has room"]);
+    refused(&["bench", model, "-p", "-1"], 2, &["invalid value", "-1"]);
     refused(&["bench", model, "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
     refused(&["perplexity", model], 2, &["--file"]);
 }
