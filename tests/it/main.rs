@@ -22,6 +22,7 @@ mod sample;
 mod simd;
 mod text_chat;
 mod text_encode;
+mod text_hostile;
 mod text_utf8;
 mod text_vocab;
 mod text_vocab_files;

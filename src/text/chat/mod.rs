@@ -1,22 +1,23 @@
 //! Chat templates: a conversation → the one text that a model was trained to continue, through the file's Jinja template.
 //! The environment is that of Hugging Face's `apply_chat_template` (`trim_blocks`, `lstrip_blocks`, Python's methods,
 //! `tojson`, `raise_exception`, `strftime_now`). A template is foreign code: it gets no files, no other templates, a
-//! budget of instructions, of output and of time, and a thread of its own. What is not bounded is the memory of values
-//! it builds by doubling a string; an engine without such a bound is the price of not writing one.
+//! budget of instructions, of memory and of time, and a thread of its own.
 
-mod output;
+mod calls;
+mod guard;
+mod ledger;
 mod python;
 
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use minijinja::machinery::{self, CompiledTemplate, TemplateConfig};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Value, context};
+use minijinja::{AutoEscape, Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::{GgufError, Metadata};
-use output::Bounded;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,14 +96,21 @@ pub enum TemplateError {
 /// A compiled chat template.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    environment: Arc<Environment<'static>>,
+    source: Arc<str>,
     origin: TemplateOrigin,
 }
 
+/// Bytes of a template; the largest published ones have some 20,000.
+const SOURCE: usize = 1 << 17;
 /// Instructions of a template: a fixed part, and a part for each message. Of seventy published templates, none used
-/// more than 1,003 for five messages.
+/// more than 1,003 for five messages, not counting those of [`guard`].
 const FUEL: u64 = 50_000;
 const FUEL_A_MESSAGE: u64 = 5_000;
+/// Bytes of values that a template may build in all, by the measure of [`ledger`]: a fixed part, a part for each message,
+/// and so many for each byte of the conversation.
+const MEMORY: usize = 64 << 20;
+const MEMORY_A_MESSAGE: usize = 64 << 10;
+const MEMORY_A_BYTE: usize = 128;
 /// Text that a template may write besides four times what it was given.
 const OUTPUT: usize = 4 << 20;
 /// Time for one rendering.
@@ -145,10 +153,16 @@ impl ChatTemplate {
     /// # Errors
     /// The template's own refusal, a failure in it, or a budget it exceeds.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, TemplateError> {
-        let mut environment = (*self.environment).clone();
-        environment.set_fuel(Some(FUEL + FUEL_A_MESSAGE * conversation.messages.len() as u64));
+        let messages = conversation.messages.len();
         let given: usize = conversation.messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-        let limit = OUTPUT.saturating_add(given.saturating_mul(4));
+        let limits = Limits {
+            fuel: FUEL + FUEL_A_MESSAGE * messages as u64,
+            memory: MEMORY
+                .saturating_add(messages.saturating_mul(MEMORY_A_MESSAGE))
+                .saturating_add(given.saturating_mul(MEMORY_A_BYTE)),
+            output: OUTPUT.saturating_add(given.saturating_mul(4)),
+        };
+        let source = Arc::clone(&self.source);
         let context = context! {
             messages => conversation.messages.iter().map(Message::value).collect::<Vec<Value>>(),
             add_generation_prompt => conversation.add_generation_prompt,
@@ -157,19 +171,31 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        in_thread(move || render(&environment, context, limit))
+        in_thread(move || render(&source, context, limits))
     }
 
     fn compile(source: &str, origin: TemplateOrigin) -> Result<ChatTemplate, TemplateError> {
+        if source.len() > SOURCE {
+            let reason = format!("it has {} bytes, needed at most {SOURCE}", source.len());
+            return Err(TemplateError::Syntax { reason });
+        }
         let source = python::without_generation_marks(source);
         in_thread(move || {
-            let mut environment = Environment::new();
-            environment.set_syntax(syntax()?);
-            python::install(&mut environment);
-            environment.add_template_owned(NAME, source).map_err(|e| TemplateError::Syntax { reason: explain(&e) })?;
-            Ok(ChatTemplate { environment: Arc::new(environment), origin })
+            let source: Arc<str> = guard::unfolded(&source, &syntax()?).into();
+            compiled(&source)?;
+            Ok(ChatTemplate { source, origin })
         })
     }
+}
+
+/// What one rendering may use.
+struct Limits {
+    /// Instructions.
+    fuel: u64,
+    /// Bytes of values, of all that were ever built.
+    memory: usize,
+    /// Bytes of text.
+    output: usize,
 }
 
 fn syntax() -> Result<SyntaxConfig, TemplateError> {
@@ -177,16 +203,39 @@ fn syntax() -> Result<SyntaxConfig, TemplateError> {
     built.map_err(|e| TemplateError::Syntax { reason: explain(&e) })
 }
 
-fn render(environment: &Environment<'_>, context: Value, limit: usize) -> Result<String, TemplateError> {
-    let failed = |e: minijinja::Error| match e.kind() {
-        minijinja::ErrorKind::OutOfFuel => TemplateError::Budget { needed: "its instructions".to_owned() },
-        minijinja::ErrorKind::WriteFailure => TemplateError::Budget { needed: format!("{limit} bytes of text") },
+fn compiled(source: &str) -> Result<CompiledTemplate<'_>, TemplateError> {
+    let config = TemplateConfig { syntax_config: syntax()?, default_auto_escape: Arc::new(|_| AutoEscape::None) };
+    let compiled = CompiledTemplate::new(NAME, source, &config);
+    let mut template = compiled.map_err(|e| TemplateError::Syntax { reason: explain(&e) })?;
+    guard::guard(&mut template);
+    Ok(template)
+}
+
+fn render(source: &str, context: Value, limits: Limits) -> Result<String, TemplateError> {
+    let Limits { fuel, memory, output } = limits;
+    let template = compiled(source)?;
+    let mut environment = Environment::new();
+    calls::install(&mut environment);
+    guard::install(&mut environment);
+    python::install(&mut environment);
+    environment.set_fuel(Some(fuel));
+    ledger::open(memory);
+    let mut text = String::new();
+    let mut writer = machinery::make_string_output(&mut text);
+    let (code, blocks) = (&template.instructions, &template.blocks);
+    let rendered = machinery::eval(&environment, code, context, blocks, &mut writer, AutoEscape::None);
+    let rendered = rendered.map(drop).map_err(|e| match e.kind() {
+        minijinja::ErrorKind::OutOfFuel if ledger::is_spent() => {
+            TemplateError::Budget { needed: format!("{memory} bytes of values") }
+        }
+        minijinja::ErrorKind::OutOfFuel => TemplateError::Budget { needed: format!("{fuel} instructions") },
         _ => TemplateError::Render { reason: explain(&e) },
-    };
-    let template = environment.get_template(NAME).map_err(failed)?;
-    let mut output = Bounded::new(limit);
-    template.render_captured_to(context, &mut output).map_err(failed)?;
-    Ok(output.into_text())
+    });
+    rendered?;
+    if text.len() > output {
+        return Err(TemplateError::Budget { needed: format!("{output} bytes of text") });
+    }
+    Ok(text)
 }
 
 /// Runs `work` with its own stack and for at most [`TIME`]; a thread that takes longer is left to its budget.

@@ -9,20 +9,18 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value, filters};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use super::calls;
+use super::ledger::{self, Text};
+
 /// Gives `environment` the functions, filters and manners that templates rely on.
 pub(super) fn install(environment: &mut Environment<'static>) {
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_formatter(print);
-    environment.add_filter("tojson", to_json);
-    environment.add_filter("indent", indent);
+    calls::add_costly(environment, "tojson", to_json);
+    calls::add_costly(environment, "indent", indent);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    // One call of these can fill memory, and no template known to us uses them.
-    for filter in ["slice", "batch", "format"] {
-        environment.remove_filter(filter);
-    }
 }
 
 /// `source` without the `generation` tags that mark, for training only, what an assistant wrote.
@@ -47,6 +45,7 @@ pub(super) fn without_generation_marks(source: &str) -> String {
 
 /// Prints a value as Python's `str` does where that differs.
 fn print(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    ledger::charge_text(value, Text::PLAIN)?;
     match value.kind() {
         ValueKind::None => output.write_str("None").map_err(Error::from),
         ValueKind::Bool => output.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
@@ -70,6 +69,10 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// The local date and time in C's `strftime` notation.
 fn strftime_now(format: &str) -> Result<String, Error> {
+    // A width in it makes a directive's text up to 255 characters long.
+    if format.len() > 1000 {
+        return Err(Error::new(ErrorKind::InvalidOperation, "strftime_now needs a format of at most 1000 bytes"));
+    }
     jiff::fmt::strtime::format(format, &Zoned::now())
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?})")).with_source(e))
 }
