@@ -21,7 +21,7 @@ pub(super) fn gguf(path: &Path) -> Result<Gguf> {
 /// The context of a run that does not ask for one: the model's, up to this.
 const USUAL_CONTEXT: u32 = 4096;
 
-/// Cells for `asked` tokens; none is the usual number, 0 the model's own.
+/// Cells for `asked` tokens; none is the usual number, 0 the model's own as far as a context may go.
 pub(super) fn context(gguf: &Gguf, asked: Option<u32>) -> Result<Tokens> {
     let own = crate::models::Model::from_gguf(gguf)?.hparams().context;
     Ok(Tokens(match asked {

@@ -151,6 +151,21 @@ fn output_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
+fn a_file_that_claims_the_longest_context_is_no_overflow() {
+    let folder = folder();
+    let path = tiny(&folder, "llama-tiny", DType::F32);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let key = b"llama.context_length";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    bytes[at..at + 4].copy_from_slice(&[0xff; 4]);
+    std::fs::write(&path, bytes).unwrap();
+    refused(&["run", text(&path), "-p", "a", "-c", "0", "-ctk", "f32", "-ctv", "f32"], 1, &["needs", "budget"]);
+    let shown = loadmaster(&["inspect", text(&path), "-c", "0"]);
+    assert!(shown.code == 0 && shown.out.contains("no plan: host needs"), "{} {}", shown.out, shown.err);
+    assert_eq!(loadmaster(&["run", text(&path), "-p", "a", "-n", "1", "-t", "1"]).code, 0);
+}
+
+#[test]
 fn a_prompt_without_an_answer_is_evaluated() {
     let ran = loadmaster(&["run", "-n", "0", "-t", "1"]);
     assert_eq!((ran.code, ran.out.as_str()), (0, "Once upon a time\n"));
