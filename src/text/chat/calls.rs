@@ -25,6 +25,8 @@ enum Cost {
     Lines(usize),
     /// JSON of the first, with so much space in front of each element.
     Json,
+    /// The first with all others in each of its fields, and their widths.
+    Format,
     /// So many bytes.
     Fixed(usize),
 }
@@ -49,7 +51,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     }
     environment.add_function("dict", asking(Cost::Elements, Value::from_function(functions::dict)));
     // The elements of a namespace can be changed, so it can lie in itself: their number bounds how deep.
-    environment.add_function("namespace", asking(Cost::Fixed(1 << 14), Value::from_function(functions::namespace)));
+    environment.add_function("namespace", asking(Cost::Fixed(1 << 16), Value::from_function(functions::namespace)));
     environment.remove_global("debug");
     environment.set_unknown_method_callback(method);
 }
@@ -111,11 +113,14 @@ fn asking(cost: Cost, call: Value) -> impl Fn(&mut State<'_, '_>, Rest<ValueOrKw
     }
 }
 
-/// Methods of Python's strings and mappings. `format` is none of them: a width in it is text without end.
+/// Methods of Python's strings and mappings.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, given: &[Value]) -> Result<Value, Error> {
     let is_text = value.as_str().is_some();
     let cost = match name {
-        "format" => return Err(Error::from(ErrorKind::UnknownMethod)),
+        "format" if is_text => {
+            check_widths(value.as_str().unwrap_or_default())?;
+            Cost::Format
+        }
         "replace" => Cost::Replace,
         "join" => Cost::Join,
         "split" => Cost::Split,
@@ -150,8 +155,7 @@ impl Cost {
                 text(4)?;
                 let written = |i: usize| given.get(i).map_or_else(String::new, Value::to_string);
                 let found = written(0).matches(&written(1)).count();
-                let new = given.get(2).map_or(0, longest_text);
-                ledger::charge(found.saturating_mul(new))
+                ledger::charge(found.saturating_mul(written(2).len()))
             }
             Cost::Split => {
                 text(1)?;
@@ -167,8 +171,26 @@ impl Cost {
                 ledger::charge(first.len().saturating_mul(6))?;
                 given.iter().try_for_each(|v| ledger::charge_text(v, Text { times: 1, indent: 100 }))
             }
+            Cost::Format => {
+                text(2)?;
+                let written: usize = given.iter().skip(1).map(|v| v.to_string().len()).sum();
+                ledger::charge(first.matches('{').count().saturating_mul(written.saturating_add(1000)))
+            }
             Cost::Fixed(bytes) => ledger::charge(bytes),
         }
+    }
+}
+
+/// Refuses fields of a format with a width of more than three digits, or with one taken from an argument.
+fn check_widths(format: &str) -> Result<(), Error> {
+    let plain = format.replace("{{", "").replace("}}", "");
+    let bad = plain.split('{').skip(1).any(|rest| match rest.split_once('}') {
+        Some((field, _)) => field.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 3),
+        None => true,
+    });
+    match bad {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "format needs widths up to 999")),
+        false => Ok(()),
     }
 }
 

@@ -111,6 +111,7 @@ const FUEL_A_MESSAGE: u64 = 5_000;
 const MEMORY: usize = 64 << 20;
 const MEMORY_A_MESSAGE: usize = 64 << 10;
 const MEMORY_A_BYTE: usize = 128;
+const MEMORY_AT_MOST: usize = 1 << 30;
 /// Text that a template may write besides four times what it was given.
 const OUTPUT: usize = 4 << 20;
 /// Time for one rendering.
@@ -159,7 +160,8 @@ impl ChatTemplate {
             fuel: FUEL + FUEL_A_MESSAGE * messages as u64,
             memory: MEMORY
                 .saturating_add(messages.saturating_mul(MEMORY_A_MESSAGE))
-                .saturating_add(given.saturating_mul(MEMORY_A_BYTE)),
+                .saturating_add(given.saturating_mul(MEMORY_A_BYTE))
+                .min(MEMORY_AT_MOST),
             output: OUTPUT.saturating_add(given.saturating_mul(4)),
         };
         let source = Arc::clone(&self.source);

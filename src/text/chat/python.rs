@@ -28,7 +28,7 @@ pub(super) fn without_generation_marks(source: &str) -> String {
     let mut kept = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
-        let Some(close) = rest[open..].find("%}").map(|i| open + i) else { break };
+        let Some(close) = rest[open + 2..].find("%}").map(|i| open + 2 + i) else { break };
         let tag = &rest[open + 2..close];
         let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
         kept.push_str(&rest[..open]);
