@@ -235,3 +235,14 @@ fn operators_behind_a_question_give_what_they_gave() {
         assert_eq!(found, Ok(expected), "{source}");
     }
 }
+
+#[test]
+fn a_long_conversation_that_a_template_gathers_up_stays_within_its_budget() {
+    let messages: Vec<Message> = (0..1000).map(|i| Message::new("user", format!("{i} </think> Hello"))).collect();
+    let gathered = "{% set n = namespace(text='', list=[]) %}{% for m in messages %}\
+                    {% set n.text = n.text ~ m.content.split('</think>')[-1] | trim %}{% set n.list = n.list + [m] %}\
+                    {% endfor %}{{ n.text }}{{ n.list | length }}";
+    let given = Conversation { messages: &messages, add_generation_prompt: true, bos: "", eos: "" };
+    let text = ChatTemplate::new(gathered).unwrap().render(&given).unwrap();
+    assert_eq!(text, "Hello".repeat(1000) + "1000");
+}
