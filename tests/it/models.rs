@@ -117,7 +117,7 @@ impl Made {
         let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
         let graph = model.graph(batch, cache).map_err(|e| e.to_string())?;
         let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
-        let planned = plan(&graph, &homes(&graph, MemoryId::from_index(0), false), &machine);
+        let planned = plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine);
         planned.map(|_| ()).map_err(|e| e.to_string())
     }
 }
