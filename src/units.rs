@@ -1,4 +1,4 @@
-//! Quantities with a unit in their type: bytes, tokens, microseconds, rates.
+//! Quantities with a unit in their type: bytes, tokens, nanoseconds, rates.
 //! Mixing two of them does not compile; the only casts between numbers and units are here.
 
 use std::fmt;
@@ -123,7 +123,77 @@ impl fmt::Display for Tokens {
 #[serde(transparent)]
 pub struct BytesPerSec(pub f64);
 
-/// A span of time, real or virtual.
+impl BytesPerSec {
+    /// How long `bytes` take, to the next nanosecond; a rate of 0 takes for ever.
+    pub fn time(self, bytes: Bytes) -> Nanos {
+        Nanos::of_seconds(bytes.0 as f64 / self.0)
+    }
+}
+
+/// A rate of computing; a multiply-add is two operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Micros(pub f64);
+pub struct OpsPerSec(pub f64);
+
+impl OpsPerSec {
+    /// How long `ops` operations take, to the next nanosecond; a rate of 0 takes for ever.
+    pub fn time(self, ops: f64) -> Nanos {
+        Nanos::of_seconds(ops / self.0)
+    }
+}
+
+/// A span of virtual time: whole, so that sums are exact and plans compare equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// No time.
+    pub const ZERO: Nanos = Nanos(0);
+
+    /// Rounded up; more than 292 years, or not a number where 0 is divided by 0, is the nearest that fits.
+    pub fn of_seconds(seconds: f64) -> Nanos {
+        Nanos(((seconds * 1e9).ceil() as u64).min(u64::MAX >> 1))
+    }
+
+    /// As a number of seconds.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 * 1e-9
+    }
+
+    /// The time by which `self` is longer than `other`.
+    pub const fn saturating_sub(self, other: Nanos) -> Nanos {
+        Nanos(self.0.saturating_sub(other.0))
+    }
+}
+
+impl Add for Nanos {
+    type Output = Nanos;
+    fn add(self, other: Nanos) -> Nanos {
+        Nanos(self.0.saturating_add(other.0))
+    }
+}
+
+impl AddAssign for Nanos {
+    fn add_assign(&mut self, other: Nanos) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Nanos {
+    fn sum<I: Iterator<Item = Nanos>>(iter: I) -> Nanos {
+        iter.fold(Nanos::ZERO, Add::add)
+    }
+}
+
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0 as f64;
+        match self.0 {
+            0..1_000 => write!(f, "{} ns", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} us", n / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.2} ms", n / 1e6),
+            _ => write!(f, "{:.3} s", n / 1e9),
+        }
+    }
+}

@@ -136,6 +136,8 @@ pub struct Args<'a> {
 pub enum BackendError {
     #[error("{device}: {need} could not be allocated: {why}")]
     OutOfMemory { device: String, need: Bytes, why: String },
+    #[error("{device}: this version describes {kind} devices but does not drive them")]
+    NotDriven { device: String, kind: &'static str },
     #[error("{device}: {buffer} does not exist")]
     NoBuffer { device: String, buffer: BufferId },
     #[error("{device}: bytes {offset}..{end} leave {buffer} of {len}", offset = span.offset.0, end = span.offset.0.saturating_add(span.len.0))]

@@ -13,5 +13,8 @@ pub fn open(spec: &DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
     match spec.kind {
         BackendKind::Null => Ok(Box::new(NullBackend::new(spec.clone()))),
         BackendKind::Cpu => Ok(Box::new(CpuBackend::new(spec.clone())?)),
+        BackendKind::Cuda | BackendKind::Vulkan => {
+            Err(BackendError::NotDriven { device: spec.name.clone(), kind: spec.kind.name() })
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::define_id;
 use crate::index::IndexVec;
-use crate::units::Bytes;
+use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 
 pub(crate) use scratch::{ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, attention_floats};
 pub use scratch::{Scratch, scratch};
@@ -19,6 +19,10 @@ define_id! {
     pub DeviceId("d"),
     /// A memory of a machine.
     pub MemoryId("m"),
+    /// A link of a machine.
+    pub LinkId("l"),
+    /// What several links share.
+    pub BusId("u"),
 }
 
 /// What drives a device.
@@ -29,6 +33,10 @@ pub enum BackendKind {
     Null,
     /// The processor.
     Cpu,
+    /// An NVIDIA card.
+    Cuda,
+    /// A card driven through Vulkan.
+    Vulkan,
 }
 
 impl BackendKind {
@@ -37,6 +45,16 @@ impl BackendKind {
         match self {
             BackendKind::Null => "null",
             BackendKind::Cpu => "cpu",
+            BackendKind::Cuda => "cuda",
+            BackendKind::Vulkan => "vulkan",
+        }
+    }
+
+    /// Whether weights may be streamed to it: it is no processor that computes from host memory.
+    pub const fn is_accelerator(self) -> bool {
+        match self {
+            BackendKind::Null | BackendKind::Cpu => false,
+            BackendKind::Cuda | BackendKind::Vulkan => true,
         }
     }
 }
@@ -44,17 +62,54 @@ impl BackendKind {
 /// A memory with one budget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySpec {
-    /// Unique name, such as `host`.
+    /// Unique name, such as `host` or `cuda:0`.
     pub name: String,
-    /// Bytes that plans may use.
-    pub budget: Bytes,
+    /// All of it.
+    pub total: Bytes,
+    /// Bytes that nobody uses before a plan does.
+    pub free: Bytes,
+    /// Bytes of those that plans must leave alone.
+    pub reserve: Bytes,
+}
+
+/// Rates that a device attains, not those of its data sheet where the two differ.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Reading its memory.
+    pub read: BytesPerSec,
+    /// Products of quantised weights, in operations (a multiply-add is two).
+    pub int8: OpsPerSec,
+    /// Products of half-precision weights.
+    pub f16: OpsPerSec,
+    /// Products of single-precision weights.
+    pub f32: OpsPerSec,
+    /// What a node costs beside its bytes and operations.
+    pub node: Nanos,
+    /// What a split costs: its submission, and noticing its end.
+    pub split: Nanos,
+    /// The share of the shorter of reading and computing that hides behind the longer: 1 where both overlap in full,
+    /// 0 where their times add up.
+    pub hides: f64,
+}
+
+/// Which weight types a device's kernels read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Types {
+    /// Those that this crate has kernels for.
+    #[default]
+    Kernels,
+    /// Every type that a model file may hold: a described device, perhaps driven by another engine.
+    All,
 }
 
 /// A device: what a plan must know to use it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceSpec {
-    /// Unique name, such as `cpu`.
+    /// Unique name, such as `cpu` or `cuda:0`.
     pub name: String,
+    /// What stays the same when devices are listed in another order, such as a bus address; decides all ties.
+    pub uid: String,
     /// What drives it.
     pub kind: BackendKind,
     /// The memory it computes from.
@@ -63,28 +118,132 @@ pub struct DeviceSpec {
     pub workers: u32,
     /// Alignment of every span in its arena; a power of two.
     pub alignment: u64,
+    /// Bytes of its memory that its driver and libraries take once it is in use.
+    pub overhead: Bytes,
+    /// Weight types it can read.
+    pub types: Types,
+    /// How fast it is.
+    pub rates: Rates,
+    /// Whether it copies while it computes; one that does not pays for both.
+    pub overlaps: bool,
+}
+
+/// A path between two memories, in both directions at the same time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// One end.
+    pub a: MemoryId,
+    /// The other end.
+    pub b: MemoryId,
+    /// Rate a direction, from pinned memory where an end is the host.
+    pub rate: BytesPerSec,
+    /// Rate from and to host memory that is not pinned.
+    pub pageable: BytesPerSec,
+    /// From the request to the first byte.
+    pub latency: Nanos,
+    /// What it shares with other links.
+    pub bus: Option<BusId>,
+}
+
+/// What several links share: a switch, a root port, the host's memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bus {
+    /// Unique name.
+    pub name: String,
+    /// What all its links carry together, a direction.
+    pub rate: BytesPerSec,
 }
 
 /// The hardware that a plan is for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// Its memories.
     pub memories: IndexVec<MemoryId, MemorySpec>,
     /// Its devices.
     pub devices: IndexVec<DeviceId, DeviceSpec>,
+    /// Its links; two memories without one exchange bytes through the host.
+    pub links: IndexVec<LinkId, Link>,
+    /// What links share.
+    pub buses: IndexVec<BusId, Bus>,
 }
+
+/// Rates of a processor of two cores, until somebody measures the real one.
+const MODEST: Rates = Rates {
+    read: BytesPerSec(40e9),
+    int8: OpsPerSec(600e9),
+    f16: OpsPerSec(150e9),
+    f32: OpsPerSec(150e9),
+    node: Nanos(2_000),
+    split: Nanos(5_000),
+    hides: 0.5,
+};
 
 impl Machine {
     /// One device of `kind` over one host memory.
     pub fn single(kind: BackendKind, workers: u32, budget: Bytes) -> Machine {
         let mut machine = Machine::default();
-        let memory = machine.memories.push(MemorySpec { name: "host".into(), budget });
-        machine.devices.push(DeviceSpec { name: kind.name().into(), kind, memory, workers, alignment: 64 });
+        machine.push_isolated(kind.name(), kind, workers, budget);
+        machine.memories[MemoryId(0)].name = "host".into();
         machine
     }
 
-    /// The first device that computes from `memory`.
+    /// `count` devices of `kind`, each over a memory of its own with `budget`, linked each to each: they stand for
+    /// several cards where there is none.
+    pub fn isolated(kind: BackendKind, count: u32, workers: u32, budget: Bytes) -> Machine {
+        let mut machine = Machine::default();
+        for i in 0..count {
+            let name = format!("{}:{i}", kind.name());
+            machine.push_isolated(&name, kind, workers, budget);
+        }
+        let ids: Vec<MemoryId> = machine.memories.ids().collect();
+        for (i, &a) in ids.iter().enumerate() {
+            for &b in &ids[i + 1..] {
+                let rate = MODEST.read;
+                machine.links.push(Link { a, b, rate, pageable: rate, latency: MODEST.split, bus: None });
+            }
+        }
+        machine
+    }
+
+    fn push_isolated(&mut self, name: &str, kind: BackendKind, workers: u32, budget: Bytes) {
+        let spec = MemorySpec { name: name.into(), total: budget, free: budget, reserve: Bytes::ZERO };
+        let memory = self.memories.push(spec);
+        self.devices.push(DeviceSpec {
+            name: name.into(),
+            uid: name.into(),
+            kind,
+            memory,
+            workers,
+            alignment: 64,
+            overhead: Bytes::ZERO,
+            types: Types::Kernels,
+            rates: MODEST,
+            overlaps: false,
+        });
+    }
+
+    /// What plans may use of `memory`: the free bytes less the reserve and what drivers take.
+    pub fn budget(&self, memory: MemoryId) -> Bytes {
+        let spec = &self.memories[memory];
+        let taken = |d: &&DeviceSpec| d.memory == memory;
+        let overhead: u64 = self.devices.iter().filter(taken).map(|d| d.overhead.0).fold(0, u64::saturating_add);
+        Bytes(spec.free.0.saturating_sub(spec.reserve.0).saturating_sub(overhead))
+    }
+
+    /// The device that runs what lives in `memory` and need not move: a processor before an accelerator that shares
+    /// its memory, then the first.
     pub fn device_of(&self, memory: MemoryId) -> Option<DeviceId> {
-        self.devices.iter_ids().find(|(_, d)| d.memory == memory).map(|(id, _)| id)
+        let here = || self.devices.iter_ids().filter(move |(_, d)| d.memory == memory);
+        here().find(|(_, d)| !d.kind.is_accelerator()).or_else(|| here().next()).map(|(id, _)| id)
+    }
+
+    /// Whether `memory` is a processor's: weights there may be streamed to accelerators.
+    pub fn is_host(&self, memory: MemoryId) -> bool {
+        self.devices.iter().any(|d| d.memory == memory && !d.kind.is_accelerator())
+    }
+
+    /// The link between two memories.
+    pub fn link(&self, a: MemoryId, b: MemoryId) -> Option<&Link> {
+        self.links.iter().find(|l| (l.a, l.b) == (a, b) || (l.a, l.b) == (b, a))
     }
 }

@@ -60,6 +60,10 @@ pub fn scratch(device: &DeviceSpec, graph: &Graph, nodes: &[NodeId]) -> Scratch 
     match device.kind {
         BackendKind::Null => {}
         BackendKind::Cpu => nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node))),
+        BackendKind::Cuda | BackendKind::Vulkan => {
+            all.workers = 0;
+            nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node)));
+        }
     }
     all
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::BackendKind;
+use super::{BackendKind, DeviceSpec, Types};
 use crate::graph::ops::Rows;
 use crate::graph::{Graph, Node, Op, WeightId};
 use crate::tensor::{DType, quant};
@@ -10,6 +10,14 @@ use crate::tensor::{DType, quant};
 /// Why a device cannot run a node.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Unsupported {
+    /// The kind of device has no kernels in this version.
+    #[error("{node} needs a {kind} kernel: this version describes {kind} devices but does not drive them")]
+    Kind {
+        /// The node's name.
+        node: String,
+        /// The kind of device, by name.
+        kind: &'static str,
+    },
     /// A weight's type has no kernel.
     #[error("{node} needs a {kind} kernel for weight {weight} of type {dtype}, there is none; needed {needed}")]
     Weight {
@@ -26,14 +34,17 @@ pub enum Unsupported {
     },
 }
 
-/// Whether devices of `kind` can run `node`, and if not, why.
+/// Whether `device` can run `node`, and if not, why.
 ///
 /// # Errors
 /// The first reason found.
-pub fn supports(kind: BackendKind, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
-    match kind {
-        BackendKind::Null => Ok(()),
-        BackendKind::Cpu => cpu_supports(graph, node),
+pub fn supports(device: &DeviceSpec, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
+    match (device.types, device.kind) {
+        (Types::All, _) | (Types::Kernels, BackendKind::Null) => Ok(()),
+        (Types::Kernels, BackendKind::Cpu) => cpu_supports(graph, node),
+        (Types::Kernels, kind @ (BackendKind::Cuda | BackendKind::Vulkan)) => {
+            Err(Unsupported::Kind { node: node.name.clone(), kind: kind.name() })
+        }
     }
 }
 

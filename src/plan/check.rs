@@ -99,7 +99,7 @@ fn budgets(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Plan)
         if stated != needed {
             return Err(Violation::Memory { memory: spec.name.clone(), stated, needed });
         }
-        let (need, budget) = (needed.total(), spec.budget);
+        let (need, budget) = (needed.total(), machine.budget(memory));
         if need > budget {
             return Err(Violation::Budget { memory: spec.name.clone(), need, budget });
         }
@@ -168,8 +168,7 @@ impl Walk<'_> {
             return Err(Violation::Device { node: id, placed, split, device });
         }
         let node = self.graph.node(id);
-        let kind = self.machine.devices[device].kind;
-        supports(kind, self.graph, node).map_err(|why| Violation::Unsupported {
+        supports(&self.machine.devices[device], self.graph, node).map_err(|why| Violation::Unsupported {
             node: id,
             device,
             why: why.to_string(),

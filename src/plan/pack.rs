@@ -70,7 +70,7 @@ pub(super) fn within_budget(
         uses[machine.devices[id].memory].arenas += arena.bytes;
     }
     for (id, spec) in machine.memories.iter_ids() {
-        let (need, budget) = (uses[id].total(), spec.budget);
+        let (need, budget) = (uses[id].total(), machine.budget(id));
         if need > budget {
             return Err(PlanError::OverBudget { memory: spec.name.clone(), need, budget });
         }

@@ -23,7 +23,7 @@ pub(super) fn place(
     follow_users(graph, &mut seeds);
     let placements: IndexVec<NodeId, Placement> = seeds.into_iter().map(|p| p.unwrap_or(FIRST)).collect();
     for (id, node) in graph.nodes() {
-        supports(machine.devices[placements[id].device].kind, graph, node)?;
+        supports(&machine.devices[placements[id].device], graph, node)?;
         meets(graph, machine, &placements, id)?;
     }
     Ok(placements)
