@@ -12,7 +12,7 @@ use crate::device::{BackendKind, Machine, MemoryId};
 use crate::exec::homes;
 use crate::graph::{Batch, Graph};
 use crate::index::Id;
-use crate::inspect::{Report, dot, json, text};
+use crate::inspect::{Report, dot, json, shape, text};
 use crate::models::{CacheSpec, Model, ModelError};
 use crate::plan::plan;
 use crate::text::Tokenizer;
@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// How to show it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Write one part alone, in its file form
+    #[arg(long, value_enum, value_name = "PART", conflicts_with = "format")]
+    emit: Option<Emit>,
     /// Tokens of the step that the graph is for
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
@@ -48,14 +51,25 @@ enum Format {
     Dot,
 }
 
+/// A part that is a file of its own.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Emit {
+    /// The model without its weights: metadata, and the type and shape of every tensor
+    Shape,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   loadmaster inspect model.gguf
   loadmaster inspect model.gguf --batch 512 --format json | jq '.graph.nodes | length'
-  loadmaster inspect model.gguf --format dot | dot -Tsvg > model.svg";
+  loadmaster inspect model.gguf --format dot | dot -Tsvg > model.svg
+  loadmaster inspect model.gguf --emit shape > model.json";
 
 pub(super) fn run(args: Args) -> Result<()> {
     let gguf = open::gguf(&args.model.path())?;
+    if let Some(Emit::Shape) = args.emit {
+        return Ok(io::stdout().write_all(shape(&gguf).as_bytes())?);
+    }
     let threads = args.engine.threads.unwrap_or_else(host::physical_cores);
     let budget = host::available_memory().unwrap_or(Bytes(1 << 60));
     let machine = Machine::single(BackendKind::Cpu, threads, budget);

@@ -1,4 +1,5 @@
-//! Metadata values that own their text and arrays: what a writer takes, built from Rust values or from a file's.
+//! Metadata values that own their text and arrays: what a writer takes, built from Rust values or from a file's; and
+//! their JSON form.
 
 use super::value::{Value, ValueType};
 
@@ -42,6 +43,25 @@ impl MetaValue {
         }
     }
 
+    /// The value in JSON: floats by their shortest decimal form, those that are not finite as text.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            MetaValue::U8(v) => (*v).into(),
+            MetaValue::I8(v) => (*v).into(),
+            MetaValue::U16(v) => (*v).into(),
+            MetaValue::I16(v) => (*v).into(),
+            MetaValue::U32(v) => (*v).into(),
+            MetaValue::I32(v) => (*v).into(),
+            MetaValue::F32(v) => json_float(&v.to_string()),
+            MetaValue::Bool(v) => (*v).into(),
+            MetaValue::Str(v) => v.as_str().into(),
+            MetaValue::Array(_, values) => values.iter().map(MetaValue::to_json).collect::<Vec<_>>().into(),
+            MetaValue::U64(v) => (*v).into(),
+            MetaValue::I64(v) => (*v).into(),
+            MetaValue::F64(v) => json_float(&v.to_string()),
+        }
+    }
+
     /// Appends the bytes of the value, without its type.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -63,6 +83,14 @@ impl MetaValue {
             MetaValue::I64(v) => out.extend(v.to_le_bytes()),
             MetaValue::F64(v) => out.extend(v.to_le_bytes()),
         }
+    }
+}
+
+/// A float of this decimal form; JSON has no infinities, so those stay text.
+fn json_float(shortest: &str) -> serde_json::Value {
+    match shortest.parse::<f64>() {
+        Ok(value) if value.is_finite() => value.into(),
+        Ok(_) | Err(_) => shortest.into(),
     }
 }
 

@@ -4,7 +4,8 @@ use serde_json::{Map, Value as Json, json as object};
 
 use super::Report;
 use super::escape::json_document;
-use crate::gguf::Value;
+use crate::gguf::{Gguf, MetaValue, Value};
+use crate::models::ShapeFile;
 
 /// The longest metadata array that is given whole; vocabularies are longer.
 const ARRAY_MOST: usize = 64;
@@ -40,32 +41,18 @@ pub fn json(report: &Report<'_>) -> String {
     json_document(&format!("{document:#}\n"))
 }
 
+/// A model file's shape file: everything but weights and tokenizer.
+pub fn shape(gguf: &Gguf) -> String {
+    json_document(&ShapeFile::from_gguf(gguf).to_json())
+}
+
 /// A metadata value; of long arrays, also inside others, the type and length alone.
 fn value(value: Value<'_>) -> Json {
     match value {
-        Value::U8(v) => v.into(),
-        Value::I8(v) => v.into(),
-        Value::U16(v) => v.into(),
-        Value::I16(v) => v.into(),
-        Value::U32(v) => v.into(),
-        Value::I32(v) => v.into(),
-        Value::F32(v) => float(v.into(), &v.to_string()),
-        Value::Bool(v) => v.into(),
-        Value::Str(v) => v.into(),
         Value::Array(array) if array.len() > ARRAY_MOST => {
             object!({"array_of": array.element().name(), "length": array.len()})
         }
         Value::Array(array) => array.iter().map(self::value).collect::<Vec<_>>().into(),
-        Value::U64(v) => v.into(),
-        Value::I64(v) => v.into(),
-        Value::F64(v) => float(v, &v.to_string()),
-    }
-}
-
-/// A float by its shortest decimal form; JSON has no infinities, so those are text.
-fn float(value: f64, shortest: &str) -> Json {
-    match (value.is_finite(), shortest.parse::<f64>()) {
-        (true, Ok(value)) => value.into(),
-        _ => shortest.into(),
+        scalar => MetaValue::from(scalar).to_json(),
     }
 }

@@ -13,7 +13,7 @@ use crate::plan::{Plan, Reason};
 
 pub use dot::dot;
 pub use escape::{escape, one_line, prose};
-pub use json::json;
+pub use json::{json, shape};
 pub use text::{node_table, text};
 
 /// What there is to show. A part that could not be made is there as the reason why.

@@ -7,18 +7,20 @@ mod llama;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
+mod shape_file;
 mod tensors;
 
 use std::fmt;
 
 use thiserror::Error;
 
-use crate::gguf::{Gguf, GgufError};
+use crate::gguf::{Gguf, GgufError, Metadata};
 use crate::graph::{Batch, Graph, GraphBuilder, GraphError, Input, InputId, NodeId};
 use crate::tensor::DType;
 use crate::units::Tokens;
 
 pub use hparams::{Experts, Hparams};
+pub use shape_file::{ShapeFile, ShapeFileError, ShapeTensor};
 pub use tensors::TensorTable;
 
 /// A model family, as `general.architecture` names it.
@@ -79,6 +81,8 @@ pub enum ModelError {
     Cache { file: String, what: &'static str, why: String },
     #[error(transparent)]
     Graph(#[from] GraphError),
+    #[error(transparent)]
+    Shape(#[from] ShapeFileError),
 }
 
 /// The KV cache that graphs are built for.
@@ -106,9 +110,11 @@ impl Model {
     /// # Errors
     /// The architecture is unknown, or a key is missing or makes no sense.
     pub fn from_gguf(gguf: &Gguf) -> Result<Model, ModelError> {
+        Model::read(gguf.metadata(), TensorTable::from_gguf(gguf))
+    }
+
+    fn read(metadata: &Metadata, tensors: TensorTable) -> Result<Model, ModelError> {
         const SHOWN: usize = 64;
-        let tensors = TensorTable::from_gguf(gguf);
-        let metadata = gguf.metadata();
         let file = tensors.file().to_owned();
         let Some(name) = metadata.str("general.architecture")? else {
             return Err(ModelError::MissingKey { file, key: "general.architecture".into() });

@@ -18,7 +18,11 @@ impl TensorTable {
     pub fn from_gguf(gguf: &Gguf) -> TensorTable {
         let file = gguf.shards().next().map_or_else(String::new, |(name, _)| name.to_owned());
         let row = |t: &crate::gguf::TensorInfo| (t.name.clone(), t.dtype, t.shape.dims().to_vec());
-        let tensors: Vec<_> = gguf.tensors().iter().map(row).collect();
+        TensorTable::new(file, gguf.tensors().iter().map(row).collect())
+    }
+
+    /// A table of names, types and dimensions (innermost first); no name is there twice.
+    pub(super) fn new(file: String, tensors: Vec<(String, DType, Vec<u64>)>) -> TensorTable {
         let by_name = tensors.iter().enumerate().map(|(i, (name, ..))| (name.clone(), i)).collect();
         TensorTable { file, tensors, by_name }
     }

@@ -644,3 +644,17 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
     }
 }
+
+#[test]
+fn a_shape_is_emitted_alone() {
+    let folder = folder();
+    let path = folder.path().join("x.gguf");
+    let path = text(&path);
+    assert_eq!(loadmaster(&["synth", "qwen2-tiny", "--type", "q4_k", "-o", path]).code, 0);
+    let ran = loadmaster(&["inspect", path, "--emit", "shape"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let shape = loadmaster::models::ShapeFile::parse("out", &ran.out).unwrap();
+    assert_eq!(shape.tensors().len(), Gguf::open(Path::new(path)).unwrap().tensors().len());
+    let both = loadmaster(&["inspect", path, "--emit", "shape", "--format", "json"]);
+    assert_eq!(both.code, 2, "{}", both.err);
+}

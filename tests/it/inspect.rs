@@ -5,7 +5,7 @@ use loadmaster::exec::homes;
 use loadmaster::gguf::{Gguf, MetaValue, ValueType, Writer};
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::index::Id;
-use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, prose, text};
+use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, prose, shape, text};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Plan, plan};
 use loadmaster::synth::{ModelShape, Synth, named};
@@ -212,4 +212,7 @@ fn nothing_in_a_name_reaches_a_terminal() {
     assert!(!document.contains(['\u{7f}', '\u{9b}', '\u{202e}', '\u{e0041}']));
     let document: serde_json::Value = serde_json::from_str(&document).unwrap();
     assert_eq!(document["unused_tensors"][0], odd[0]);
+    let named = ModelShape { name: odd[0].clone(), ..one_layer("llama-tiny") };
+    let emitted = shape(&self::parts(&named, DType::F16).gguf);
+    assert!(emitted.contains("x\\u007f\\u009b\\u202e") && !emitted.contains(['\u{7f}', '\u{9b}', '\u{202e}']));
 }

@@ -19,6 +19,7 @@ mod plan;
 mod quant;
 mod reference;
 mod sample;
+mod shape_file;
 mod simd;
 mod text_chat;
 mod text_encode;
