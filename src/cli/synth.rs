@@ -37,7 +37,7 @@ pub(super) struct Args {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Dimensions, to change those of SHAPE or to do without it")]
 struct Dims {
-    /// llama, qwen2, qwen3 or qwen3moe
+    /// llama, qwen2, qwen3 or qwen3moe; deepseek2 needs a shape file or a name
     #[arg(long)]
     arch: Option<String>,
     /// Layers
@@ -96,7 +96,8 @@ Examples:
 
 A shape file is JSON: {\"arch\": \"llama\", \"layers\": 2, \"width\": 256, \"heads\": 4, \"kv_heads\": 2, \"head_dim\": 64,
 \"feed_forward\": 512, \"vocab\": 512}, and as wished context, rope_base, norm_eps, tied, attention_biases, output_bias,
-rope_factors, rope_scaling, experts {count, used, feed_forward}.";
+rope_factors, rope_scaling, experts {count, used, feed_forward}, latent {q_rank, rank, rotary, value_dim, dense_layers,
+shared, sigmoid, normalize, scale, groups, log_multiplier}.";
 
 pub(super) fn run(args: Args) -> Result<()> {
     if args.list {
@@ -129,7 +130,7 @@ fn list() -> Result<()> {
         let ModelShape { name, arch, layers, width, heads, kv_heads, vocab, feed_forward, .. } = &shape;
         writeln!(
             out,
-            "{name:16} {arch:9} {layers:3} layers, width {width:5}, heads {heads:3}/{kv_heads:3}, hidden {feed_forward:6}, \
+            "{name:19} {arch:9} {layers:3} layers, width {width:5}, heads {heads:3}/{kv_heads:3}, hidden {feed_forward:6}, \
              vocabulary {vocab:7}{experts}"
         )?;
     }
@@ -175,6 +176,7 @@ impl Dims {
             rope_factors: false,
             rope_scaling: RopeScaling::None,
             experts: None,
+            latent: None,
         })
     }
 

@@ -10,7 +10,7 @@ use crate::define_id;
 use crate::index::IndexVec;
 use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 
-pub(crate) use scratch::{ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, attention_floats};
+pub(crate) use scratch::{ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, ROUTE_FLOATS, attention_floats};
 pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, supports};
 

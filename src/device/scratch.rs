@@ -28,10 +28,13 @@ const ALIGN: u64 = 64;
 /// What the CPU's matmul kernels may use for a worker.
 pub(crate) const MATMUL_WORKER: Bytes = Bytes(256 << 10);
 
-/// Query vectors that the CPU's attention takes at a time, where a group is no larger.
+/// Query vectors that the CPU's attention takes at a time at most.
 pub(crate) const ATTENTION_QUERIES: usize = 32;
 
-/// Cells that it takes at a time.
+/// Floats an expert that the CPU's routing needs: probabilities, scores, worths of groups.
+pub(crate) const ROUTE_FLOATS: u64 = 3;
+
+/// Cells that attention takes at a time.
 pub(crate) const ATTENTION_TILE: usize = 256;
 
 /// Floats of scratch that it needs for `queries` of heads of these sizes: the queries, scores and rises of a tile,
@@ -73,20 +76,21 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
     let rows = u64::from(graph.rows(node.out.rows).0);
     match &node.op {
         Op::MatMul(op) => acts(graph, op.weight, rows),
+        Op::HeadMatMul(op) => head_acts(graph, op.weight, rows),
         Op::Moe(Moe::Experts(op)) => {
             let slots = if op.slotted { graph.node(op.routing).out.cols } else { 1 };
             let groups = groups_of(graph, op.routing, rows);
             Scratch { groups, ..acts(graph, op.weight, rows * u64::from(slots)) }
         }
         Op::Moe(Moe::Route(op)) => Scratch {
-            worker: Element::F32.bytes_of(graph.node(op.logits).out.cols.into()).align_up(ALIGN),
+            worker: Element::F32.bytes_of(ROUTE_FLOATS * u64::from(graph.node(op.logits).out.cols)).align_up(ALIGN),
             ..Scratch::default()
         },
         Op::Rope(op) => Scratch { angles: angles(rows, op), ..Scratch::default() },
         Op::Attention(op) => {
-            let (keys, values) = (&graph.states()[op.keys], &graph.states()[op.values]);
-            let queries = ATTENTION_QUERIES.max((op.heads / keys.heads) as usize);
-            let floats = attention_floats(queries, keys.head_dim as usize, values.head_dim as usize) as u64;
+            let key_dim = graph.states()[op.keys].head_dim as usize;
+            let value_dim = op.values.head_dim(|id| &graph.states()[id]) as usize;
+            let floats = attention_floats(ATTENTION_QUERIES, key_dim, value_dim) as u64;
             Scratch { worker: Element::F32.bytes_of(floats).align_up(ALIGN), ..Scratch::default() }
         }
         Op::Rows(_) => {
@@ -103,6 +107,14 @@ fn acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
     let format = act_format(weight.dtype).filter(|&format| format != ActFormat::F32);
     let row = format.map_or(0, |format| act_row_bytes(format, weight.cols as usize) as u64);
     Scratch { acts: Bytes(rows * row).align_up(ALIGN), worker: MATMUL_WORKER, ..Scratch::default() }
+}
+
+/// A product of heads reads each head's elements from scratch, also those that its kernels take as they are.
+fn head_acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
+    let weight = &graph.weights()[weight];
+    let row = act_format(weight.dtype).map_or(0, |format| act_row_bytes(format, weight.cols as usize) as u64);
+    let acts = Bytes(rows * u64::from(weight.count) * row).align_up(ALIGN);
+    Scratch { acts, worker: MATMUL_WORKER, ..Scratch::default() }
 }
 
 fn angles(rows: u64, op: &Rope) -> Bytes {

@@ -70,6 +70,7 @@ fn matrix_weight(op: &Op) -> Option<WeightId> {
     match op {
         Op::Rows(Rows::Embed(embed)) => Some(embed.weight),
         Op::MatMul(matmul) => Some(matmul.weight),
+        Op::HeadMatMul(matmul) => Some(matmul.weight),
         Op::Moe(Moe::Experts(experts)) => Some(experts.weight),
         Op::Rows(Rows::Select(_))
         | Op::Moe(Moe::Route(_) | Moe::Combine(_))

@@ -35,6 +35,7 @@ fn storage(weight: &Weight, alignment: u64) -> Storage {
 fn multiplied_weight(op: &Op) -> Option<WeightId> {
     match op {
         Op::MatMul(op) => Some(op.weight),
+        Op::HeadMatMul(op) => Some(op.weight),
         Op::Moe(Moe::Experts(op)) => Some(op.weight),
         Op::Moe(Moe::Route(_) | Moe::Combine(_)) => None,
         Op::Rows(_) | Op::Norm(_) | Op::Rope(_) | Op::Cache(_) | Op::Attention(_) | Op::Elementwise(_) => None,

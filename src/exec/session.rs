@@ -265,7 +265,9 @@ fn allocate_states(
 fn vocab_of(graph: &Graph) -> u32 {
     let embedded = graph.nodes().find_map(|(_, node)| match &node.op {
         Op::Rows(Rows::Embed(op)) => Some(graph.weights()[op.weight].rows),
-        Op::Rows(Rows::Select(_)) | Op::Norm(_) | Op::MatMul(_) | Op::Rope(_) | Op::Cache(_) => None,
+        Op::Rows(Rows::Select(_)) | Op::Norm(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rope(_) | Op::Cache(_) => {
+            None
+        }
         Op::Attention(_) | Op::Elementwise(_) | Op::Moe(_) => None,
     });
     embedded.unwrap_or(u32::MAX)

@@ -1,8 +1,8 @@
 //! Op and operand shapes → the shape of the value, or the first number that does not fit.
 
 use super::ops::{
-    Attention, CacheWrite, Combine, Elementwise, Embed, Experts, Gating, Mask, MatMul, Moe, Norm, Rope, Route, Rows,
-    Select,
+    Attention, CacheWrite, Combine, Elementwise, Embed, Experts, HeadMatMul, Mask, MatMul, Moe, Norm, Rope, Route,
+    Rows, Select, Values,
 };
 use super::{
     CacheHalf, Element, GraphError, Input, InputId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight, WeightId,
@@ -26,6 +26,7 @@ pub(super) fn infer(name: &str, op: &Op, scope: &Scope<'_>) -> Result<Value, Gra
         Op::Rows(Rows::Select(op)) => at.select(op),
         Op::Norm(op) => at.norm(op),
         Op::MatMul(op) => at.matmul(op),
+        Op::HeadMatMul(op) => at.head_matmul(op),
         Op::Rope(op) => at.rope(op),
         Op::Cache(op) => at.cache(op),
         Op::Attention(op) => at.attention(op),
@@ -59,7 +60,8 @@ impl At<'_> {
     fn norm(&self, op: &Norm) -> Result<Value, GraphError> {
         let x = self.floats(op.x, "x")?;
         let slice = self.even("x", x.cols, op.heads)?;
-        self.vector(op.weight, "norm weight elements", slice)?;
+        self.range("carried elements", op.carried as f32, op.carried < slice)?;
+        self.vector(op.weight, "norm weight elements", slice - op.carried)?;
         self.range("eps", op.eps, op.eps.is_finite() && op.eps >= 0.0)?;
         Ok(x)
     }
@@ -77,6 +79,14 @@ impl At<'_> {
         Ok(out)
     }
 
+    fn head_matmul(&self, op: &HeadMatMul) -> Result<Value, GraphError> {
+        let x = self.floats(op.x, "x")?;
+        let weight = &self.scope.weights[op.weight];
+        let head = |own: u32| own.checked_add(op.carried).unwrap_or(0);
+        self.product("columns of x", weight.count, head(weight.cols), x.cols)?;
+        Ok(Value { cols: self.times("columns of all heads", weight.count, head(weight.rows))?, ..x })
+    }
+
     fn rope(&self, op: &Rope) -> Result<Value, GraphError> {
         let x = self.floats(op.x, "x")?;
         self.input(op.positions, Input::Positions, "positions")?;
@@ -84,6 +94,7 @@ impl At<'_> {
         self.product("columns of x", op.heads, op.head_dim, x.cols)?;
         let fits = op.rotary > 0 && op.rotary <= op.head_dim && op.rotary.is_multiple_of(2);
         self.range("rotary", op.rotary as f32, fits)?;
+        self.range("offset", op.offset as f32, op.offset <= op.head_dim - op.rotary)?;
         self.range("base", op.base, op.base.is_finite() && op.base > 0.0)?;
         if let Some(factors) = op.factors {
             self.vector(factors, "rope factors", op.rotary / 2)?;
@@ -92,19 +103,29 @@ impl At<'_> {
     }
 
     fn cache(&self, op: &CacheWrite) -> Result<Value, GraphError> {
-        let (k, v) = (self.floats(op.k, "k")?, self.floats(op.v, "v")?);
+        let k = self.floats(op.k, "k")?;
         self.rows("k", RowDim::Tokens, k)?;
-        self.rows("v", RowDim::Tokens, v)?;
-        let (keys, values) = self.halves(op.keys, op.values)?;
+        let keys = self.keys(op.keys)?;
         self.product("columns of k", keys.heads, keys.head_dim, k.cols)?;
-        self.product("columns of v", values.heads, values.head_dim, v.cols)?;
+        self.equal("values to write", u32::from(op.values.is_some()), u32::from(op.v.is_some()))?;
+        if let (Some(v), Some(values)) = (op.v, op.values) {
+            let (v, values) = (self.floats(v, "v")?, self.values(keys, values)?);
+            self.rows("v", RowDim::Tokens, v)?;
+            self.product("columns of v", values.heads, values.head_dim, v.cols)?;
+        }
         Ok(Value { element: Element::F32, rows: RowDim::Tokens, cols: 0 })
     }
 
     fn attention(&self, op: &Attention) -> Result<Value, GraphError> {
         let q = self.floats(op.q, "q")?;
         self.rows("q", RowDim::Tokens, q)?;
-        let (keys, values) = self.halves(op.keys, op.values)?;
+        let keys = self.keys(op.keys)?;
+        let value_dim = match op.values {
+            Values::State(values) => self.values(keys, values)?.head_dim,
+            Values::Prefix { prefix } => prefix,
+        };
+        let prefix = op.values.state().is_some() || value_dim <= keys.head_dim;
+        self.range("prefix of the keys", value_dim as f32, prefix)?;
         self.equal("columns of the cache write", 0, self.value(op.write).cols)?;
         self.even("query heads", op.heads, keys.heads)?;
         self.product("columns of q", op.heads, keys.head_dim, q.cols)?;
@@ -113,7 +134,7 @@ impl At<'_> {
             Mask::Causal => {}
             Mask::Window(n) => self.range("window", n as f32, n > 0)?,
         }
-        Ok(Value { cols: self.times("attention columns", op.heads, values.head_dim)?, ..q })
+        Ok(Value { cols: self.times("attention columns", op.heads, value_dim)?, ..q })
     }
 
     fn elementwise(&self, op: &Elementwise) -> Result<Value, GraphError> {
@@ -131,8 +152,15 @@ impl At<'_> {
         let logits = self.floats(op.logits, "logits")?;
         self.range("experts used", op.used as f32, op.used > 0 && op.used <= logits.cols)?;
         self.range("scale", op.scale, op.scale.is_finite())?;
-        match op.gating {
-            Gating::Softmax => {}
+        if let Some(bias) = op.bias {
+            self.vector(bias, "selection biases", logits.cols)?;
+        }
+        if let Some(groups) = op.groups {
+            let size = self.even("logits", logits.cols, groups.count)?;
+            self.range("experts a group", size as f32, size >= 2)?;
+            self.range("groups used", groups.used as f32, groups.used > 0 && groups.used <= groups.count)?;
+            let kept = u64::from(groups.used) * u64::from(size);
+            self.range("experts used", op.used as f32, u64::from(op.used) <= kept)?;
         }
         Ok(Value { element: Element::Choice, cols: op.used, ..logits })
     }
@@ -157,6 +185,7 @@ impl At<'_> {
         let (x, routing) = (self.floats(op.x, "x")?, self.choices(op.routing)?);
         self.rows("x", routing.rows, x)?;
         let out = Value { cols: self.even("x", x.cols, routing.cols)?, ..x };
+        self.residual(op.shared, out)?;
         self.residual(op.residual, out)?;
         Ok(out)
     }
@@ -188,13 +217,18 @@ impl At<'_> {
         self.equal("columns of the residual", out.cols, value.cols)
     }
 
-    fn halves(&self, keys: StateId, values: StateId) -> Result<(&State, &State), GraphError> {
-        let (keys, values) = (&self.scope.states[keys], &self.scope.states[values]);
-        let halves = keys.half == CacheHalf::Keys && values.half == CacheHalf::Values;
-        self.range("cache halves", f32::from(u8::from(halves)), halves)?;
+    fn keys(&self, id: StateId) -> Result<&State, GraphError> {
+        let keys = &self.scope.states[id];
+        self.range("cache halves", 0.0, keys.half == CacheHalf::Keys)?;
+        Ok(keys)
+    }
+
+    fn values(&self, keys: &State, id: StateId) -> Result<&State, GraphError> {
+        let values = &self.scope.states[id];
+        self.range("cache halves", 0.0, values.half == CacheHalf::Values)?;
         self.equal("KV heads of the values", keys.heads, values.heads)?;
         self.equal("cells of the values", keys.cells.0, values.cells.0)?;
-        Ok((keys, values))
+        Ok(values)
     }
 
     fn input(&self, id: InputId, needed: Input, what: &'static str) -> Result<(), GraphError> {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ops::{Attention, CacheWrite, Elementwise, MatMul, Moe, Norm, Rope, Rows};
+use super::ops::{Attention, CacheWrite, Elementwise, HeadMatMul, MatMul, Moe, Norm, Rope, Rows};
 use super::{InputId, NodeId, StateId, WeightId};
 
 /// What a node does, with its operands.
@@ -16,6 +16,9 @@ pub enum Op {
     Norm(Norm),
     /// Product with a weight, then bias, then residual.
     MatMul(MatMul),
+    /// Product of each head with a matrix of its own.
+    #[serde(rename = "head_matmul")]
+    HeadMatMul(HeadMatMul),
     /// Rotary position embedding.
     Rope(Rope),
     /// K and V rows written into the cache.
@@ -79,7 +82,7 @@ impl Op {
         match self {
             Op::Rows(_) => Family::Rows,
             Op::Norm(_) => Family::Norm,
-            Op::MatMul(_) => Family::MatMul,
+            Op::MatMul(_) | Op::HeadMatMul(_) => Family::MatMul,
             Op::Rope(_) => Family::Rope,
             Op::Cache(_) => Family::Cache,
             Op::Attention(_) => Family::Attention,
@@ -94,6 +97,7 @@ impl Op {
             Op::Rows(op) => op.operands(),
             Op::Norm(op) => op.operands(),
             Op::MatMul(op) => op.operands(),
+            Op::HeadMatMul(op) => op.operands(),
             Op::Rope(op) => op.operands(),
             Op::Cache(op) => op.operands(),
             Op::Attention(op) => op.operands(),
@@ -116,8 +120,8 @@ impl Op {
         match self {
             Op::Moe(Moe::Route(op)) => Some(op.logits),
             Op::Moe(Moe::Experts(_) | Moe::Combine(_)) => None,
-            Op::Rows(_) | Op::Norm(_) | Op::MatMul(_) | Op::Rope(_) | Op::Cache(_) | Op::Attention(_) => None,
-            Op::Elementwise(_) => None,
+            Op::Rows(_) | Op::Norm(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rope(_) | Op::Cache(_) => None,
+            Op::Attention(_) | Op::Elementwise(_) => None,
         }
     }
 

@@ -1,9 +1,9 @@
 //! Metadata → hyper-parameters: keys as the GGUF specification and llama.cpp's converter name them.
 //! Everything later code divides by or multiplies is checked here once.
 
-use super::{Architecture, ModelError, TensorTable};
+use super::{Architecture, Latent, ModelError, TensorTable, deepseek2};
 use crate::gguf::{Metadata, Value};
-use crate::graph::ops::Scaling;
+use crate::graph::ops::{ExpertGroups, Gating, Scaling};
 
 /// The expert layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +16,14 @@ pub struct Experts {
     pub feed_forward: u32,
     /// Factor on the routing weights.
     pub scale: f32,
+    /// Router logits to probabilities.
+    pub gating: Gating,
+    /// Whether the weights of the chosen experts are divided by their sum.
+    pub normalize: bool,
+    /// Groups that the experts are chosen from.
+    pub groups: Option<ExpertGroups>,
+    /// Experts beside these that every token uses.
+    pub shared: u32,
 }
 
 /// What a model's graph depends on beside its tensors.
@@ -39,8 +47,12 @@ pub struct Hparams {
     pub value_dim: u32,
     /// Width of the dense hidden layer; 0 where every layer has experts.
     pub feed_forward: u32,
+    /// Leading layers without experts, in a model of layers with experts.
+    pub dense_layers: u32,
     /// Expert layers, if the model has any.
     pub experts: Option<Experts>,
+    /// Latent attention, if it is that; key and value dimensions are then those of what is cached.
+    pub latent: Option<Latent>,
     /// Epsilon of the norms.
     pub norm_eps: f32,
     /// Factor on attention scores.
@@ -77,7 +89,7 @@ impl Hparams {
         let feed_forward = keys.optional_per_layer("feed_forward_length", layers)?.unwrap_or(0);
         keys.fits("feed_forward_length", feed_forward, feed_forward > 0 || experts.is_some(), "at least 1")?;
         let norm_eps = "attention.layer_norm_rms_epsilon";
-        Ok(Hparams {
+        let read = Hparams {
             layers,
             width,
             vocab,
@@ -87,13 +99,19 @@ impl Hparams {
             key_dim,
             value_dim,
             feed_forward,
+            dense_layers: 0,
             experts,
+            latent: None,
             norm_eps: keys.positive(norm_eps)?.ok_or_else(|| keys.missing(norm_eps))?,
             attention_scale: scale.unwrap_or(1.0 / (key_dim as f32).sqrt()),
             rotary: keys.rotary(key_dim)?,
             rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
             scaling: keys.scaling(context)?,
-        })
+        };
+        match architecture {
+            Architecture::Deepseek2 => deepseek2::complete(&keys, tensors, read),
+            Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => Ok(read),
+        }
     }
 }
 
@@ -103,7 +121,8 @@ fn layers_of(tensors: &TensorTable) -> u64 {
     tensors.names().filter_map(layer).max().map_or(0, |last| u64::from(last) + 1)
 }
 
-struct Keys<'a> {
+/// Getters of the architecture's keys, with errors that name them.
+pub(super) struct Keys<'a> {
     metadata: &'a Metadata,
     architecture: Architecture,
     file: &'a str,
@@ -114,17 +133,21 @@ impl Keys<'_> {
         format!("{}.{name}", self.architecture)
     }
 
-    fn optional(&self, name: &str) -> Result<Option<u32>, ModelError> {
+    pub(super) fn optional(&self, name: &str) -> Result<Option<u32>, ModelError> {
         Ok(self.metadata.u32(&self.key(name))?)
     }
 
-    fn count(&self, name: &str) -> Result<u32, ModelError> {
+    pub(super) fn count(&self, name: &str) -> Result<u32, ModelError> {
         let value = self.optional(name)?.ok_or_else(|| self.missing(name))?;
         self.fits(name, value, value > 0, "at least 1")?;
         Ok(value)
     }
 
-    fn float(&self, name: &str) -> Result<Option<f32>, ModelError> {
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ModelError> {
+        Ok(self.metadata.bool(&self.key(name))?)
+    }
+
+    pub(super) fn float(&self, name: &str) -> Result<Option<f32>, ModelError> {
         let value = self.metadata.f32(&self.key(name))?;
         match value {
             Some(x) if !x.is_finite() => Err(self.bad(name, "a finite number", x.to_string())),
@@ -232,7 +255,7 @@ impl Keys<'_> {
                 self.fits("expert_count", count, count == 0, "0: this architecture has no experts")?;
                 return Ok(None);
             }
-            Architecture::Qwen3Moe => drop(self.count("expert_count")?),
+            Architecture::Qwen3Moe | Architecture::Deepseek2 => drop(self.count("expert_count")?),
         }
         let used = self.count("expert_used_count")?;
         self.fits("expert_used_count", used, used <= count, &format!("at most expert_count, which is {count}"))?;
@@ -242,7 +265,8 @@ impl Keys<'_> {
             None => self.per_layer("feed_forward_length", layers)?,
         };
         let scale = self.float("expert_weights_scale")?.filter(|&s| s != 0.0).unwrap_or(1.0);
-        Ok(Some(Experts { count, used, feed_forward, scale }))
+        let (gating, normalize, groups, shared) = (Gating::Softmax, true, None, 0);
+        Ok(Some(Experts { count, used, feed_forward, scale, gating, normalize, groups, shared }))
     }
 
     /// Linear scaling divides positions by the factor; YaRN (arXiv:2309.00071, section 3.4) also raises the
@@ -279,7 +303,7 @@ impl Keys<'_> {
         })
     }
 
-    fn fits(&self, name: &str, found: u32, holds: bool, needed: &str) -> Result<(), ModelError> {
+    pub(super) fn fits(&self, name: &str, found: u32, holds: bool, needed: &str) -> Result<(), ModelError> {
         if holds { Ok(()) } else { Err(self.bad(name, needed, found.to_string())) }
     }
 
@@ -287,7 +311,7 @@ impl Keys<'_> {
         ModelError::MissingKey { file: self.file.into(), key: self.key(name) }
     }
 
-    fn bad(&self, name: &str, needed: &str, found: String) -> ModelError {
+    pub(super) fn bad(&self, name: &str, needed: &str, found: String) -> ModelError {
         ModelError::BadKey { file: self.file.into(), key: self.key(name), needed: needed.into(), found }
     }
 }

@@ -2,6 +2,7 @@
 //! Reads names, types and shapes only; never touches a weight's bytes.
 
 mod blocks;
+mod deepseek2;
 mod hparams;
 mod llama;
 mod qwen2;
@@ -19,6 +20,7 @@ use crate::graph::{Batch, Graph, GraphBuilder, GraphError, Input, InputId, NodeI
 use crate::tensor::DType;
 use crate::units::Tokens;
 
+pub use deepseek2::Latent;
 pub use hparams::{Experts, Hparams};
 pub use shape_file::{ShapeFile, ShapeFileError, ShapeTensor};
 pub use tensors::TensorTable;
@@ -31,12 +33,18 @@ pub enum Architecture {
     Qwen2,
     Qwen3,
     Qwen3Moe,
+    Deepseek2,
 }
 
 impl Architecture {
     /// All architectures that can be built.
-    pub const ALL: [Architecture; 4] =
-        [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3, Architecture::Qwen3Moe];
+    pub const ALL: [Architecture; 5] = [
+        Architecture::Llama,
+        Architecture::Qwen2,
+        Architecture::Qwen3,
+        Architecture::Qwen3Moe,
+        Architecture::Deepseek2,
+    ];
 
     /// The name in model files.
     pub const fn name(self) -> &'static str {
@@ -45,6 +53,7 @@ impl Architecture {
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen3 => "qwen3",
             Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::Deepseek2 => "deepseek2",
         }
     }
 }
@@ -172,18 +181,19 @@ impl Model {
         let mut x = blocks.embedding()?;
         for layer in 0..self.hparams.layers {
             blocks.set_layer(layer);
-            x = self.layer(&mut blocks, x)?;
+            x = self.layer(&mut blocks, x, layer)?;
         }
         let logits = blocks.head(x)?;
         blocks.finish(logits)
     }
 
-    fn layer(&self, blocks: &mut blocks::Blocks<'_>, x: NodeId) -> Result<NodeId, ModelError> {
+    fn layer(&self, blocks: &mut blocks::Blocks<'_>, x: NodeId, layer: u32) -> Result<NodeId, ModelError> {
         match self.architecture {
             Architecture::Llama => llama::layer(blocks, x),
             Architecture::Qwen2 => qwen2::layer(blocks, x),
             Architecture::Qwen3 => qwen3::layer(blocks, x),
             Architecture::Qwen3Moe => qwen3moe::layer(blocks, x),
+            Architecture::Deepseek2 => deepseek2::layer(blocks, x, layer),
         }
     }
 }

@@ -61,6 +61,7 @@ fn seed(graph: &Graph, residency: &Residency, machine: &Machine, id: NodeId) -> 
 fn deciding_operand(op: &Op) -> Option<Operand> {
     match op {
         Op::MatMul(op) => Some(op.weight.into()),
+        Op::HeadMatMul(op) => Some(op.weight.into()),
         Op::Rows(Rows::Embed(op)) => Some(op.weight.into()),
         Op::Moe(Moe::Experts(op)) => Some(op.weight.into()),
         Op::Cache(op) => Some(op.keys.into()),

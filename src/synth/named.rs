@@ -1,6 +1,6 @@
 //! The shapes that have a name: published models, and tiny ones for tests. A table, nothing else.
 
-use super::{ExpertShape, ModelShape, RopeScaling};
+use super::{ExpertShape, LatentShape, ModelShape, RopeScaling};
 
 /// A row of the table: name, architecture, layers, width, heads, KV heads, head, hidden, vocabulary, context, base,
 /// tied, Llama 3's rope factors, experts (count, used).
@@ -30,6 +30,44 @@ const ROWS: &[Row] = &[
     Row("qwen2-tiny",     "qwen2",     2,   256,  4,  2,  64,   512,    512,    512,     1e6, true,  false, None),
     Row("qwen3-tiny",     "qwen3",     2,   256,  4,  2, 128,   512,    512,    512,     1e6, true,  false, None),
     Row("qwen3moe-tiny",  "qwen3moe",  2,   256,  4,  2, 128,   256,    512,    512,     1e6, false, false, Some((8, 2))),
+    Row("deepseek2-tiny", "deepseek2", 3,   256, 40,  1,  48,   256,    512,    512,     1e4, false, false, Some((16, 4))),
+    Row("deepseek2-lite-tiny", "deepseek2", 2, 256, 4, 1, 96,   256,    512,    512,     1e4, false, false, Some((8, 3))),
+];
+
+/// What the deepseek2 rows have beside.
+const LATENT: &[(&str, LatentShape)] = &[
+    (
+        "deepseek2-tiny",
+        LatentShape {
+            q_rank: 128,
+            rank: 64,
+            rotary: 16,
+            value_dim: 32,
+            dense_layers: 1,
+            shared: 1,
+            sigmoid: true,
+            normalize: true,
+            scale: 2.5,
+            groups: (4, 2),
+            log_multiplier: 0.1,
+        },
+    ),
+    (
+        "deepseek2-lite-tiny",
+        LatentShape {
+            q_rank: 0,
+            rank: 64,
+            rotary: 32,
+            value_dim: 64,
+            dense_layers: 1,
+            shared: 2,
+            sigmoid: false,
+            normalize: false,
+            scale: 0.0,
+            groups: (0, 0),
+            log_multiplier: 0.0707,
+        },
+    ),
 ];
 
 /// All names.
@@ -74,7 +112,8 @@ pub fn named(name: &str) -> Option<ModelShape> {
         attention_biases: false,
         output_bias: false,
         rope_factors: l3,
-        rope_scaling: RopeScaling::None,
+        rope_scaling: if arch == "deepseek2" { RopeScaling::Yarn(4.0) } else { RopeScaling::None },
         experts,
+        latent: LATENT.iter().find(|(latent, _)| *latent == name).map(|(_, latent)| *latent),
     })
 }

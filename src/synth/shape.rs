@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, SynthError, vocab};
+use crate::gguf::MetaValue;
 use crate::tensor::DType;
 
 /// The dimensions of a model.
@@ -15,7 +16,7 @@ pub struct ModelShape {
     /// What the file calls itself.
     #[serde(default)]
     pub name: String,
-    /// `llama`, `qwen2`, `qwen3` or `qwen3moe`.
+    /// `llama`, `qwen2`, `qwen3`, `qwen3moe` or `deepseek2`.
     pub arch: String,
     /// Layers.
     pub layers: u32,
@@ -59,6 +60,45 @@ pub struct ModelShape {
     /// Experts instead of the dense hidden layer.
     #[serde(default)]
     pub experts: Option<ExpertShape>,
+    /// What deepseek2 has beside: latent attention instead of KV heads, and its experts' peculiarities.
+    #[serde(default)]
+    pub latent: Option<LatentShape>,
+}
+
+/// Latent attention and the experts that come with it; `head_dim` is that of q, rotated elements included.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentShape {
+    /// Columns that q is compressed to; 0: it is not.
+    #[serde(default)]
+    pub q_rank: u32,
+    /// Elements that K and V are compressed to.
+    pub rank: u32,
+    /// Rotated elements of a q head.
+    pub rotary: u32,
+    /// Elements of a v head.
+    pub value_dim: u32,
+    /// Leading layers without experts.
+    #[serde(default)]
+    pub dense_layers: u32,
+    /// Experts beside the others that every token uses.
+    #[serde(default)]
+    pub shared: u32,
+    /// Sigmoid instead of softmax over the router's logits, with a bias for the choice.
+    #[serde(default)]
+    pub sigmoid: bool,
+    /// Whether the weights of the chosen experts are divided by their sum.
+    #[serde(default)]
+    pub normalize: bool,
+    /// Factor on those weights; 0: none.
+    #[serde(default)]
+    pub scale: f32,
+    /// Groups of experts and groups used a token; 0: none.
+    #[serde(default)]
+    pub groups: (u32, u32),
+    /// `yarn_log_multiplier` of the file; 0: none.
+    #[serde(default)]
+    pub log_multiplier: f32,
 }
 
 /// The expert layers of a model.
@@ -135,8 +175,8 @@ impl ModelShape {
     /// # Errors
     /// A dimension that no model of the architecture has.
     pub(super) fn check(&self) -> Result<(), SynthError> {
-        let known = ["llama", "qwen2", "qwen3", "qwen3moe"].contains(&self.arch.as_str());
-        require("arch", "llama, qwen2, qwen3 or qwen3moe", &self.arch, known)?;
+        let known = ["llama", "qwen2", "qwen3", "qwen3moe", "deepseek2"].contains(&self.arch.as_str());
+        require("arch", "llama, qwen2, qwen3, qwen3moe or deepseek2", &self.arch, known)?;
         let dense = if self.experts.is_none() { self.feed_forward } else { 1 };
         let counts = [
             ("layers", self.layers, 1 << 12),
@@ -159,16 +199,34 @@ impl ModelShape {
         for (what, found) in [("rope_base", self.rope_base), ("norm_eps", self.norm_eps)] {
             require(what, "a finite number above 0", &found.to_string(), found.is_finite() && found > 0.0)?;
         }
+        self.check_latent()?;
         self.check_experts()
+    }
+
+    fn check_latent(&self) -> Result<(), SynthError> {
+        let given = if self.latent.is_some() { "given" } else { "none" };
+        require("latent", "given for deepseek2 alone", given, self.latent.is_some() == (self.arch == "deepseek2"))?;
+        let Some(latent) = self.latent else { return Ok(()) };
+        let rotary = latent.rotary.is_multiple_of(2) && (1..self.head_dim).contains(&latent.rotary);
+        require("latent.rotary", "even and less than head_dim", &latent.rotary.to_string(), rotary)?;
+        let counts = [("latent.rank", latent.rank), ("latent.value_dim", latent.value_dim)];
+        for (what, found) in counts {
+            require(what, "1 to 65536", &found.to_string(), (1..=1 << 16).contains(&found))?;
+        }
+        require("latent.q_rank", "at most 65536", &latent.q_rank.to_string(), latent.q_rank <= 1 << 16)?;
+        require("latent.shared", "at most 64", &latent.shared.to_string(), latent.shared <= 64)?;
+        let fits = latent.dense_layers <= self.layers && (latent.dense_layers == 0 || self.feed_forward > 0);
+        let needed = "at most the layers, with feed_forward";
+        require("latent.dense_layers", needed, &latent.dense_layers.to_string(), fits)
     }
 
     fn check_experts(&self) -> Result<(), SynthError> {
         let Some(ExpertShape { count, used, feed_forward }) = self.experts else {
-            let dense = self.arch != "qwen3moe";
-            return require("experts", "given for qwen3moe", "none", dense);
+            let dense = !matches!(self.arch.as_str(), "qwen3moe" | "deepseek2");
+            return require("experts", "given for qwen3moe and deepseek2", "none", dense);
         };
-        let can = matches!(self.arch.as_str(), "llama" | "qwen3moe");
-        require("experts", "llama or qwen3moe as architecture", &self.arch, can)?;
+        let can = matches!(self.arch.as_str(), "llama" | "qwen3moe" | "deepseek2");
+        require("experts", "llama, qwen3moe or deepseek2 as architecture", &self.arch, can)?;
         require("experts.count", "1 to 4096", &count.to_string(), (1..=4096).contains(&count))?;
         require("experts.used", &format!("1 to {count}"), &used.to_string(), (1..=count).contains(&used))?;
         let hidden = (1..=1 << 22).contains(&feed_forward);
@@ -188,20 +246,25 @@ impl ModelShape {
         add("block_count", self.layers.into());
         add("context_length", self.context.into());
         add("embedding_length", self.width.into());
-        let hidden = self.experts.map_or(self.feed_forward, |e| e.feed_forward);
+        let dense = self.latent.map(|_| self.feed_forward);
+        let hidden = dense.unwrap_or(self.experts.map_or(self.feed_forward, |e| e.feed_forward));
         add("feed_forward_length", hidden.into());
         add("attention.head_count", self.heads.into());
+        let cached = self.latent.map_or((self.head_dim, self.head_dim), |l| (l.rank + l.rotary, l.rank));
         add("attention.head_count_kv", self.kv_heads.into());
-        add("attention.key_length", self.head_dim.into());
-        add("attention.value_length", self.head_dim.into());
+        add("attention.key_length", cached.0.into());
+        add("attention.value_length", cached.1.into());
         add("attention.layer_norm_rms_epsilon", self.norm_eps.into());
-        add("rope.dimension_count", self.head_dim.into());
+        add("rope.dimension_count", self.latent.map_or(self.head_dim, |latent| latent.rotary).into());
         add("rope.freq_base", self.rope_base.into());
         add("vocab_size", self.vocab.into());
         if let Some(ExpertShape { count, used, feed_forward }) = self.experts {
             add("expert_count", count.into());
             add("expert_used_count", used.into());
             add("expert_feed_forward_length", feed_forward.into());
+        }
+        if let Some(latent) = self.latent {
+            latent.metadata(self.head_dim, &mut add);
         }
         let scaling = match self.rope_scaling {
             RopeScaling::None => None,
@@ -218,6 +281,30 @@ impl ModelShape {
 
     fn title(&self) -> &str {
         if self.name.is_empty() { &self.arch } else { &self.name }
+    }
+}
+
+impl LatentShape {
+    /// The keys of deepseek2 alone.
+    fn metadata(&self, head_dim: u32, add: &mut impl FnMut(&str, MetaValue)) {
+        add("attention.q_lora_rank", self.q_rank.into());
+        add("attention.kv_lora_rank", self.rank.into());
+        add("attention.key_length_mla", head_dim.into());
+        add("attention.value_length_mla", self.value_dim.into());
+        add("leading_dense_block_count", self.dense_layers.into());
+        add("expert_shared_count", self.shared.into());
+        add("expert_gating_func", (if self.sigmoid { 2u32 } else { 1 }).into());
+        add("expert_weights_norm", self.normalize.into());
+        if self.scale != 0.0 {
+            add("expert_weights_scale", self.scale.into());
+        }
+        if self.groups.0 > 0 {
+            add("expert_group_count", self.groups.0.into());
+            add("expert_group_used_count", self.groups.1.into());
+        }
+        if self.log_multiplier != 0.0 {
+            add("rope.scaling.yarn_log_multiplier", self.log_multiplier.into());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A shape → the list of tensors that llama.cpp and this program expect of it, with types and kinds of filling.
 
-use super::{Fill, ModelShape, SynthError};
+use super::{Fill, LatentShape, ModelShape, SynthError};
 use crate::gguf::Writer;
 use crate::tensor::{DType, Shape};
 
@@ -46,6 +46,9 @@ impl List {
     }
 
     fn attention(&mut self, shape: &ModelShape, layer: u32) -> Result<(), SynthError> {
+        if let Some(latent) = shape.latent {
+            return self.latent_attention(shape, latent, layer);
+        }
         let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         self.vector(&format!("blk.{layer}.attn_norm.weight"), shape.width, Fill::Norm)?;
         for (half, rows) in [("q", q), ("k", kv), ("v", kv)] {
@@ -60,10 +63,30 @@ impl List {
         self.matrix(&format!("blk.{layer}.attn_output.weight"), &[q, shape.width])
     }
 
+    fn latent_attention(&mut self, shape: &ModelShape, latent: LatentShape, layer: u32) -> Result<(), SynthError> {
+        let name = |part: &str| format!("blk.{layer}.attn_{part}.weight");
+        let LatentShape { q_rank, rank, rotary, value_dim, .. } = latent;
+        let (width, heads, q) = (shape.width, shape.heads, shape.heads * shape.head_dim);
+        self.vector(&name("norm"), width, Fill::Norm)?;
+        if q_rank > 0 {
+            self.matrix(&name("q_a"), &[width, q_rank])?;
+            self.vector(&name("q_a_norm"), q_rank, Fill::Norm)?;
+            self.matrix(&name("q_b"), &[q_rank, q])?;
+        } else {
+            self.matrix(&name("q"), &[width, q])?;
+        }
+        self.matrix(&name("kv_a_mqa"), &[width, rank + rotary])?;
+        self.vector(&name("kv_a_norm"), rank, Fill::Norm)?;
+        self.matrix(&name("k_b"), &[shape.head_dim - rotary, rank, heads])?;
+        self.matrix(&name("v_b"), &[rank, value_dim, heads])?;
+        self.matrix(&name("output"), &[heads * value_dim, width])
+    }
+
     fn feed_forward(&mut self, shape: &ModelShape, layer: u32) -> Result<(), SynthError> {
         let width = shape.width;
         self.vector(&format!("blk.{layer}.ffn_norm.weight"), width, Fill::Norm)?;
-        let Some(experts) = shape.experts else {
+        let dense = shape.latent.is_some_and(|latent| layer < latent.dense_layers);
+        let Some(experts) = shape.experts.filter(|_| !dense) else {
             let hidden = shape.feed_forward;
             self.matrix(&format!("blk.{layer}.ffn_gate.weight"), &[width, hidden])?;
             self.matrix(&format!("blk.{layer}.ffn_up.weight"), &[width, hidden])?;
@@ -72,6 +95,15 @@ impl List {
         let (count, hidden) = (experts.count, experts.feed_forward);
         let router = Shape::new(&[width.into(), count.into()])?;
         self.add(&format!("blk.{layer}.ffn_gate_inp.weight"), DType::F32, router, matrix_fill(width.into()))?;
+        if shape.latent.is_some_and(|latent| latent.sigmoid) {
+            self.vector(&format!("blk.{layer}.exp_probs_b.bias"), count, Fill::Bias)?;
+        }
+        let shared = shape.latent.map_or(0, |latent| latent.shared) * hidden;
+        if shared > 0 {
+            self.matrix(&format!("blk.{layer}.ffn_gate_shexp.weight"), &[width, shared])?;
+            self.matrix(&format!("blk.{layer}.ffn_up_shexp.weight"), &[width, shared])?;
+            self.matrix(&format!("blk.{layer}.ffn_down_shexp.weight"), &[shared, width])?;
+        }
         self.matrix(&format!("blk.{layer}.ffn_gate_exps.weight"), &[width, hidden, count])?;
         self.matrix(&format!("blk.{layer}.ffn_up_exps.weight"), &[width, hidden, count])?;
         self.matrix(&format!("blk.{layer}.ffn_down_exps.weight"), &[hidden, width, count])

@@ -153,13 +153,21 @@ fn routed_graph(interleaved: bool, tokens: u32) -> Graph {
     let route = |b: &mut GraphBuilder, (n, router, _): (u32, _, _)| {
         let op = MatMul { x: embedded, weight: router, bias: None, residual: None };
         let logits = b.node(format!("logits{n}"), Op::MatMul(op)).unwrap();
-        let op = Route { logits, used: n - 2, gating: Gating::Softmax, normalize: true, scale: 1.0 };
+        let op = Route {
+            logits,
+            used: n - 2,
+            gating: Gating::Softmax,
+            bias: None,
+            groups: None,
+            normalize: true,
+            scale: 1.0,
+        };
         b.node(format!("route{n}"), Op::Moe(Moe::Route(op))).unwrap()
     };
     let multiply = |b: &mut GraphBuilder, (n, _, weight): (u32, _, _), routing: NodeId| {
         let op = Experts { x: embedded, routing, weight, bias: None, slotted: false };
         let x = b.node(format!("experts{n}"), Op::Moe(Moe::Experts(op))).unwrap();
-        let op = Combine { x, routing, residual: None };
+        let op = Combine { x, routing, shared: None, residual: None };
         b.node(format!("combine{n}"), Op::Moe(Moe::Combine(op))).unwrap()
     };
     let [first, second] = layers;

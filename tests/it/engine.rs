@@ -38,6 +38,9 @@ fn a_row_has_the_same_bits_in_every_batch_on_every_thread_and_page() {
         ("qwen3-tiny", DType::Q6K),
         ("qwen3moe-tiny", DType::Q4K),
         ("mixtral-tiny", DType::Q5K),
+        ("deepseek2-tiny", DType::Q4K),
+        ("deepseek2-lite-tiny", DType::F16),
+        ("deepseek2-lite-tiny", DType::F32),
     ];
     for (shape, dtype) in cases {
         let wide = EngineOptions { context: Tokens(640), ..options() };

@@ -2,7 +2,8 @@
 //! keys and values never rounded. The oracle for the runtime; it shares no code with the graph, the planner or kernels.
 //!
 //! Sources: RMS norm arXiv:1910.07467, rotation arXiv:2104.09864, YaRN arXiv:2309.00071, gated units arXiv:2002.05202,
-//! experts arXiv:2401.04088; names of keys and tensors: the GGUF specification.
+//! experts arXiv:2401.04088; latent attention and grouped experts arXiv:2405.04434 and arXiv:2412.19437, K and V of every
+//! head written out; names of keys and tensors: the GGUF specification.
 
 use std::collections::HashMap;
 
@@ -36,7 +37,6 @@ impl Tensor {
 pub struct F64Model {
     tensors: HashMap<String, Tensor>,
     interleaved: bool,
-    width: usize,
     layers: usize,
     heads: usize,
     kv_heads: usize,
@@ -50,6 +50,14 @@ pub struct F64Model {
     magnitude: f64,
     experts_used: usize,
     expert_scale: f64,
+    /// Whether weights of chosen experts are divided by their sum.
+    expert_norm: bool,
+    /// Whether router logits become probabilities each on its own.
+    sigmoid: bool,
+    /// Groups of experts, and groups used a token.
+    groups: Option<(usize, usize)>,
+    /// Elements that K and V are compressed to.
+    rank: Option<usize>,
 }
 
 /// Keys and values of a layer so far, `tokens x heads x dim`.
@@ -64,23 +72,36 @@ impl F64Model {
         let keys = Keys::new(gguf);
         let tensors = decoded(gguf);
         let (width, heads) = (keys.count("embedding_length").unwrap(), keys.count("attention.head_count").unwrap());
-        let key_dim = keys.count("attention.key_length").unwrap_or(width / heads);
+        let rank = keys.count("attention.kv_lora_rank");
+        let head = |name: &str| keys.count(&format!("{name}_mla")).or(keys.count(name)).unwrap_or(width / heads);
+        let (key_dim, value_dim) = (head("attention.key_length"), head("attention.value_length"));
         let rotary = keys.count("rope.dimension_count").unwrap_or(key_dim);
-        let (radians, magnitude) = rotation(&keys, rotary, tensors.get("rope_freqs.weight"));
+        let (radians, mut magnitude) = rotation(&keys, rotary, tensors.get("rope_freqs.weight"));
+        let mut scale = keys.float("attention.scale").unwrap_or(1.0 / (key_dim as f64).sqrt());
+        if let (Some(_), Some(factor)) = (rank, keys.float("rope.scaling.factor")) {
+            // YaRN's magnitude is on the scores, where both sides of the dot would have it. Where a file does not say by how
+            // much, llama.cpp applies the usual one in both places.
+            let multiplier = keys.float("rope.scaling.yarn_log_multiplier");
+            magnitude = if multiplier.is_some() { 1.0 } else { magnitude };
+            scale *= (1.0 + multiplier.unwrap_or(0.1) * factor.ln()).powi(2);
+        }
         F64Model {
-            interleaved: keys.arch == "llama",
-            width,
+            interleaved: ["llama", "deepseek2"].contains(&keys.arch),
             layers: keys.count("block_count").unwrap(),
             heads,
-            kv_heads: keys.count("attention.head_count_kv").unwrap_or(heads),
+            kv_heads: if rank.is_some() { heads } else { keys.count("attention.head_count_kv").unwrap_or(heads) },
             key_dim,
-            value_dim: keys.count("attention.value_length").unwrap_or(width / heads),
+            value_dim,
             eps: keys.float("attention.layer_norm_rms_epsilon").unwrap(),
-            scale: keys.float("attention.scale").unwrap_or(1.0 / (key_dim as f64).sqrt()),
+            scale,
             radians,
             magnitude,
             experts_used: keys.count("expert_used_count").unwrap_or(0),
             expert_scale: keys.float("expert_weights_scale").filter(|&s| s != 0.0).unwrap_or(1.0),
+            expert_norm: keys.flag("expert_weights_norm").unwrap_or(keys.arch != "deepseek2"),
+            sigmoid: keys.count("expert_gating_func") == Some(2),
+            groups: keys.count("expert_group_count").zip(keys.count("expert_group_used_count")),
+            rank,
             tensors,
         }
     }
@@ -109,9 +130,14 @@ impl F64Model {
     fn attention(&self, layer: usize, position: usize, x: &mut [f64], cache: &mut Cache) {
         let name = |part: &str| format!("blk.{layer}.attn_{part}");
         let normed = self.norm(&name("norm"), x);
-        let q = self.rotated(&name("q"), position, &normed);
-        cache.keys.extend(self.rotated(&name("k"), position, &normed));
-        cache.values.extend(self.linear(&name("v"), &normed));
+        let q = match self.rank {
+            Some(rank) => self.latent(&name, rank, position, &normed, cache),
+            None => {
+                cache.keys.extend(self.rotated(&name("k"), position, &normed));
+                cache.values.extend(self.linear(&name("v"), &normed));
+                self.rotated(&name("q"), position, &normed)
+            }
+        };
         let group = self.heads / self.kv_heads;
         let mut mixed = Vec::new();
         for (head, q) in q.chunks_exact(self.key_dim).enumerate() {
@@ -132,15 +158,49 @@ impl F64Model {
                 let normed = self.norm(&format!("{name}_norm"), head);
                 head.copy_from_slice(&normed);
             }
-            for (i, radians) in self.radians.iter().enumerate() {
-                let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.radians.len()) };
-                let (sin, cos) = (radians * position as f64).sin_cos();
-                let (x, y) = (head[a], head[b]);
-                head[a] = (x * cos - y * sin) * self.magnitude;
-                head[b] = (x * sin + y * cos) * self.magnitude;
-            }
+            self.turn(position, head);
         }
         out
+    }
+
+    fn turn(&self, position: usize, head: &mut [f64]) {
+        for (i, radians) in self.radians.iter().enumerate() {
+            let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.radians.len()) };
+            let (sin, cos) = (radians * position as f64).sin_cos();
+            let (x, y) = (head[a], head[b]);
+            head[a] = (x * cos - y * sin) * self.magnitude;
+            head[b] = (x * sin + y * cos) * self.magnitude;
+        }
+    }
+
+    /// q of all heads; K and V of all heads into the cache, from what the token is compressed to.
+    fn latent(
+        &self,
+        name: &impl Fn(&str) -> String,
+        rank: usize,
+        position: usize,
+        x: &[f64],
+        cache: &mut Cache,
+    ) -> Vec<f64> {
+        let plain = self.key_dim - 2 * self.radians.len();
+        let mut q = match self.tensors.contains_key(&format!("{}.weight", name("q_a"))) {
+            true => self.linear(&name("q_b"), &self.norm(&name("q_a_norm"), &self.linear(&name("q_a"), x))),
+            false => self.linear(&name("q"), x),
+        };
+        q.chunks_exact_mut(self.key_dim).for_each(|head| self.turn(position, &mut head[plain..]));
+        let mut row = self.linear(&name("kv_a_mqa"), x);
+        self.turn(position, &mut row[rank..]);
+        let compressed = self.norm(&name("kv_a_norm"), &row[..rank]);
+        let (k_b, v_b) =
+            (&self.tensors[&format!("{}.weight", name("k_b"))], &self.tensors[&format!("{}.weight", name("v_b"))]);
+        for head in 0..self.heads {
+            let element =
+                |i: usize| (0..rank).map(|r| f64::from(k_b.row(head * rank + r)[i]) * compressed[r]).sum::<f64>();
+            cache.keys.extend((0..plain).map(element));
+            cache.keys.extend_from_slice(&row[rank..]);
+            cache.values.extend(v_b.times(&compressed, head * self.value_dim, self.value_dim));
+        }
+        q
     }
 
     fn feed_forward(&self, layer: usize, x: &mut [f64]) {
@@ -150,11 +210,13 @@ impl F64Model {
             let hidden = gated(&self.linear(&name("gate"), &normed), &self.linear(&name("up"), &normed));
             return add(x, &self.linear(&name("down"), &hidden), 1.0);
         }
-        let weights = softmax(&self.linear(&name("gate_inp"), &normed));
-        let mut best: Vec<usize> = (0..weights.len()).collect();
-        best.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
-        best.truncate(self.experts_used);
-        let total: f64 = best.iter().map(|&e| weights[e]).sum();
+        let logits = self.linear(&name("gate_inp"), &normed);
+        let weights = match self.sigmoid {
+            true => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+            false => softmax(&logits),
+        };
+        let best = self.chosen(layer, &weights);
+        let total: f64 = if self.expert_norm { best.iter().map(|&e| weights[e]).sum() } else { 1.0 };
         for &e in &best {
             let expert = |part: &str, x: &[f64]| {
                 let tensor = &self.tensors[&name(&format!("{part}_exps.weight"))];
@@ -164,6 +226,32 @@ impl F64Model {
             let hidden = gated(&expert("gate", &normed), &expert("up", &normed));
             add(x, &expert("down", &hidden), weights[e] / total * self.expert_scale);
         }
+        if self.tensors.contains_key(&name("gate_shexp.weight")) {
+            let hidden = gated(&self.linear(&name("gate_shexp"), &normed), &self.linear(&name("up_shexp"), &normed));
+            add(x, &self.linear(&name("down_shexp"), &hidden), 1.0);
+        }
+    }
+
+    /// The experts of the best scores, of the best groups where there are groups.
+    fn chosen(&self, layer: usize, weights: &[f64]) -> Vec<usize> {
+        let mut scores = weights.to_vec();
+        if let Some(bias) = self.tensors.get(&format!("blk.{layer}.exp_probs_b.bias")) {
+            add(&mut scores, &wide(&bias.data), 1.0);
+        }
+        let order = |scores: &[f64]| {
+            let mut order: Vec<usize> = (0..scores.len()).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            order
+        };
+        let mut allowed = vec![true; scores.len()];
+        if let Some((count, used)) = self.groups {
+            let size = scores.len() / count;
+            let two = |group: &[f64]| order(group).iter().take(2).map(|&i| group[i]).sum::<f64>();
+            let worths: Vec<f64> = scores.chunks_exact(size).map(two).collect();
+            let kept = &order(&worths)[..used];
+            allowed = (0..scores.len()).map(|e| kept.contains(&(e / size))).collect();
+        }
+        order(&scores).into_iter().filter(|&e| allowed[e]).take(self.experts_used).collect()
     }
 
     fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
@@ -182,7 +270,6 @@ impl F64Model {
     fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
         let weight = &self.tensors[&format!("{name}.weight")].data;
         assert_eq!(weight.len(), x.len());
-        assert!(x.len() == self.width || x.len() == self.key_dim);
         let factor = 1.0 / (dot(x, x) / x.len() as f64 + self.eps).sqrt();
         x.iter().zip(weight).map(|(x, &w)| x * factor * f64::from(w)).collect()
     }
@@ -206,6 +293,10 @@ impl<'a> Keys<'a> {
             return self.gguf.metadata().u32s(&key).unwrap().map(|v| v[0] as usize);
         }
         self.gguf.metadata().u32(&key).unwrap().map(|v| v as usize)
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.gguf.metadata().bool(&format!("{}.{name}", self.arch)).unwrap()
     }
 
     fn float(&self, name: &str) -> Option<f64> {

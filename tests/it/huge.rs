@@ -66,22 +66,32 @@ fn file(d: &Dims) -> String {
         factors: None,
         heads: d.heads,
         head_dim: d.head_dim,
+        offset: 0,
         rotary: d.head_dim,
         style: RopeStyle::Halves,
         base: 1e4,
         scaling,
     };
-    let attention = Attention { q: n2, write: n3, keys, values, heads: d.heads, scale: 1.0, mask: Mask::Causal };
-    let route = Route { logits: n5, used: d.used, gating: Gating::Softmax, normalize: true, scale: 1.0 };
+    let attention =
+        Attention { q: n2, write: n3, keys, values: values.into(), heads: d.heads, scale: 1.0, mask: Mask::Causal };
+    let route = Route {
+        logits: n5,
+        used: d.used,
+        gating: Gating::Softmax,
+        bias: None,
+        groups: None,
+        normalize: true,
+        scale: 1.0,
+    };
     let experts = Experts { x: n4, routing: n6, weight: WeightId(3), bias: None, slotted: false };
     let choices = value(Element::Choice, RowDim::Tokens, d.used);
-    let combine = Combine { x: NodeId(7), routing: n6, residual: None };
+    let combine = Combine { x: NodeId(7), routing: n6, shared: None, residual: None };
     let product = |x, weight| Op::MatMul(MatMul { x, weight: WeightId(weight), bias: None, residual: None });
     let made = [
         (Op::Rows(Rows::Embed(Embed { weight: WeightId(0), ids: InputId(0) })), floats(width)),
         (product(n0, 1), floats(width)),
         (Op::Rope(rope), floats(width)),
-        (Op::Cache(CacheWrite { k: n2, v: n1, keys, values }), floats(0)),
+        (Op::Cache(CacheWrite { k: n2, v: Some(n1), keys, values: Some(values) }), floats(0)),
         (Op::Attention(attention), floats(width)),
         (product(n4, 2), floats(d.experts)),
         (Op::Moe(Moe::Route(route)), choices),

@@ -105,6 +105,60 @@ fn qwen3moe_runs_where_its_weights_are() {
 }
 
 #[test]
+fn deepseek2_runs_where_its_weights_are() {
+    let shape = ModelShape { layers: 2, ..named("deepseek2-tiny").unwrap() };
+    insta::assert_snapshot!(parts(&shape, DType::Q8_0).table(), @r"
+    token_embd             rows q8_0    cpu  weight-home
+    blk.0.attn_norm        norm f32     cpu  follows-input token_embd
+    blk.0.attn_q_a         matmul q8_0  cpu  weight-home
+    blk.0.attn_kv_a_mqa    matmul q8_0  cpu  weight-home
+    blk.0.attn_q_a_norm    norm f32     cpu  follows-input blk.0.attn_q_a
+    blk.0.attn_q_b         matmul q8_0  cpu  weight-home
+    blk.0.rope_q           rope         cpu  follows-input blk.0.attn_q_b
+    blk.0.attn_k_b         matmul q8_0  cpu  weight-home
+    blk.0.attn_kv_a_norm   norm f32     cpu  follows-input blk.0.attn_kv_a_mqa
+    blk.0.rope_k           rope         cpu  follows-input blk.0.attn_kv_a_norm
+    blk.0.cache            cache        cpu  state-home
+    blk.0.attention        attention    cpu  state-home
+    blk.0.attn_v_b         matmul q8_0  cpu  weight-home
+    blk.0.attn_output      matmul q8_0  cpu  weight-home
+    blk.0.ffn_norm         norm f32     cpu  follows-input blk.0.attn_output
+    blk.0.ffn_gate         matmul q8_0  cpu  weight-home
+    blk.0.ffn_up           matmul q8_0  cpu  weight-home
+    blk.0.ffn_gated        elementwise  cpu  follows-input blk.0.ffn_gate
+    blk.0.ffn_down         matmul q8_0  cpu  weight-home
+    blk.1.attn_norm        norm f32     cpu  follows-input blk.0.ffn_down
+    blk.1.attn_q_a         matmul q8_0  cpu  weight-home
+    blk.1.attn_kv_a_mqa    matmul q8_0  cpu  weight-home
+    blk.1.attn_q_a_norm    norm f32     cpu  follows-input blk.1.attn_q_a
+    blk.1.attn_q_b         matmul q8_0  cpu  weight-home
+    blk.1.rope_q           rope         cpu  follows-input blk.1.attn_q_b
+    blk.1.attn_k_b         matmul q8_0  cpu  weight-home
+    blk.1.attn_kv_a_norm   norm f32     cpu  follows-input blk.1.attn_kv_a_mqa
+    blk.1.rope_k           rope         cpu  follows-input blk.1.attn_kv_a_norm
+    blk.1.cache            cache        cpu  state-home
+    blk.1.attention        attention    cpu  state-home
+    blk.1.attn_v_b         matmul q8_0  cpu  weight-home
+    blk.1.attn_output      matmul q8_0  cpu  weight-home
+    blk.1.ffn_norm         norm f32     cpu  follows-input blk.1.attn_output
+    blk.1.ffn_gate_inp     matmul f32   cpu  weight-home
+    blk.1.ffn_route        moe f32      cpu  follows-input blk.1.ffn_gate_inp
+    blk.1.ffn_gate_exps    moe q8_0     cpu  weight-home
+    blk.1.ffn_up_exps      moe q8_0     cpu  weight-home
+    blk.1.ffn_gate_shexp   matmul q8_0  cpu  weight-home
+    blk.1.ffn_up_shexp     matmul q8_0  cpu  weight-home
+    blk.1.ffn_gated        elementwise  cpu  follows-input blk.1.ffn_gate_exps
+    blk.1.ffn_gated_shexp  elementwise  cpu  follows-input blk.1.ffn_gate_shexp
+    blk.1.ffn_down_exps    moe q8_0     cpu  weight-home
+    blk.1.ffn_down_shexp   matmul q8_0  cpu  weight-home
+    blk.1.ffn_combine      moe          cpu  follows-input blk.1.ffn_down_exps
+    output_rows            rows         cpu  follows-input blk.1.ffn_combine
+    output_norm            norm f32     cpu  follows-input output_rows
+    output                 matmul q8_0  cpu  weight-home
+    ");
+}
+
+#[test]
 fn text_shows_file_metadata_tensors_graph_and_memory() {
     let parts = parts(&one_layer("llama-tiny"), DType::Q8_0);
     let unused = ["blk.9.odd\u{1b}".to_owned()];

@@ -2,6 +2,7 @@
 
 mod backend;
 mod cli;
+mod deepseek2;
 mod engine;
 mod f64_model;
 mod gguf_hostile;

@@ -70,7 +70,7 @@ impl Grower {
         let made = match self.random.below(5) {
             0 => {
                 let weight = self.weight(1, cols);
-                (self.node(Op::Norm(Norm { x, weight, eps: 1e-5, heads: 1 })), cols)
+                (self.node(Op::Norm(Norm { x, weight, eps: 1e-5, heads: 1, carried: 0 })), cols)
             }
             1 | 2 => {
                 let rows = self.width();
@@ -86,8 +86,8 @@ impl Grower {
                 let heads = cols / 32;
                 let keys = self.state(CacheHalf::Keys, heads, 32);
                 let values = self.state(CacheHalf::Values, heads, 32);
-                let write = self.node(Op::Cache(CacheWrite { k: x, v: other, keys, values }));
-                let op = Attention { q: x, write, keys, values, heads, scale: 0.2, mask: Mask::Causal };
+                let write = self.node(Op::Cache(CacheWrite { k: x, v: Some(other), keys, values: Some(values) }));
+                let op = Attention { q: x, write, keys, values: values.into(), heads, scale: 0.2, mask: Mask::Causal };
                 (self.node(Op::Attention(op)), cols)
             }
         };

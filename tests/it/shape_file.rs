@@ -124,12 +124,14 @@ fn shipped(name: &str) -> ShapeFile {
 }
 
 /// File, GiB of its weights, how far off they may be, nodes of its graph.
-const SHIPPED: [(&str, f64, f64, usize); 5] = [
+const SHIPPED: [(&str, f64, f64, usize); 7] = [
     ("qwen2.5-32b-q4_k_m.json", 18.5, 0.05, 64 * 14 + 4),
     ("qwen2.5-32b-q5_k_m.json", 21.66, 0.05, 64 * 14 + 4),
     ("llama-3-70b-q4_k_m.json", 39.6, 0.05, 80 * 14 + 4),
     ("qwen3-30b-a3b-q4_k_m.json", 17.28, 0.05, 48 * 19 + 4),
     ("qwen3-235b-a22b-q4_k_s.json", 124.5, 0.05, 94 * 19 + 4),
+    ("deepseek-v3-iq1_s.json", 130.20, 0.01, 3 * 18 + 58 * 25 + 4),
+    ("kimi-k2.5-ud-iq3_xxs.json", 395_589.5 / 1024.0, 0.001, 18 + 60 * 25 + 4),
 ];
 
 #[test]
@@ -145,6 +147,49 @@ fn shipped_models_have_the_bytes_of_the_files_they_stand_for() {
             assert_eq!(graph.weights().iter().map(|w| w.bytes()).sum::<Bytes>(), shape.bytes(), "{name}");
         }
     }
+}
+
+/// Kimi-K2.5 UD-IQ3_XXS as a user's log shows it: MiB a layer outside of experts.
+#[rustfmt::skip]
+const KIMI_DENSE: [f64; 61] = [
+    279.53, 102.97, 116.45, 99.58, 116.45, 104.39, 107.78, 100.03, 97.72, 97.72, 97.72, 93.36, 97.72, 93.36, 93.36,
+    98.61, 97.72, 88.15, 93.4, 88.15, 93.4, 93.36, 88.15, 90.01, 88.15, 88.15, 93.36, 90.01, 88.15, 88.15, 88.15,
+    88.15, 93.36, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15,
+    88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 88.15, 93.36, 90.01, 97.64, 103.42,
+];
+
+/// The same of the experts.
+#[rustfmt::skip]
+const KIMI_EXPERTS: [f64; 61] = [
+    0.0, 7476.0, 7476.0, 6930.0, 7476.0, 6930.0, 7476.0, 6930.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0,
+    6174.0, 7476.0, 6174.0, 6174.0, 7476.0, 6174.0, 6972.0, 6174.0, 6174.0, 6426.0, 6174.0, 6174.0, 6174.0, 6426.0,
+    6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0,
+    6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6174.0, 6930.0, 6930.0,
+    6930.0, 6930.0, 7476.0, 6930.0, 7476.0,
+];
+
+#[test]
+fn kimi_has_the_bytes_of_the_log_in_every_layer() {
+    let shape = shipped("kimi-k2.5-ud-iq3_xxs.json");
+    let mib = |kept: &dyn Fn(&str) -> bool| {
+        let tensors = shape.tensors().iter().filter(|t| kept(&t.name));
+        tensors.map(|t| t.bytes()).sum::<Bytes>().0 as f64 / f64::from(1 << 20)
+    };
+    for layer in 0..61 {
+        let start = format!("blk.{layer}.");
+        let dense = mib(&|name| name.starts_with(&start) && !name.contains("_exps."));
+        let experts = mib(&|name| name.starts_with(&start) && name.contains("_exps."));
+        let (needed, of_experts) = (KIMI_DENSE[layer], KIMI_EXPERTS[layer]);
+        assert!((dense - needed).abs() < 0.1, "layer {layer}: {dense:.2} MiB, needed {needed}");
+        assert!((experts - of_experts).abs() < 0.1, "layer {layer}: experts of {experts:.2} MiB, needed {of_experts}");
+    }
+    assert_eq!(mib(&|name| name == "token_embd.weight"), 630.0);
+    assert!((mib(&|name| name.starts_with("output")) - 918.75).abs() < 0.1);
+    let cache = CacheSpec { cells: Tokens(32768), keys: DType::F16, values: DType::F16 };
+    let batch = Batch { tokens: Tokens(1), outputs: Tokens(1) };
+    let graph = Model::from_shape(&shape).unwrap().graph(batch, cache).unwrap();
+    assert_eq!(graph.states().len(), 61);
+    assert!(graph.states().iter().all(|state| state.bytes() == Bytes::mib(36)));
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! A split → stages of tasks with every operand resolved to memory. Allocates; running a program does not.
 //! A task joins the last stage where no byte it touches is written there, so q, k and v need no barrier between them.
 
-use super::kernels::attention::Geometry;
+use super::kernels::attention::{Geometry, ValuePages};
 use super::kernels::cache::{Arrangement, PageLayout, PageType};
+use super::kernels::moe::Choose;
 use super::kernels::rope::Frequencies;
 use super::memory::Raw;
 use super::simd::matmul::scratch_bytes;
-use super::task::{Acts, Attention, CacheWrite, Experts, Groups, MatMul, Matrix, Rows, Stage, Task};
+use super::task::{
+    Acts, Attention, Experts, Groups, Half, HeadMatMul, MatMul, Matrix, Rows, Slices, Stage, Task, Turn,
+};
 use super::traffic::Traffic;
 use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
-use crate::graph::ops::{self, Elementwise, Moe, Rope};
+use crate::graph::ops::{self, Elementwise, Moe, Rope, Values};
 use crate::graph::{CacheHalf, InputId, NodeId, Op, StateId, WeightId};
 use crate::plan::Span;
 use crate::tensor::DType;
@@ -115,10 +118,11 @@ impl Builder<'_> {
         match &graph.node(id).op {
             Op::Rows(op) => self.rows(op, out),
             Op::Norm(op) => {
-                let task = Task::Norm { x: self.value(op.x)?, weight: self.vector(op.weight)?, eps: op.eps, out };
-                self.push(task)
+                let (x, weight, carried) = (self.value(op.x)?, self.vector(op.weight)?, op.carried as usize);
+                self.push(Task::Norm { x, weight, eps: op.eps, carried, out })
             }
             Op::MatMul(op) => self.matmul(op, out),
+            Op::HeadMatMul(op) => self.head_matmul(op, out),
             Op::Rope(op) => self.rope(op, out),
             Op::Cache(op) => self.cache(op),
             Op::Attention(op) => self.attention(op, out),
@@ -126,8 +130,9 @@ impl Builder<'_> {
             Op::Moe(Moe::Route(op)) => self.route(op, out),
             Op::Moe(Moe::Experts(op)) => self.experts(op, out),
             Op::Moe(Moe::Combine(op)) => {
-                let residual = op.residual.map(|r| self.value(r)).transpose()?;
-                let task = Task::Combine { x: self.value(op.x)?, routing: self.value(op.routing)?, residual, out };
+                let other = |id: Option<NodeId>| id.map(|id| self.value(id)).transpose();
+                let others = [other(op.shared)?, other(op.residual)?];
+                let task = Task::Combine { x: self.value(op.x)?, routing: self.value(op.routing)?, others, out };
                 self.push(task)
             }
         }
@@ -158,15 +163,33 @@ impl Builder<'_> {
         let acts = self.acts(op.x, 1, &weight)?;
         let bias = op.bias.map(|b| self.vector(b)).transpose()?;
         let residual = op.residual.map(|r| self.value(r)).transpose()?;
-        let panels = self.panels_a_chunk(&weight);
+        let panels = self.panels_a_chunk(&weight, 1);
         self.push(Task::MatMul(MatMul { weight, acts, bias, residual, out, panels }))
+    }
+
+    /// Every head's activations lie together, row after row, so that each is a product like any other.
+    fn head_matmul(&mut self, op: &ops::HeadMatMul, out: Rows) -> Result<(), BackendError> {
+        let weight = self.matrix(op.weight)?;
+        let (x, carried, heads) = (self.value(op.x)?, op.carried as usize, weight.count);
+        let format = self.format(op.x, &weight)?;
+        let row_bytes = act_row_bytes(format, weight.cols);
+        let rows = self.work.graph.rows(x.dim).index() * heads;
+        let acts = Acts { raw: self.regions.acts.part(0, rows * row_bytes), row_bytes };
+        self.regions.quantized = None;
+        let slices = Slices { count: heads, stride: weight.cols + carried, cols: weight.cols, apart: true };
+        self.push(Task::Quantize { x: x.clone(), slices, format, out: acts.clone() })?;
+        let panels = self.panels_a_chunk(&weight, heads);
+        self.push(Task::HeadMatMul(HeadMatMul { x, weight, acts, carried, out, panels }))
+    }
+
+    fn format(&self, x: NodeId, weight: &Matrix) -> Result<ActFormat, BackendError> {
+        let refuse = || self.refuse(x, format!("is multiplied with {}, which has no kernel", weight.dtype));
+        act_format(weight.dtype).ok_or_else(refuse)
     }
 
     /// The activations of a product with `weight`: quantised first, unless that form is in scratch already.
     fn acts(&mut self, x: NodeId, slices: usize, weight: &Matrix) -> Result<Acts, BackendError> {
-        let Some(format) = act_format(weight.dtype) else {
-            return Err(self.refuse(x, format!("is multiplied with {}, which has no kernel", weight.dtype)));
-        };
+        let format = self.format(x, weight)?;
         let row_bytes = act_row_bytes(format, weight.cols);
         let x_rows = self.value(x)?;
         if format == ActFormat::F32 {
@@ -176,14 +199,15 @@ impl Builder<'_> {
         let acts = Acts { raw: self.regions.acts.part(0, rows * row_bytes), row_bytes };
         if self.regions.quantized != Some((x, slices, format)) {
             self.regions.quantized = Some((x, slices, format));
-            self.push(Task::Quantize { x: x_rows, slices, cols: weight.cols, format, out: acts.clone() })?;
+            let slices = Slices { count: slices, stride: weight.cols, cols: weight.cols, apart: false };
+            self.push(Task::Quantize { x: x_rows, slices, format, out: acts.clone() })?;
         }
         Ok(acts)
     }
 
     /// Panels that a worker takes at a time: enough chunks for stealing, enough work in each.
-    fn panels_a_chunk(&self, weight: &Matrix) -> usize {
-        let panels = weight.rows.div_ceil(PANEL_ROWS);
+    fn panels_a_chunk(&self, weight: &Matrix, matrices: usize) -> usize {
+        let panels = weight.rows.div_ceil(PANEL_ROWS) * matrices;
         (panels / (self.spec.workers as usize * 8)).clamp(1, 8)
     }
 
@@ -200,20 +224,25 @@ impl Builder<'_> {
             self.push(Task::Angles { positions, frequencies, out: angles.clone() })?;
         }
         let x = self.value(op.x)?;
-        let (pairs, head_dim) = (op.rotary as usize / 2, op.head_dim as usize);
-        self.push(Task::Rope { x, angles, pairs, head_dim, style: op.style, out })
+        let (pairs, head_dim, offset) = (op.rotary as usize / 2, op.head_dim as usize, op.offset as usize);
+        self.push(Task::Rope { x, angles, turn: Turn { pairs, head_dim, offset, style: op.style }, out })
     }
 
     fn cache(&mut self, op: &ops::CacheWrite) -> Result<(), BackendError> {
-        let (keys, key_pages) = self.state(op.keys)?;
-        let (values, value_pages) = self.state(op.values)?;
-        let (k, v) = (self.value(op.k)?, self.value(op.v)?);
-        self.push(Task::CacheWrite(CacheWrite { k, v, keys, values, key_pages, value_pages }))
+        let mut halves = Vec::new();
+        for (x, state) in [(op.k, op.keys)].into_iter().chain(op.v.zip(op.values)) {
+            let (state, pages) = self.state(state)?;
+            halves.push(Half { x: self.value(x)?, state, pages });
+        }
+        self.push(Task::CacheWrite { halves })
     }
 
     fn attention(&mut self, op: &ops::Attention, out: Rows) -> Result<(), BackendError> {
         let (keys, key_pages) = self.state(op.keys)?;
-        let (values, value_pages) = self.state(op.values)?;
+        let (values, value_pages) = match op.values {
+            Values::State(values) => self.state(values).map(|(raw, pages)| (raw, ValuePages::Own(pages)))?,
+            Values::Prefix { prefix } => (keys.clone(), ValuePages::Prefix(prefix as usize)),
+        };
         let group = op.heads as usize / key_pages.heads;
         let geometry = Geometry { keys: key_pages, values: value_pages, group, scale: op.scale, mask: op.mask };
         let q = self.value(op.q)?;
@@ -232,7 +261,9 @@ impl Builder<'_> {
 
     fn route(&mut self, op: &ops::Route, out: Rows) -> Result<(), BackendError> {
         let logits = self.value(op.logits)?;
-        self.push(Task::Route { logits, normalize: op.normalize, scale: op.scale, out })
+        let bias = op.bias.map(|b| self.vector(b)).transpose()?;
+        let choose = Choose { gating: op.gating, groups: op.groups, normalize: op.normalize, scale: op.scale };
+        self.push(Task::Route { logits, bias, choose, out })
     }
 
     /// The rows grouped by the choices of `routing`: grouped first, unless that is in scratch already.
@@ -263,7 +294,7 @@ impl Builder<'_> {
         let weight = self.matrix(op.weight)?;
         let acts = self.acts(op.x, if op.slotted { groups.used } else { 1 }, &weight)?;
         let bias = op.bias.map(|b| self.vector(b)).transpose()?;
-        let panels = self.panels_a_chunk(&weight);
+        let panels = self.panels_a_chunk(&weight, 1);
         self.push(Task::Experts(Experts { weight, acts, slotted: op.slotted, groups, bias, out, panels }))
     }
 

@@ -6,7 +6,7 @@
 //! split runs or meets a copy (`Traffic`). Never allocates.
 #![allow(unsafe_code)]
 
-use super::kernels::attention::{Attend, MOST_QUERIES};
+use super::kernels::attention::{Attend, Geometry, MOST_QUERIES};
 use super::kernels::cache::PAGE;
 use super::kernels::moe::{self, Choice, Combine, Route};
 use super::kernels::{elementwise, norm, rope};
@@ -15,9 +15,10 @@ use super::pool::{Pool, Worker};
 use super::program::Program;
 use super::simd::Isa;
 use super::simd::matmul::{self, ActView, Epilogue, OutView, Product, Residual, WeightView};
-use super::task::{Acts, Attention, CacheWrite, Experts, Groups, MatMul, Matrix, Rows, Task};
+use super::task::{Acts, Attention, Experts, Groups, Half, HeadMatMul, MatMul, Matrix, Rows, Slices, Task, Turn};
 use super::traffic::Traffic;
 use crate::backend::Args;
+use crate::device::ROUTE_FLOATS;
 use crate::graph::RowDim;
 use crate::tensor::act::{ActFormat, act_row_bytes};
 use crate::tensor::panel::{self, Layout, PANEL_ROWS};
@@ -96,9 +97,9 @@ impl Call<'_> {
                 self.rows(out.dim)
             }
             Task::Route { out, .. } | Task::Combine { out, .. } => self.rows(out.dim),
-            Task::Quantize { x, slices, .. } => self.rows(x.dim) * slices,
+            Task::Quantize { x, slices, .. } => self.rows(x.dim) * slices.count,
             Task::Angles { .. } => self.args.tokens.index(),
-            Task::CacheWrite(CacheWrite { key_pages, value_pages, .. }) => key_pages.heads + value_pages.heads,
+            Task::CacheWrite { halves } => halves.iter().map(|half| half.pages.heads).sum(),
             Task::Gated { out, .. } | Task::Add { out, .. } => (self.rows(out.dim) * out.cols).div_ceil(ELEMENTS),
             Task::Group { .. } => 1,
             Task::MatMul(MatMul { weight, out, panels, .. }) => {
@@ -108,6 +109,13 @@ impl Call<'_> {
                     chunks_of(weight, *panels)
                 }
             }
+            Task::HeadMatMul(HeadMatMul { weight, out, panels, .. }) => {
+                if self.rows(out.dim) == 0 {
+                    0
+                } else {
+                    weight.count * chunks_of(weight, *panels)
+                }
+            }
             Task::Experts(Experts { weight, groups, panels, .. }) => {
                 // SAFETY: the groups were written in an earlier stage and are only read in this one.
                 let active = unsafe { groups.active.slice::<u32>() }[0];
@@ -115,7 +123,7 @@ impl Call<'_> {
             }
             Task::Attention(Attention { geometry, .. }) => {
                 let blocks = self.args.sequences.iter().map(|s| (s.rows as usize).div_ceil(geometry.rows()));
-                blocks.sum::<usize>() * geometry.keys.heads
+                blocks.sum::<usize>() * geometry.keys.heads * geometry.parts()
             }
         }
     }
@@ -127,22 +135,24 @@ impl Call<'_> {
                 let from = word(index, chunk);
                 row_mut::<f32>(out, chunk).copy_from_slice(row(x, from));
             }
-            Task::Norm { x, weight, eps, out } => {
+            Task::Norm { x, weight, eps, carried, out } => {
                 let (x, weight, out) = (row(x, chunk), all::<f32>(weight), row_mut(out, chunk));
-                self.isa.run(norm::RmsNorm { x, weight, eps: *eps, out });
+                self.isa.run(norm::RmsNorm { x, weight, eps: *eps, carried: *carried, out });
             }
-            Task::Quantize { x, slices, cols, format, out } => self.quantize(x, *slices, *cols, *format, out, chunk),
+            Task::Quantize { x, slices, format, out } => self.quantize(x, *slices, *format, out, chunk),
             Task::MatMul(task) => self.matmul(task, chunk),
+            Task::HeadMatMul(task) => self.head_matmul(task, chunk),
             Task::Angles { positions, frequencies, out } => {
                 let width = 2 * frequencies.pairs();
                 frequencies.table(word(positions, chunk) as u32, part_mut(out, chunk * width, width));
             }
-            Task::Rope { x, angles, pairs, head_dim, style, out } => {
+            Task::Rope { x, angles, turn, out } => {
+                let Turn { pairs, head_dim, offset, style } = *turn;
                 let table = &all::<f32>(angles)[chunk * 2 * pairs..(chunk + 1) * 2 * pairs];
                 let (x, out) = (row(x, chunk), row_mut(out, chunk));
-                self.isa.run(rope::Rotate { x, head_dim: *head_dim, style: *style, table, out });
+                self.isa.run(rope::Rotate { x, head_dim, offset, style, table, out });
             }
-            Task::CacheWrite(task) => self.cache_write(task, chunk),
+            Task::CacheWrite { halves } => self.cache_write(halves, chunk),
             Task::Attention(task) => self.attention(task, chunk),
             Task::Gated { gate, up, activation, out } => {
                 let (gate, up, out) = (span(gate, self, chunk), span(up, self, chunk), span_mut(out, self, chunk));
@@ -152,18 +162,19 @@ impl Call<'_> {
                 let (a, b, out) = (span(a, self, chunk), span(b, self, chunk), span_mut(out, self, chunk));
                 self.isa.run(elementwise::Add { a, b, out });
             }
-            Task::Route { logits, normalize, scale, out } => {
-                let own = part_mut::<f32>(self.scratch, 0, logits.cols);
+            Task::Route { logits, bias, choose, out } => {
+                let own = part_mut::<f32>(self.scratch, 0, ROUTE_FLOATS as usize * logits.cols);
+                let (own, scores) = own.split_at_mut(logits.cols);
                 own.copy_from_slice(row(logits, chunk));
-                let out = row_mut::<Choice>(out, chunk);
-                self.isa.run(Route { logits: own, normalize: *normalize, scale: *scale, out });
+                let (bias, out) = (bias.as_ref().map(all::<f32>), row_mut::<Choice>(out, chunk));
+                self.isa.run(Route { choose: *choose, logits: own, bias, scores, out });
             }
             Task::Group { routing, groups } => self.group(routing, groups),
             Task::Experts(task) => self.experts(task, chunk),
-            Task::Combine { x, routing, residual, out } => {
-                let residual = residual.as_ref().map(|r| row(r, chunk));
+            Task::Combine { x, routing, others, out } => {
+                let others = others.each_ref().map(|other| other.as_ref().map(|r| row(r, chunk)));
                 let (x, choices, out) = (row(x, chunk), row(routing, chunk), row_mut(out, chunk));
-                self.isa.run(Combine { x, choices, residual, out });
+                self.isa.run(Combine { x, choices, others, out });
             }
         }
     }
@@ -187,9 +198,12 @@ impl Call<'_> {
         quant::decode(table.dtype, source, out).expect("support tables admit only types with a codec");
     }
 
-    fn quantize(&self, x: &Rows, slices: usize, cols: usize, format: ActFormat, out: &Acts, chunk: usize) {
-        let values = &row::<f32>(x, chunk / slices)[chunk % slices * cols..][..cols];
-        let bytes = part_mut::<u8>(&out.raw, chunk * out.row_bytes, out.row_bytes);
+    fn quantize(&self, x: &Rows, slices: Slices, format: ActFormat, out: &Acts, chunk: usize) {
+        let Slices { count, stride, cols, apart } = slices;
+        let (from, slice) = (chunk / count, chunk % count);
+        let values = &row::<f32>(x, from)[slice * stride..][..cols];
+        let place = if apart { slice * self.rows(x.dim) + from } else { chunk };
+        let bytes = part_mut::<u8>(&out.raw, place * out.row_bytes, out.row_bytes);
         debug_assert_eq!(out.row_bytes, act_row_bytes(format, cols));
         matmul::quantize(self.isa, format, cols, values, bytes);
     }
@@ -212,6 +226,31 @@ impl Call<'_> {
             epilogue: Epilogue { bias, residual },
         };
         let first = chunk * panels;
+        let last = (first + panels).min(product.weight.panels());
+        product.compute(self.isa, first..last, part_mut(self.scratch, 0, self.scratch.len()));
+    }
+
+    fn head_matmul(&self, task: &HeadMatMul, chunk: usize) {
+        let HeadMatMul { x, weight, acts, carried, out, panels } = task;
+        let (rows, own) = (self.rows(out.dim), chunks_of(weight, *panels));
+        let (head, part) = (chunk / own, chunk % own);
+        let (from, to) = (head * (weight.cols + carried), head * (weight.rows + carried));
+        if part == 0 {
+            for i in 0..rows {
+                let rest = &row::<f32>(x, i)[from + weight.cols..][..*carried];
+                part_mut(&out.raw, i * out.cols + to + weight.rows, *carried).copy_from_slice(rest);
+            }
+        }
+        // SAFETY: every row of the head lies in the arena; this chunk alone writes the columns of its panels.
+        let view = unsafe { OutView::from_raw(out.raw.as_mut_ptr::<f32>().add(to), rows, out.cols, None) };
+        let bytes = &all::<u8>(&acts.raw)[head * rows * acts.row_bytes..][..rows * acts.row_bytes];
+        let product = Product {
+            weight: view_of(weight, head),
+            acts: ActView { bytes, index: None },
+            out: view,
+            epilogue: Epilogue::default(),
+        };
+        let first = part * panels;
         let last = (first + panels).min(product.weight.panels());
         product.compute(self.isa, first..last, part_mut(self.scratch, 0, self.scratch.len()));
     }
@@ -240,41 +279,42 @@ impl Call<'_> {
     }
 
     /// One head of one half, for all rows: pages are shared by rows but not by heads.
-    fn cache_write(&self, task: &CacheWrite, chunk: usize) {
-        let CacheWrite { k, v, keys, values, key_pages, value_pages } = task;
-        let (x, raw, pages, head) = match chunk.checked_sub(key_pages.heads) {
-            None => (k, keys, key_pages, chunk),
-            Some(head) => (v, values, value_pages, head),
-        };
+    fn cache_write(&self, halves: &[Half], chunk: usize) {
+        let mut heads = halves.iter().flat_map(|half| (0..half.pages.heads).map(move |head| (half, head)));
+        let (Half { x, state, pages }, head) = heads.nth(chunk).expect("a chunk for every head of every half");
         for (i, &cell) in self.args.cells.iter().enumerate() {
             let (page, lane) = (cell as usize / PAGE, cell as usize % PAGE);
             let at = page * pages.page_bytes() + head * pages.head_bytes();
             let values = &row::<f32>(x, i)[head * pages.head_dim..(head + 1) * pages.head_dim];
-            pages.write(values, lane, part_mut(raw, at, pages.head_bytes()));
+            pages.write(values, lane, part_mut(state, at, pages.head_bytes()));
         }
     }
 
     fn attention(&self, task: &Attention, chunk: usize) {
         let Attention { q, keys, values, geometry, out } = task;
-        let heads = geometry.keys.heads;
-        let (head, mut block) = (chunk % heads, chunk / heads);
+        let (heads, parts) = (geometry.keys.heads, geometry.parts());
+        let (part, head, mut block) = (chunk % parts, chunk / parts % heads, chunk / parts / heads);
+        let (queries, most) = (geometry.part(part), geometry.rows());
+        let first_query = head * geometry.group + queries.start;
+        let geometry = Geometry { group: queries.len(), ..*geometry };
         for sequence in self.args.sequences {
-            let blocks = (sequence.rows as usize).div_ceil(geometry.rows());
+            let blocks = (sequence.rows as usize).div_ceil(most);
             if block >= blocks {
                 block -= blocks;
                 continue;
             }
-            let from = block * geometry.rows();
-            let rows = geometry.rows().min(sequence.rows as usize - from);
+            let from = block * most;
+            let rows = most.min(sequence.rows as usize - from);
             let row0 = sequence.first as usize + from;
-            let width = geometry.group * geometry.values.head_dim;
+            let width = geometry.group * geometry.value_dim();
             let mut outs: [&mut [f32]; MOST_QUERIES] = std::array::from_fn(|_| Default::default());
             for (i, slot) in outs.iter_mut().enumerate().take(rows) {
-                *slot = part_mut(&out.raw, (row0 + i) * out.cols + head * width, width);
+                *slot = part_mut(&out.raw, (row0 + i) * out.cols + first_query * geometry.value_dim(), width);
             }
             self.isa.run(Attend {
-                geometry: *geometry,
+                geometry,
                 head,
+                first_query,
                 q: &all::<f32>(&q.raw)[row0 * q.cols..(row0 + rows) * q.cols],
                 first: sequence.length.index() - sequence.rows as usize + from,
                 keys: all(keys),

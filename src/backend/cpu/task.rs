@@ -3,6 +3,7 @@
 
 use super::kernels::attention::Geometry;
 use super::kernels::cache::PageLayout;
+use super::kernels::moe::Choose;
 use super::kernels::rope::Frequencies;
 use super::memory::Raw;
 use crate::graph::RowDim;
@@ -55,6 +56,43 @@ pub struct Acts {
     pub row_bytes: usize,
 }
 
+/// The parts of a row that are quantised as rows of their own.
+#[derive(Clone, Copy)]
+pub struct Slices {
+    /// How many.
+    pub count: usize,
+    /// Elements from the start of one to the next.
+    pub stride: usize,
+    /// Elements of each that are quantised.
+    pub cols: usize,
+    /// Whether the first of all rows come first, then the second of all, or all of a row together.
+    pub apart: bool,
+}
+
+/// How rows are rotated.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    /// Pairs of a head.
+    pub pairs: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Elements of a head before the rotated ones.
+    pub offset: usize,
+    /// Which elements form a pair.
+    pub style: RopeStyle,
+}
+
+/// Rows and the half of the cache that they are written to.
+#[derive(Clone)]
+pub struct Half {
+    /// The rows.
+    pub x: Rows,
+    /// All pages.
+    pub state: Raw,
+    /// Their arrangement.
+    pub pages: PageLayout,
+}
+
 /// The groups of rows by expert, in scratch.
 #[derive(Clone)]
 pub struct Groups {
@@ -86,20 +124,20 @@ pub struct MatMul {
     pub panels: usize,
 }
 
-/// K and V rows into their pages.
-pub struct CacheWrite {
-    /// Rows of keys.
-    pub k: Rows,
-    /// Rows of values.
-    pub v: Rows,
-    /// The cache of keys.
-    pub keys: Raw,
-    /// The cache of values.
-    pub values: Raw,
-    /// How keys lie.
-    pub key_pages: PageLayout,
-    /// How values lie.
-    pub value_pages: PageLayout,
+/// Product of every head with a weight of its own.
+pub struct HeadMatMul {
+    /// Rows of heads; what is not multiplied follows the product.
+    pub x: Rows,
+    /// One matrix a head.
+    pub weight: Matrix,
+    /// The first head of all rows, then the second of all, and so on.
+    pub acts: Acts,
+    /// Elements at the end of each head of `x` that are not multiplied.
+    pub carried: usize,
+    /// The value.
+    pub out: Rows,
+    /// Panels a chunk.
+    pub panels: usize,
 }
 
 /// Attention over pages.
@@ -141,17 +179,19 @@ pub enum Task {
     /// Rows of a value by index.
     Select { x: Rows, index: Raw, out: Rows },
     /// Root-mean-square norm.
-    Norm { x: Rows, weight: Raw, eps: f32, out: Rows },
-    /// Values → quantised activations in scratch; `slices` of `cols` a row.
-    Quantize { x: Rows, slices: usize, cols: usize, format: ActFormat, out: Acts },
+    Norm { x: Rows, weight: Raw, eps: f32, carried: usize, out: Rows },
+    /// Values → quantised activations in scratch.
+    Quantize { x: Rows, slices: Slices, format: ActFormat, out: Acts },
     /// Product with a weight, then bias, then residual.
     MatMul(MatMul),
+    /// Product of every head with a weight of its own.
+    HeadMatMul(HeadMatMul),
     /// Cosines and sines of every row.
     Angles { positions: Raw, frequencies: Frequencies, out: Raw },
     /// Rotation by the table.
-    Rope { x: Rows, angles: Raw, pairs: usize, head_dim: usize, style: RopeStyle, out: Rows },
-    /// K and V rows into their pages.
-    CacheWrite(CacheWrite),
+    Rope { x: Rows, angles: Raw, turn: Turn, out: Rows },
+    /// Rows into their pages: K, and V where it has pages of its own.
+    CacheWrite { halves: Vec<Half> },
     /// Attention over pages.
     Attention(Attention),
     /// Gated activation.
@@ -159,13 +199,13 @@ pub enum Task {
     /// Sum of two values.
     Add { a: Rows, b: Rows, out: Rows },
     /// Choice of experts.
-    Route { logits: Rows, normalize: bool, scale: f32, out: Rows },
+    Route { logits: Rows, bias: Option<Raw>, choose: Choose, out: Rows },
     /// Grouping of the choices.
     Group { routing: Rows, groups: Groups },
     /// Products with the chosen experts.
     Experts(Experts),
     /// Weighted sum over the chosen experts.
-    Combine { x: Rows, routing: Rows, residual: Option<Rows>, out: Rows },
+    Combine { x: Rows, routing: Rows, others: [Option<Rows>; 2], out: Rows },
 }
 
 impl Task {
@@ -174,28 +214,29 @@ impl Task {
         match self {
             Task::Embed { table, ids, out: _ } => vec![&table.raw, ids],
             Task::Select { x, index, out: _ } => vec![&x.raw, index],
-            Task::Norm { x, weight, eps: _, out: _ } => vec![&x.raw, weight],
-            Task::Quantize { x, slices: _, cols: _, format: _, out: _ } => vec![&x.raw],
+            Task::Norm { x, weight, eps: _, carried: _, out: _ } => vec![&x.raw, weight],
+            Task::Quantize { x, slices: _, format: _, out: _ } => vec![&x.raw],
             Task::MatMul(MatMul { weight, acts, bias, residual, out: _, panels: _ }) => {
                 let residual = residual.as_ref().map(|r| &r.raw);
                 [Some(&weight.raw), Some(&acts.raw), bias.as_ref(), residual].into_iter().flatten().collect()
             }
-            Task::Angles { positions, frequencies: _, out: _ } => vec![positions],
-            Task::Rope { x, angles, pairs: _, head_dim: _, style: _, out: _ } => vec![&x.raw, angles],
-            Task::CacheWrite(CacheWrite { k, v, keys: _, values: _, key_pages: _, value_pages: _ }) => {
-                vec![&k.raw, &v.raw]
+            Task::HeadMatMul(HeadMatMul { x, weight, acts, carried: _, out: _, panels: _ }) => {
+                vec![&x.raw, &weight.raw, &acts.raw]
             }
+            Task::Angles { positions, frequencies: _, out: _ } => vec![positions],
+            Task::Rope { x, angles, turn: _, out: _ } => vec![&x.raw, angles],
+            Task::CacheWrite { halves } => halves.iter().map(|half| &half.x.raw).collect(),
             Task::Attention(Attention { q, keys, values, geometry: _, out: _ }) => vec![&q.raw, keys, values],
             Task::Gated { gate, up, activation: _, out: _ } => vec![&gate.raw, &up.raw],
             Task::Add { a, b, out: _ } => vec![&a.raw, &b.raw],
-            Task::Route { logits, normalize: _, scale: _, out: _ } => vec![&logits.raw],
+            Task::Route { logits, bias, choose: _, out: _ } => [&logits.raw].into_iter().chain(bias).collect(),
             Task::Group { routing, groups: _ } => vec![&routing.raw],
             Task::Experts(Experts { weight, acts, slotted: _, groups, bias, out: _, panels: _ }) => {
                 let Groups { starts, active, slots, rows, used: _ } = groups;
                 [&weight.raw, &acts.raw, starts, active, slots, rows].into_iter().chain(bias).collect()
             }
-            Task::Combine { x, routing, residual, out: _ } => {
-                [Some(&x.raw), Some(&routing.raw), residual.as_ref().map(|r| &r.raw)].into_iter().flatten().collect()
+            Task::Combine { x, routing, others, out: _ } => {
+                [&x.raw, &routing.raw].into_iter().chain(others.iter().flatten().map(|r| &r.raw)).collect()
             }
         }
     }
@@ -207,6 +248,7 @@ impl Task {
             | Task::Select { out, .. }
             | Task::Norm { out, .. }
             | Task::MatMul(MatMul { out, .. })
+            | Task::HeadMatMul(HeadMatMul { out, .. })
             | Task::Rope { out, .. }
             | Task::Attention(Attention { out, .. })
             | Task::Gated { out, .. }
@@ -216,7 +258,7 @@ impl Task {
             | Task::Combine { out, .. } => vec![&out.raw],
             Task::Quantize { out, .. } => vec![&out.raw],
             Task::Angles { out, .. } => vec![out],
-            Task::CacheWrite(CacheWrite { keys, values, .. }) => vec![keys, values],
+            Task::CacheWrite { halves } => halves.iter().map(|half| &half.state).collect(),
             Task::Group { groups, .. } => vec![&groups.starts, &groups.active, &groups.slots, &groups.rows],
         }
     }

@@ -6,20 +6,25 @@ use crate::graph::op::operands;
 use crate::graph::{NodeId, Operand, StateId};
 
 /// `keys[cell[t]] = k[t]` and `values[cell[t]] = v[t]`; its value has no columns and only orders readers behind it.
+/// A latent cache has keys alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheWrite {
     /// Rotated K rows.
     pub k: NodeId,
-    /// V rows.
-    pub v: NodeId,
+    /// V rows, if there is a V cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v: Option<NodeId>,
     /// The layer's K cache.
     pub keys: StateId,
-    /// The layer's V cache.
-    pub values: StateId,
+    /// The layer's V cache, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<StateId>,
 }
 
 impl CacheWrite {
     pub(in crate::graph) fn operands(&self) -> Vec<Operand> {
-        operands([self.k.into(), self.v.into(), self.keys.into(), self.values.into()], &[])
+        let [k, v] = [Some(self.k), self.v].map(|n| n.map(Operand::from));
+        let [keys, values] = [Some(self.keys), self.values].map(|s| s.map(Operand::from));
+        operands([], &[k, v, keys, values])
     }
 }

@@ -1,4 +1,4 @@
-//! Product with a weight: `out[t] = weight x[t] + bias + residual[t]`, in that order.
+//! Products with a weight: `out[t] = weight x[t] + bias + residual[t]`, in that order; or a matrix a head.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,5 +21,27 @@ pub struct MatMul {
 impl MatMul {
     pub(in crate::graph) fn operands(&self) -> Vec<Operand> {
         operands([self.x.into(), self.weight.into()], &[self.bias.map(Into::into), self.residual.map(Into::into)])
+    }
+}
+
+/// Product of each head of a row with the matrix of that head in a stack of `heads x rows x cols`.
+///
+/// A head of `x` has `cols + carried` elements: the first are multiplied, the others follow the product unchanged, so
+/// a head of the value has `rows + carried`. (Latent attention takes the up-projections of K and V into q and out of the
+/// mixed values so: arXiv:2405.04434, section 2.1.2.)
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadMatMul {
+    /// Rows of heads.
+    pub x: NodeId,
+    /// The matrices, one a head.
+    pub weight: WeightId,
+    /// Elements at the end of each head that are copied.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub carried: u32,
+}
+
+impl HeadMatMul {
+    pub(in crate::graph) fn operands(&self) -> Vec<Operand> {
+        operands([self.x.into(), self.weight.into()], &[])
     }
 }

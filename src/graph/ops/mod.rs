@@ -10,11 +10,17 @@ mod norm;
 mod rope;
 mod rows;
 
-pub use attention::{Attention, Mask};
+pub use attention::{Attention, Mask, Values};
 pub use cache::CacheWrite;
 pub use elementwise::{Activation, Elementwise};
-pub use matmul::MatMul;
-pub use moe::{Combine, Experts, Gating, Moe, Route};
+pub use matmul::{HeadMatMul, MatMul};
+pub use moe::{Combine, ExpertGroups, Experts, Gating, Moe, Route};
 pub use norm::Norm;
 pub use rope::{Rope, RopeStyle, Scaling};
 pub use rows::{Embed, Rows, Select};
+
+/// For attributes that graph files leave out where they say nothing.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}

@@ -23,9 +23,22 @@ pub enum Moe {
 pub enum Gating {
     /// Softmax over all experts.
     Softmax,
+    /// `1 / (1 + exp(-x))` of each.
+    Sigmoid,
 }
 
-/// Per row the `used` experts of highest probability (ties: lowest id), in descending order, with their weights.
+/// Choice among groups of experts first (DeepSeek-V3 2024, arXiv:2412.19437, section 2.1.2): equal runs of experts, of
+/// which those with the greatest sum of their two best scores are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertGroups {
+    /// Groups; a divisor of the experts that leaves at least two a group.
+    pub count: u32,
+    /// Groups kept a row.
+    pub used: u32,
+}
+
+/// Per row the `used` experts of highest score (ties: lowest id), in descending order, with their weights. The score is the
+/// probability plus the bias; weights are probabilities without it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Router logits, one column an expert.
@@ -34,6 +47,12 @@ pub struct Route {
     pub used: u32,
     /// Logits to probabilities.
     pub gating: Gating,
+    /// What is added to the probabilities for the choice, one number an expert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<WeightId>,
+    /// Groups that the experts are chosen from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<ExpertGroups>,
     /// Whether the chosen weights are divided by their sum.
     pub normalize: bool,
     /// Factor on the weights, applied last.
@@ -55,13 +74,16 @@ pub struct Experts {
     pub slotted: bool,
 }
 
-/// `out[t] = sum over slots j, in rank order, of weight[t][j] * x[t][j]`, then plus `residual[t]`.
+/// `out[t] = sum over slots j, in rank order, of weight[t][j] * x[t][j]`, then plus `shared[t]`, then plus `residual[t]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Combine {
     /// Rows of `used` slots.
     pub x: NodeId,
     /// The choice of experts, with the weights.
     pub routing: NodeId,
+    /// What the experts give that every row uses; of the output's shape.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<NodeId>,
     /// A value of the output's shape, added last.
     pub residual: Option<NodeId>,
 }
@@ -69,11 +91,13 @@ pub struct Combine {
 impl Moe {
     pub(in crate::graph) fn operands(&self) -> Vec<Operand> {
         match self {
-            Moe::Route(op) => operands([op.logits.into()], &[]),
+            Moe::Route(op) => operands([op.logits.into()], &[op.bias.map(Into::into)]),
             Moe::Experts(op) => {
                 operands([op.x.into(), op.routing.into(), op.weight.into()], &[op.bias.map(Into::into)])
             }
-            Moe::Combine(op) => operands([op.x.into(), op.routing.into()], &[op.residual.map(Into::into)]),
+            Moe::Combine(op) => {
+                operands([op.x.into(), op.routing.into()], &[op.shared.map(Into::into), op.residual.map(Into::into)])
+            }
         }
     }
 }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::graph::op::operands;
 use crate::graph::{NodeId, Operand, WeightId};
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight`, over each of `heads` equal slices of a row.
+/// `out = x / sqrt(mean(x^2) + eps) * weight`, over each of `heads` equal slices of a row; the last `carried` elements of a
+/// slice take no part and are copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Norm {
     /// Rows to normalise.
@@ -16,6 +17,9 @@ pub struct Norm {
     pub eps: f32,
     /// Slices of a row that are normalised apart: 1, or the heads of a q or k norm.
     pub heads: u32,
+    /// Elements at the end of each slice that are copied.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub carried: u32,
 }
 
 impl Norm {

@@ -32,7 +32,7 @@ pub struct Scaling {
     pub trained_context: u32,
 }
 
-/// Rotation of the first `rotary` elements of each head by the row's position.
+/// Rotation of `rotary` elements of each head, from `offset` on, by the row's position; the others are copied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     /// Rows of `heads x head_dim`.
@@ -45,6 +45,9 @@ pub struct Rope {
     pub heads: u32,
     /// Elements of a head.
     pub head_dim: u32,
+    /// Elements of a head before the rotated ones.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub offset: u32,
     /// Elements of a head that are rotated; even.
     pub rotary: u32,
     /// Which elements form a pair.

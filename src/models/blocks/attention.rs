@@ -26,9 +26,10 @@ impl Blocks<'_> {
         let k = self.rotated("k", k, h.kv_heads, style)?;
         let keys = self.cache_half(CacheHalf::Keys, h.key_dim)?;
         let values = self.cache_half(CacheHalf::Values, h.value_dim)?;
-        let write = self.node(self.in_layer("cache"), Op::Cache(CacheWrite { k, v, keys, values }))?;
+        let write =
+            self.node(self.in_layer("cache"), Op::Cache(CacheWrite { k, v: Some(v), keys, values: Some(values) }))?;
         let (heads, scale, mask) = (h.heads, h.attention_scale, Mask::Causal);
-        let attention = Attention { q, write, keys, values, heads, scale, mask };
+        let attention = Attention { q, write, keys, values: values.into(), heads, scale, mask };
         let mixed = self.node(self.in_layer("attention"), Op::Attention(attention))?;
         self.matmul("attn_output", mixed, (h.heads * h.value_dim, h.width), Some(x))
     }
@@ -46,6 +47,7 @@ impl Blocks<'_> {
             factors: self.optional_vector("rope_freqs.weight", h.rotary / 2)?,
             heads,
             head_dim: h.key_dim,
+            offset: 0,
             rotary: h.rotary,
             style: style.rope,
             base: h.rope_base,
@@ -54,7 +56,7 @@ impl Blocks<'_> {
         self.node(self.in_layer(&format!("rope_{half}")), Op::Rope(rope))
     }
 
-    fn cache_half(&mut self, half: CacheHalf, head_dim: u32) -> Result<StateId, ModelError> {
+    pub(super) fn cache_half(&mut self, half: CacheHalf, head_dim: u32) -> Result<StateId, ModelError> {
         let (name, dtype) = match half {
             CacheHalf::Keys => ("cache_k", self.cache.keys),
             CacheHalf::Values => ("cache_v", self.cache.values),

@@ -1,7 +1,7 @@
 //! Pre-norm feed-forward blocks, dense or with experts; return the residual stream with their output added.
 
 use super::{Blocks, ModelError};
-use crate::graph::ops::{self, Activation, Combine, Elementwise, Gating, Moe, Route};
+use crate::graph::ops::{self, Activation, Combine, Elementwise, Moe, Route};
 use crate::graph::{NodeId, Op};
 use crate::models::Experts;
 
@@ -20,30 +20,46 @@ impl Blocks<'_> {
         let normed = self.norm(&self.in_layer("ffn_norm"), &self.in_layer("ffn_norm.weight"), x, width, 1)?;
         let gate = self.matmul("ffn_gate", normed, (width, hidden), None)?;
         let up = self.matmul("ffn_up", normed, (width, hidden), None)?;
-        let gated = self.gated(gate, up)?;
+        let gated = self.gated("ffn_gated", gate, up)?;
         self.matmul("ffn_down", gated, (hidden, width), Some(x))
     }
 
-    /// The best experts of each token, each a gated unit, summed by their softmax weights.
+    /// The best experts of each token, each a gated unit, summed by their weights; plus the experts that all tokens share,
+    /// which are one wide gated unit.
     pub(in crate::models) fn expert_layer(&mut self, x: NodeId, experts: Experts) -> Result<NodeId, ModelError> {
-        let Experts { count, used, feed_forward: hidden, scale } = experts;
+        let Experts { count, used, feed_forward: hidden, scale, gating, normalize, groups, shared } = experts;
         let width = self.hparams.width;
         let normed = self.norm(&self.in_layer("ffn_norm"), &self.in_layer("ffn_norm.weight"), x, width, 1)?;
         let logits = self.matmul("ffn_gate_inp", normed, (width, count), None)?;
-        let route = Route { logits, used, gating: Gating::Softmax, normalize: true, scale };
+        let bias = self.optional_vector(&self.in_layer("exp_probs_b.bias"), count)?;
+        let route = Route { logits, used, gating, bias, groups, normalize, scale };
         let routing = self.node(self.in_layer("ffn_route"), Op::Moe(Moe::Route(route)))?;
         let product = |name, cols, rows, slotted| Product { name, cols, rows, slotted };
         let gate = self.experts(product("ffn_gate_exps", width, hidden, false), normed, routing, count)?;
         let up = self.experts(product("ffn_up_exps", width, hidden, false), normed, routing, count)?;
-        let gated = self.gated(gate, up)?;
+        let shared = self.shared_up(normed, shared * hidden)?;
+        let gated = self.gated("ffn_gated", gate, up)?;
+        let shared = shared.map(|(gate, up)| self.gated("ffn_gated_shexp", gate, up)).transpose()?;
         let down = self.experts(product("ffn_down_exps", hidden, width, true), gated, routing, count)?;
-        let combine = Combine { x: down, routing, residual: Some(x) };
+        let shared_hidden = experts.shared * hidden;
+        let shared = shared.map(|x| self.matmul("ffn_down_shexp", x, (shared_hidden, width), None)).transpose()?;
+        let combine = Combine { x: down, routing, shared, residual: Some(x) };
         self.node(self.in_layer("ffn_combine"), Op::Moe(Moe::Combine(combine)))
     }
 
-    fn gated(&mut self, gate: NodeId, up: NodeId) -> Result<NodeId, ModelError> {
+    /// Gate and up of the shared experts, if there are any.
+    fn shared_up(&mut self, x: NodeId, hidden: u32) -> Result<Option<(NodeId, NodeId)>, ModelError> {
+        if hidden == 0 {
+            return Ok(None);
+        }
+        let width = self.hparams.width;
+        let gate = self.matmul("ffn_gate_shexp", x, (width, hidden), None)?;
+        Ok(Some((gate, self.matmul("ffn_up_shexp", x, (width, hidden), None)?)))
+    }
+
+    fn gated(&mut self, name: &str, gate: NodeId, up: NodeId) -> Result<NodeId, ModelError> {
         let op = Elementwise::Gated { gate, up, activation: Activation::Silu };
-        self.node(self.in_layer("ffn_gated"), Op::Elementwise(op))
+        self.node(self.in_layer(name), Op::Elementwise(op))
     }
 
     fn experts(&mut self, product: Product, x: NodeId, routing: NodeId, count: u32) -> Result<NodeId, ModelError> {

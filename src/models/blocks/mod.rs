@@ -3,6 +3,7 @@
 
 mod attention;
 mod feed_forward;
+mod latent;
 
 use std::collections::{HashMap, HashSet};
 
@@ -84,7 +85,7 @@ impl<'a> Blocks<'a> {
 
     fn norm(&mut self, node: &str, weight: &str, x: NodeId, slice: u32, heads: u32) -> Result<NodeId, ModelError> {
         let weight = self.vector(weight, slice)?;
-        self.node(node, Op::Norm(Norm { x, weight, eps: self.hparams.norm_eps, heads }))
+        self.node(node, Op::Norm(Norm { x, weight, eps: self.hparams.norm_eps, heads, carried: 0 }))
     }
 
     /// A product with `blk.N.<name>.weight` and, where the file has it, its bias.

@@ -1,4 +1,5 @@
-//! Attention of a few query vectors of one KV head over the pages of one sequence.
+//! Attention of a few query vectors of one KV head over the pages of one sequence. In a latent cache the values are the
+//! first elements of the keys, and are read from the same pages.
 //!
 //! The cells of a sequence are taken in tiles of 256 at absolute positions. A tile gives each query a partial result
 //! (its maximum, its sum of exponentials, its weighted values); partial results are merged in tile order (Milakov &
@@ -11,7 +12,8 @@
 //! summed in f32.
 
 use super::cache::{Expand, PAGE, PageLayout, PageType};
-use crate::backend::cpu::simd::{Job, LANES, Simd, math};
+use super::weights::{exponentials, factor, rising_exponentials};
+use crate::backend::cpu::simd::{Job, LANES, Simd};
 use crate::device;
 use crate::graph::ops::Mask;
 
@@ -26,8 +28,8 @@ pub const MOST_QUERIES: usize = device::ATTENTION_QUERIES;
 pub struct Geometry {
     /// Pages of the keys.
     pub keys: PageLayout,
-    /// Pages of the values.
-    pub values: PageLayout,
+    /// Where the values are.
+    pub values: ValuePages,
     /// Query heads a KV head.
     pub group: usize,
     /// Factor on the scores.
@@ -36,24 +38,62 @@ pub struct Geometry {
     pub mask: Mask,
 }
 
+/// Where the values of a cell are.
+#[derive(Clone, Copy, Debug)]
+pub enum ValuePages {
+    /// In pages of their own.
+    Own(PageLayout),
+    /// In those of the keys: so many elements from the start of each head.
+    Prefix(usize),
+}
+
 impl Geometry {
+    /// Elements of a V head.
+    pub fn value_dim(&self) -> usize {
+        match self.values {
+            ValuePages::Own(layout) => layout.head_dim,
+            ValuePages::Prefix(dim) => dim,
+        }
+    }
+
+    /// The type that values are held in.
+    fn value_type(&self) -> PageType {
+        match self.values {
+            ValuePages::Own(layout) => layout.kind,
+            ValuePages::Prefix(_) => self.keys.kind,
+        }
+    }
+
     /// Rows of a sequence that one call takes.
     pub fn rows(&self) -> usize {
         (MOST_QUERIES / self.group).max(1)
     }
 
+    /// Calls that the query heads of a KV head are divided among.
+    pub fn parts(&self) -> usize {
+        self.group.div_ceil(MOST_QUERIES)
+    }
+
+    /// The query heads of a KV head that call `part` takes: as many in each, fewer in the last.
+    pub fn part(&self, part: usize) -> std::ops::Range<usize> {
+        let each = self.group.div_ceil(self.parts());
+        part * each..((part + 1) * each).min(self.group)
+    }
+
     /// Floats of scratch for a call.
     pub fn scratch_floats(&self) -> usize {
-        device::attention_floats(self.rows() * self.group, self.keys.head_dim, self.values.head_dim)
+        device::attention_floats(MOST_QUERIES, self.keys.head_dim, self.value_dim())
     }
 }
 
 /// Rows of one sequence, and the cells they may attend to.
 pub struct Attend<'a> {
-    /// What the node fixes.
+    /// What the node fixes; its group is that of this call.
     pub geometry: Geometry,
     /// The KV head.
     pub head: usize,
+    /// The first of the query heads that this call takes, in a row.
+    pub first_query: usize,
     /// The rows' queries, all heads: `rows x heads x key dim`.
     pub q: &'a [f32],
     /// Place of the first row in its sequence; the others follow it.
@@ -66,7 +106,7 @@ pub struct Attend<'a> {
     pub pages: &'a [u32],
     /// At least `geometry.scratch_floats()`.
     pub scratch: &'a mut [f32],
-    /// The rows' results for the group of this KV head, each `group x value dim`.
+    /// The rows' results for the query heads of this call, each `group x value dim`.
     pub out: &'a mut [&'a mut [f32]],
 }
 
@@ -98,10 +138,10 @@ impl Job for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Attend { geometry: g, head, q, first, keys, values, pages, scratch, out } = self;
+        let Attend { geometry: g, head, first_query, q, first, keys, values, pages, scratch, out } = self;
         let rows = out.len();
         let mut parts = cut(&g, rows, scratch);
-        take_queries(s, &g, head, q, rows, parts.q);
+        take_queries(s, &g, first_query, q, rows, parts.q);
         parts.most.fill(f32::NEG_INFINITY);
         parts.total.fill(0.0);
         parts.sum.fill(0.0);
@@ -112,7 +152,7 @@ impl Job for Attend<'_> {
             call.scores(s, tile, cells.clone(), &mut parts);
             call.weights(s, tile, cells.clone(), &mut parts);
             call.weighted_values(s, tile, cells, &mut parts);
-            merge(s, &mut parts, g.values.head_dim);
+            merge(s, &mut parts, g.value_dim());
         }
         finish(&g, &parts, out);
     }
@@ -123,22 +163,22 @@ fn cut<'a>(g: &Geometry, rows: usize, scratch: &'a mut [f32]) -> Parts<'a> {
     let (q, rest) = scratch.split_at_mut(queries * g.keys.head_dim);
     let (scores, rest) = rest.split_at_mut(queries * TILE);
     let (rises, rest) = rest.split_at_mut(queries * TILE);
-    let (part, rest) = rest.split_at_mut(queries * g.values.head_dim);
-    let (sum, rest) = rest.split_at_mut(queries * g.values.head_dim);
+    let (part, rest) = rest.split_at_mut(queries * g.value_dim());
+    let (sum, rest) = rest.split_at_mut(queries * g.value_dim());
     let (most, rest) = rest.split_at_mut(queries);
     let (total, rest) = rest.split_at_mut(queries);
     let (keep, rest) = rest.split_at_mut(queries);
     let (take, rest) = rest.split_at_mut(queries);
     let (key_page, rest) = rest.split_at_mut(PAGE * g.keys.head_dim);
-    let value_page = &mut rest[..PAGE * g.values.head_dim];
+    let value_page = &mut rest[..PAGE * g.value_dim()];
     Parts { q, scores, rises, part, sum, most, total, keep, take, key_page, value_page }
 }
 
 #[inline(always)]
-fn take_queries<S: Simd>(s: S, g: &Geometry, head: usize, q: &[f32], rows: usize, out: &mut [f32]) {
+fn take_queries<S: Simd>(s: S, g: &Geometry, first_query: usize, q: &[f32], rows: usize, out: &mut [f32]) {
     let group = g.group * g.keys.head_dim;
     for (row, out) in q.chunks_exact(q.len() / rows).zip(out.chunks_exact_mut(group)) {
-        let q = &row[head * group..(head + 1) * group];
+        let q = &row[first_query * g.keys.head_dim..][..group];
         for (q, out) in q.chunks(LANES).zip(out.chunks_mut(LANES)) {
             let whole = q.len() == LANES;
             let q = if whole { s.load(q) } else { s.load_part(q, 0.0) };
@@ -150,8 +190,8 @@ fn take_queries<S: Simd>(s: S, g: &Geometry, head: usize, q: &[f32], rows: usize
 
 #[inline(always)]
 fn finish(g: &Geometry, parts: &Parts<'_>, out: &mut [&mut [f32]]) {
-    let queries = parts.sum.chunks_exact(g.values.head_dim).zip(&*parts.total);
-    let outs = out.iter_mut().flat_map(|row| row.chunks_exact_mut(g.values.head_dim));
+    let queries = parts.sum.chunks_exact(g.value_dim()).zip(&*parts.total);
+    let outs = out.iter_mut().flat_map(|row| row.chunks_exact_mut(g.value_dim()));
     for ((sum, total), out) in queries.zip(outs) {
         let inverse = 1.0 / total;
         for (out, sum) in out.iter_mut().zip(sum) {
@@ -191,7 +231,7 @@ impl Call<'_> {
 
     /// Whether the values of a tile are summed in f16.
     fn rounded(&self, tile: usize) -> bool {
-        tile == 0 && self.g.values.kind == PageType::F16
+        tile == 0 && self.g.value_type() == PageType::F16
     }
 
     /// The part of page `index` of the sequence that holds this head.
@@ -260,14 +300,29 @@ impl Call<'_> {
         }
     }
 
+    /// The values of a page as floats, `[cell][element]`.
+    #[inline(always)]
+    fn expand_values<S: Simd>(&self, s: S, page: usize, parts: &mut Parts<'_>) {
+        match self.g.values {
+            ValuePages::Own(layout) => {
+                let head = self.page(&layout, self.values, page);
+                Expand { layout, head, out: parts.value_page }.run(s);
+            }
+            ValuePages::Prefix(dim) => {
+                let head = self.page(&self.g.keys, self.keys, page);
+                Expand { layout: self.g.keys, head, out: parts.key_page }.run(s);
+                turn(&parts.key_page[..dim * PAGE], parts.value_page);
+            }
+        }
+    }
+
     /// The tile's values times their weights, into `part`.
     #[inline(always)]
     fn weighted_values<S: Simd>(&self, s: S, tile: usize, cells: std::ops::Range<usize>, parts: &mut Parts<'_>) {
-        let (dim, group) = (self.g.values.head_dim, self.g.group);
+        let (dim, group) = (self.g.value_dim(), self.g.group);
         parts.part.fill(0.0);
         for page in cells.start / PAGE..cells.end.div_ceil(PAGE) {
-            let head = self.page(&self.g.values, self.values, page);
-            Expand { layout: self.g.values, head, out: parts.value_page }.run(s);
+            self.expand_values(s, page, parts);
             let at = page * PAGE - tile * TILE;
             let in_page = page * PAGE..(page + 1) * PAGE;
             let in_reach = cells.start.max(in_page.start)..cells.end.min(in_page.end);
@@ -288,6 +343,17 @@ impl Call<'_> {
                 }
                 i += if four { 4 } else { 1 };
             }
+        }
+    }
+}
+
+/// `[element][cell]` → `[cell][element]`.
+#[inline(always)]
+fn turn(keys: &[f32], values: &mut [f32]) {
+    let dim = keys.len() / PAGE;
+    for (i, cells) in keys.chunks_exact(PAGE).enumerate() {
+        for (cell, x) in cells.iter().enumerate() {
+            values[cell * dim + i] = *x;
         }
     }
 }
@@ -495,87 +561,4 @@ fn mixed<S: Simd, const ROUND: bool>(s: S, sum: S::F, rise: f32, p: S::F, value:
     }
     let sum = if rise == 1.0 { sum } else { s.round_f16(s.mul(sum, s.splat(rise))) };
     s.round_f16(s.fma(value, p, sum))
-}
-
-/// Scores in `reach` → `e^(scale * score - maximum)`, zero beside it in the vectors it touches; returns maximum and sum.
-#[inline(always)]
-fn exponentials<S: Simd>(s: S, scores: &mut [f32], reach: std::ops::Range<usize>, scale: f32) -> (f32, f32) {
-    let vectors = reach.start / LANES * LANES..reach.end;
-    let mut most = s.splat(f32::NEG_INFINITY);
-    for at in vectors.clone().step_by(LANES) {
-        most = s.max(masked(s, scores, at, &reach, scale), most);
-    }
-    let most = s.reduce_max(most);
-    let shift = s.splat(finite_shift(most));
-    let mut sum = s.splat(0.0);
-    for at in vectors.step_by(LANES) {
-        let e = math::exp(s, s.sub(masked(s, scores, at, &reach, scale), shift));
-        sum = s.add(sum, e);
-        s.store(e, &mut scores[at..]);
-    }
-    (most, s.reduce_add(sum))
-}
-
-/// As [`exponentials`], but each relative to the largest score up to its own cell, and summed cell by cell; `rises` gets
-/// the factor by which the maximum of a cell shrinks what was summed before it.
-#[inline(always)]
-fn rising_exponentials<S: Simd>(
-    s: S,
-    scores: &mut [f32],
-    rises: &mut [f32],
-    reach: std::ops::Range<usize>,
-    scale: f32,
-) -> (f32, f32) {
-    let (mut most, mut sum) = (f32::NEG_INFINITY, 0.0f32);
-    for at in (reach.start / LANES * LANES..reach.end).step_by(LANES) {
-        let x = masked(s, scores, at, &reach, scale);
-        let mut lanes = [0.0; LANES];
-        s.store(x, &mut lanes);
-        let (mut before, mut now) = ([0.0; LANES], [0.0; LANES]);
-        for lane in 0..LANES {
-            before[lane] = most;
-            most = if lanes[lane] > most { lanes[lane] } else { most };
-            now[lane] = most;
-        }
-        let shift = s.load(&now.map(finite_shift));
-        let (p, rises) = (&mut scores[at..at + LANES], &mut rises[at..at + LANES]);
-        s.store(math::exp(s, s.sub(x, shift)), p);
-        s.store(s.splat(1.0), rises);
-        if before[0] < most {
-            let rose = s.lt(s.load(&before), s.load(&now));
-            let rise = math::exp(s, s.sub(s.load(&before), shift));
-            s.store(s.select(rose, rise, s.splat(1.0)), rises);
-        }
-        for (p, rise) in p.iter().zip(&*rises) {
-            sum = sum.mul_add(*rise, *p);
-        }
-    }
-    (most, sum)
-}
-
-/// What scores are taken relative to: a maximum of minus infinity cannot be subtracted from itself.
-#[inline(always)]
-fn finite_shift(most: f32) -> f32 {
-    if most == f32::NEG_INFINITY { 0.0 } else { most }
-}
-
-/// Sixteen scores times `scale`, minus infinity outside `reach`.
-#[inline(always)]
-fn masked<S: Simd>(s: S, scores: &[f32], at: usize, reach: &std::ops::Range<usize>, scale: f32) -> S::F {
-    let all = s.mul(s.load(&scores[at..]), s.splat(scale));
-    let low = s.first(reach.start.saturating_sub(at));
-    let high = s.first(reach.end - at);
-    let none = s.splat(f32::NEG_INFINITY);
-    s.select(low, none, s.select(high, all, none))
-}
-
-/// `e^(from - to)` for `from <= to`; 1 where both are minus infinity.
-#[inline(always)]
-fn factor<S: Simd>(s: S, from: f32, to: f32) -> f32 {
-    if from == to {
-        return 1.0;
-    }
-    let mut lanes = [0.0; LANES];
-    s.store(math::exp(s, s.splat(from - to)), &mut lanes);
-    lanes[0]
 }

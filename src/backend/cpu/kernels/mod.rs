@@ -9,3 +9,4 @@ pub mod elementwise;
 pub mod moe;
 pub mod norm;
 pub mod rope;
+mod weights;

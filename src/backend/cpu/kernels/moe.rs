@@ -1,6 +1,7 @@
 //! Expert routing and the weighted sum of experts, one row at a time, and the grouping of rows by expert.
 
 use crate::backend::cpu::simd::{Job, LANES, Simd, math};
+use crate::graph::ops::{ExpertGroups, Gating};
 
 /// One chosen expert: the bytes of `graph::Element::Choice`.
 #[repr(C)]
@@ -15,14 +16,29 @@ pub struct Choice {
 /// The least sum that chosen weights are divided by (llama.cpp's bound: the smallest normal f16).
 const LEAST_SUM: f32 = 6.103_515_6e-5;
 
-/// Softmax of the router's logits, then the best experts in descending order; ties go to the lowest id.
-pub struct Route<'a> {
-    /// One logit an expert; overwritten with probabilities.
-    pub logits: &'a mut [f32],
+/// How experts are chosen, the same for every row.
+#[derive(Clone, Copy, Debug)]
+pub struct Choose {
+    /// Logits to probabilities.
+    pub gating: Gating,
+    /// Groups that the experts are chosen from.
+    pub groups: Option<ExpertGroups>,
     /// Whether the chosen weights are divided by their sum.
     pub normalize: bool,
     /// Factor on the weights.
     pub scale: f32,
+}
+
+/// Probabilities of the router's logits, then the best experts in descending order; ties go to the lowest id.
+pub struct Route<'a> {
+    /// What is the same for every row.
+    pub choose: Choose,
+    /// One logit an expert; overwritten with probabilities.
+    pub logits: &'a mut [f32],
+    /// What is added to probabilities for the choice, one number an expert.
+    pub bias: Option<&'a [f32]>,
+    /// Twice as many as `logits`: room for what experts and groups are chosen by.
+    pub scores: &'a mut [f32],
     /// As many as are chosen.
     pub out: &'a mut [Choice],
 }
@@ -32,23 +48,59 @@ impl Job for Route<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        softmax(s, self.logits);
+        let Choose { gating, groups, normalize, scale } = self.choose;
+        match gating {
+            Gating::Softmax => softmax(s, self.logits),
+            Gating::Sigmoid => sigmoid(s, self.logits),
+        }
+        let (scores, worths) = self.scores.split_at_mut(self.logits.len());
+        scores.copy_from_slice(self.logits);
+        for (score, bias) in scores.iter_mut().zip(self.bias.unwrap_or(&[])) {
+            *score += bias;
+        }
+        if let Some(groups) = groups {
+            keep_groups(scores, groups, worths);
+        }
         for slot in 0..self.out.len() {
             let (chosen, rest) = self.out.split_at_mut(slot);
-            rest[0] = best_except(self.logits, chosen);
+            rest[0] = best_except(scores, chosen);
+        }
+        for choice in self.out.iter_mut() {
+            choice.weight = self.logits[choice.expert as usize];
         }
         let sum: f32 = self.out.iter().map(|c| c.weight).sum();
-        let whole = if self.normalize { sum.max(LEAST_SUM) } else { 1.0 };
+        let whole = if normalize { sum.max(LEAST_SUM) } else { 1.0 };
         for choice in self.out.iter_mut() {
-            choice.weight = choice.weight / whole * self.scale;
+            choice.weight = choice.weight / whole * scale;
         }
     }
 }
 
-/// The expert of highest probability that is not chosen yet; one of NaN probability comes last.
-fn best_except(probabilities: &[f32], chosen: &[Choice]) -> Choice {
+/// Makes the scores of all groups but the best minus infinity. A group is as good as the sum of its two best scores; ties
+/// go to the lowest group, NaN comes last. `worths` has room for one number a group.
+fn keep_groups(scores: &mut [f32], groups: ExpertGroups, worths: &mut [f32]) {
+    let size = scores.len() / groups.count as usize;
+    let worths = &mut worths[..groups.count as usize];
+    for (worth, group) in worths.iter_mut().zip(scores.chunks_exact(size)) {
+        let first = best_except(group, &[]);
+        *worth = first.weight + best_except(group, &[first]).weight;
+    }
+    for (i, group) in scores.chunks_exact_mut(size).enumerate() {
+        let own = worths[i];
+        let better = |(j, other): (usize, &f32)| match other.partial_cmp(&own) {
+            Some(order) => order.is_gt() || (order.is_eq() && j < i),
+            None => !other.is_nan() || (own.is_nan() && j < i),
+        };
+        if worths.iter().enumerate().filter(|&w| better(w)).count() >= groups.used as usize {
+            group.fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// The expert of highest score that is not chosen yet, with its score; one of NaN score comes last.
+fn best_except(scores: &[f32], chosen: &[Choice]) -> Choice {
     let mut best: Option<Choice> = None;
-    for (expert, &weight) in probabilities.iter().enumerate() {
+    for (expert, &weight) in scores.iter().enumerate() {
         let expert = expert as u32;
         let better = best.is_none_or(|b| weight > b.weight || (b.weight.is_nan() && !weight.is_nan()));
         if better && !chosen.iter().any(|c| c.expert == expert) {
@@ -75,14 +127,21 @@ fn softmax<S: Simd>(s: S, x: &mut [f32]) {
     }
 }
 
-/// `out = sum over slots, in rank order, of weight * x[slot]`, every product and sum rounded, then plus the residual.
+#[inline(always)]
+fn sigmoid<S: Simd>(s: S, x: &mut [f32]) {
+    for chunk in x.chunks_mut(LANES) {
+        s.store_part(math::sigmoid(s, s.load_part(chunk, 0.0)), chunk);
+    }
+}
+
+/// `out = sum over slots, in rank order, of weight * x[slot]`, every product and sum rounded, then plus the others.
 pub struct Combine<'a> {
     /// One slice of `out.len()` a slot.
     pub x: &'a [f32],
     /// The choices of the row.
     pub choices: &'a [Choice],
-    /// Added last.
-    pub residual: Option<&'a [f32]>,
+    /// Added first, then second.
+    pub others: [Option<&'a [f32]>; 2],
     /// The sum.
     pub out: &'a mut [f32],
 }
@@ -98,8 +157,10 @@ impl Job for Combine<'_> {
                 *out += x * choice.weight;
             }
         }
-        for (out, r) in self.out.iter_mut().zip(self.residual.unwrap_or(&[])) {
-            *out += r;
+        for other in self.others.into_iter().flatten() {
+            for (out, r) in self.out.iter_mut().zip(other) {
+                *out += r;
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::cpu::simd::{Job, LANES, Simd};
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight` over each slice of `weight.len()` elements.
+/// `out = x / sqrt(mean(x^2) + eps) * weight` over the first `weight.len()` elements of each slice; the others are copied.
 pub struct RmsNorm<'a> {
     /// The row: whole slices.
     pub x: &'a [f32],
@@ -10,6 +10,8 @@ pub struct RmsNorm<'a> {
     pub weight: &'a [f32],
     /// Added to the mean square.
     pub eps: f32,
+    /// Elements of a slice behind those.
+    pub carried: usize,
     /// As long as `x`.
     pub out: &'a mut [f32],
 }
@@ -20,9 +22,11 @@ impl Job for RmsNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let n = self.weight.len();
-        for (x, out) in self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n)) {
-            let scale = 1.0 / (mean_square(x) + self.eps).sqrt();
-            scale_by(s, x, self.weight, scale, out);
+        let slice = n + self.carried;
+        for (x, out) in self.x.chunks_exact(slice).zip(self.out.chunks_exact_mut(slice)) {
+            let scale = 1.0 / (mean_square(&x[..n]) + self.eps).sqrt();
+            scale_by(s, &x[..n], self.weight, scale, &mut out[..n]);
+            out[n..].copy_from_slice(&x[n..]);
         }
     }
 }

@@ -73,12 +73,14 @@ fn ramp(rotary: u32, base: f32, scaling: &Scaling) -> (f64, f64) {
     (low, high)
 }
 
-/// Rotates the first `table.len()` elements of each head of a row; the others are copied.
+/// Rotates `table.len()` elements of each head of a row, from `offset` on; the others are copied.
 pub struct Rotate<'a> {
     /// The row: whole heads.
     pub x: &'a [f32],
     /// Elements of a head.
     pub head_dim: usize,
+    /// Elements of a head before the rotated ones.
+    pub offset: usize,
     /// Which elements are a pair.
     pub style: RopeStyle,
     /// What [`Frequencies::table`] wrote.
@@ -92,9 +94,11 @@ impl Job for Rotate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _s: S) {
-        let Rotate { x, head_dim, style, table, out } = self;
+        let Rotate { x, head_dim, offset, style, table, out } = self;
         let half = table.len() / 2;
         for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+            out[..offset].copy_from_slice(&x[..offset]);
+            let (x, out) = (&x[offset..], &mut out[offset..]);
             match style {
                 RopeStyle::Interleaved => {
                     let pairs = x.chunks_exact(2).zip(out.chunks_exact_mut(2)).zip(table.chunks_exact(2));

@@ -113,8 +113,8 @@ impl<'a> OutView<'a> {
     /// [`OutView::new`] of raw memory.
     ///
     /// # Safety
-    /// `rows * stride` elements at `data` are readable and writable for `'a`, and nobody else reads or writes those of
-    /// the panels and rows that a [`Product::compute`] is given while it runs. Concurrent calls get disjoint panels or rows.
+    /// `rows` rows of a product at `data`, `stride` elements apart, are readable and writable for `'a`, and nobody else
+    /// reads or writes those of the panels and rows that a [`Product::compute`] is given while it runs. Concurrent calls get disjoint panels or rows.
     ///
     /// # Panics
     /// Where an index names no row.
