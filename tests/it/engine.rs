@@ -77,15 +77,17 @@ fn scatter_pages(engine: &mut Engine) {
 fn cache_types_agree_within_their_rounding() {
     let exact = options();
     let with = |dtype| EngineOptions { cache_keys: dtype, cache_values: dtype, ..exact };
-    let run = |options| {
-        let mut engine = engine("llama-tiny", DType::F32, options);
-        let ids = ids(60, engine.logits_width());
-        logits(&mut engine, &ids, 16)
-    };
-    let reference = run(with(DType::F32));
-    for (dtype, most) in [(DType::F16, 1e-5), (DType::Bf16, 1e-3), (DType::Q8_0, 1e-3)] {
-        let error = crate::reference::nmse(&run(with(dtype)), &reference);
-        assert!(error > 0.0 && error < most, "{dtype}: {error:e}");
+    for shape in ["llama-tiny", "deepseek2-lite-tiny"] {
+        let run = |options| {
+            let mut engine = engine(shape, DType::F32, options);
+            let ids = ids(60, engine.logits_width());
+            logits(&mut engine, &ids, 16)
+        };
+        let reference = run(with(DType::F32));
+        for (dtype, most) in [(DType::F16, 1e-5), (DType::Bf16, 1e-3), (DType::Q8_0, 1e-3)] {
+            let error = crate::reference::nmse(&run(with(dtype)), &reference);
+            assert!(error > 0.0 && error < most, "{shape} {dtype}: {error:e}");
+        }
     }
 }
 

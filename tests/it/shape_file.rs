@@ -86,7 +86,12 @@ fn malformed_files_name_field_needed_and_found() {
         ("0-2,5", "2-0", "\"2-0\""),
         ("0-2,5", "0-+2", "\"0-+2\""),
         ("0-2,5", "", "types.f32 is \"\""),
-        ("0-2,5", "0-3", "is blk.3.x, needed a tensor that is not there yet"),
+        ("0-2,5", "0-3", "types.f16 is 3, needed layers that are not there yet"),
+        (
+            "\"name\": \"token_embd.weight\"",
+            "\"name\": \"blk.5.x\"",
+            "is blk.5.x, needed a tensor that is not there yet",
+        ),
         ("\"f16\": \"3-4\"", "\"q9\": \"3-4\"", "types is q9, needed names of tensor types"),
         ("blk.*.x", "x", "name is x, needed blk.*. and a name"),
         ("[0.5, 1.0]", "[0.5, true]", "metadata half is [0.5,true], needed a number, text"),

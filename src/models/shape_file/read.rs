@@ -1,6 +1,6 @@
 //! JSON text → a shape file, every number checked; a message names the field, what was needed and what was found.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -134,7 +134,7 @@ impl Reader<'_> {
     ) -> Result<Vec<ShapeTensor>, ShapeFileError> {
         let part = name.strip_prefix(LAYER).and_then(|rest| rest.strip_prefix("*."));
         let part = part.ok_or_else(|| self.field(&format!("{at}: name"), "blk.*. and a name, for types", name))?;
-        let mut tensors = Vec::new();
+        let mut tensors = BTreeMap::new();
         for (dtype, list) in types.0 {
             let field = format!("{at}: types.{dtype}");
             let known = DType::from_name(&dtype);
@@ -142,11 +142,13 @@ impl Reader<'_> {
             let needed = format!("ascending layers below {MOST_LAYERS}, such as 0-7,10");
             let layers = layers::read(&list).ok_or_else(|| self.field(&field, &needed, &format!("{list:?}")))?;
             for layer in layers {
-                tensors.push((layer, self.tensor(at, format!("{LAYER}{layer}.{part}"), known, shape)?));
+                let tensor = self.tensor(at, format!("{LAYER}{layer}.{part}"), known, shape)?;
+                if tensors.insert(layer, tensor).is_some() {
+                    return Err(self.field(&field, "layers that are not there yet", &layer.to_string()));
+                }
             }
         }
-        tensors.sort_by_key(|(layer, _)| *layer);
-        Ok(tensors.into_iter().map(|(_, tensor)| tensor).collect())
+        Ok(tensors.into_values().collect())
     }
 
     fn tensor(&self, at: &str, name: String, dtype: DType, shape: Shape) -> Result<ShapeTensor, ShapeFileError> {
