@@ -36,6 +36,24 @@ pub struct WeightSlice {
     pub range: Range<u32>,
 }
 
+impl WeightSlice {
+    /// Whether it holds all of the matrices in `range`, whole.
+    pub fn holds(&self, range: &Range<u32>) -> bool {
+        self.axis == Axis::Expert && self.range.start <= range.start && range.end <= self.range.end
+    }
+}
+
+/// Bytes of the matrices in `range` of a weight, in the model file's layout.
+pub fn part_bytes(weight: &Weight, range: &Range<u32>) -> Bytes {
+    Bytes(weight.bytes().0 / u64::from(weight.count) * u64::from(range.end.saturating_sub(range.start)))
+}
+
+/// Bytes of the matrices in `range` of a weight in `layout`.
+pub fn slice_bytes(weight: &Weight, range: &Range<u32>, layout: Layout) -> Bytes {
+    let matrix = weight_bytes(weight, layout).0 / u64::from(weight.count);
+    Bytes(matrix * u64::from(range.end.saturating_sub(range.start)))
+}
+
 /// Bytes of a whole weight in `layout`.
 pub fn weight_bytes(weight: &Weight, layout: Layout) -> Bytes {
     match layout {
@@ -77,7 +95,7 @@ impl Home {
     /// Bytes that are allocated for the slice, a part of `weight`: with what aligns the next one.
     pub fn allocated(&self, weight: &Weight) -> Bytes {
         match self.storage {
-            Storage::Allocated => weight_bytes(weight, self.layout).align_up(WEIGHT_ALIGN),
+            Storage::Allocated => slice_bytes(weight, &self.slice.range, self.layout).align_up(WEIGHT_ALIGN),
             Storage::Mapped => Bytes::ZERO,
         }
     }
@@ -86,7 +104,7 @@ impl Home {
 /// The home of every weight slice and every state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residency {
-    /// Homes of each weight; its slices cover it once.
+    /// Homes of each weight: one, runs of experts that cover it once, or whole copies in several memories.
     pub weights: IndexVec<WeightId, Vec<Home>>,
     /// The memory of each state.
     pub states: IndexVec<StateId, MemoryId>,

@@ -14,7 +14,7 @@ use crate::graph::{Batch, Graph};
 use crate::index::Id;
 use crate::inspect::{Report, dot, json, shape, text};
 use crate::models::{CacheSpec, Model, ModelError};
-use crate::plan::plan;
+use crate::plan::{Policy, plan};
 use crate::text::Tokenizer;
 use crate::units::{Bytes, Tokens};
 
@@ -81,7 +81,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let plan = match &graph {
         Ok(graph) => {
             let homes = homes(graph, &gguf, MemoryId::from_index(0), args.engine.mmap);
-            plan(graph, &homes, &machine).map_err(|e| e.to_string())
+            plan(graph, &homes, &machine, &Policy::default()).map_err(|e| e.to_string())
         }
         Err(_) => Err("there is no graph".to_owned()),
     };

@@ -145,6 +145,22 @@ pub struct Link {
     pub bus: Option<BusId>,
 }
 
+/// How bytes get from one memory to another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Way {
+    /// Its rate.
+    pub rate: BytesPerSec,
+    /// From the request to the first byte.
+    pub latency: Nanos,
+}
+
+impl Way {
+    /// How long `bytes` take.
+    pub fn time(self, bytes: Bytes) -> Nanos {
+        self.latency + self.rate.time(bytes)
+    }
+}
+
 /// What several links share: a switch, a root port, the host's memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bus {
@@ -240,6 +256,20 @@ impl Machine {
     /// Whether `memory` is a processor's: weights there may be streamed to accelerators.
     pub fn is_host(&self, memory: MemoryId) -> bool {
         self.devices.iter().any(|d| d.memory == memory && !d.kind.is_accelerator())
+    }
+
+    /// The way between two memories: their link, or through the host memory that makes it fastest.
+    pub fn way(&self, a: MemoryId, b: MemoryId) -> Option<Way> {
+        let direct = |a, b| self.link(a, b).map(|l| Way { rate: l.rate, latency: l.latency });
+        let through = |host| {
+            let (first, second) = (direct(a, host)?, direct(host, b)?);
+            // The two copies follow each other.
+            let rate = BytesPerSec(1.0 / (1.0 / first.rate.0 + 1.0 / second.rate.0));
+            Some(Way { rate, latency: first.latency + second.latency })
+        };
+        let hosts = self.memories.ids().filter(|&m| self.is_host(m));
+        let fastest = || hosts.filter_map(through).max_by(|x, y| x.rate.0.total_cmp(&y.rate.0));
+        if a == b { None } else { direct(a, b).or_else(fastest) }
     }
 
     /// The link between two memories.

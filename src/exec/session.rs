@@ -13,7 +13,7 @@ use crate::gguf::Gguf;
 use crate::graph::ops::Rows;
 use crate::graph::{Batch, Graph, Input, Op};
 use crate::index::{Id, IndexVec};
-use crate::plan::{MemoryUse, Plan, Span, plan};
+use crate::plan::{MemoryUse, Plan, Policy, Span, plan};
 use crate::residency::Residency;
 use crate::units::{Bytes, Tokens};
 
@@ -87,7 +87,7 @@ impl Session {
         let batch = Batch { tokens: limits.tokens, outputs: limits.outputs };
         let graph = graph_of(&*source, batch)?;
         let residency = homes(&graph);
-        let first = plan(&graph, &residency, &machine)?;
+        let first = plan(&graph, &residency, &machine, &Policy::default())?;
         let backend = backend::open(&machine.devices[device])?;
         let weights = load(&graph, &residency, gguf, &*backend, progress)?;
         let memory = machine.devices[device].memory;
@@ -220,7 +220,7 @@ impl Session {
             return Ok(served_by);
         }
         let graph = graph_of(&*self.source, batch)?;
-        let plan = plan(&graph, &self.residency, &self.machine)?;
+        let plan = plan(&graph, &self.residency, &self.machine, &Policy::default())?;
         let arena = plan.arenas.iter().map(|a| a.bytes).max().unwrap_or_default();
         if arena > self.memory.arenas {
             // Packing is not monotonic in the batch; the largest bucket's plan fits every step.
@@ -235,11 +235,12 @@ impl Session {
 
     fn prepare(&mut self, batch: Batch, graph: &Graph, plan: Plan) -> Result<(), ExecError> {
         let mut programs = Vec::with_capacity(plan.splits.len());
+        let view = plan.view(DeviceId(0), graph.inputs().len());
         for split in plan.splits.iter() {
-            let work = SplitWork { graph, split, values: &plan.values, inputs: &plan.inputs, bindings: &self.bindings };
+            let work = SplitWork { graph, split, values: &view.values, inputs: &view.inputs, bindings: &self.bindings };
             programs.push(self.backend.prepare(&work)?);
         }
-        let inputs = graph.inputs().iter_ids().map(|(id, &input)| (input, plan.inputs[id])).collect();
+        let inputs = graph.inputs().iter_ids().map(|(id, &input)| (input, view.inputs[id])).collect();
         self.buckets.insert(batch, Bucket { programs, inputs, logits: plan.values[graph.output()] });
         Ok(())
     }

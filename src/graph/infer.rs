@@ -1,8 +1,8 @@
 //! Op and operand shapes → the shape of the value, or the first number that does not fit.
 
 use super::ops::{
-    Attention, CacheWrite, Combine, Elementwise, Embed, Experts, HeadMatMul, Mask, MatMul, Moe, Norm, Rope, Route,
-    Rows, Select, Values,
+    Attention, CacheWrite, Combine, Elementwise, Embed, ExpertPart, Experts, HeadMatMul, Mask, MatMul, Moe, Norm, Rope,
+    Route, Rows, Select, Values,
 };
 use super::{
     CacheHalf, Element, GraphError, Input, InputId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight, WeightId,
@@ -171,6 +171,7 @@ impl At<'_> {
         self.rows("x", routing.rows, x)?;
         let experts = self.scope.nodes[op.routing.index()].op.routed().map_or(0, |logits| self.value(logits).cols);
         self.equal("matrices of the experts", experts, weight.count)?;
+        self.part(op.part, weight.count)?;
         let slots = if op.slotted { routing.cols } else { 1 };
         self.product("columns of x", slots, weight.cols, x.cols)?;
         if let Some(bias) = op.bias {
@@ -179,6 +180,17 @@ impl At<'_> {
             self.equal("bias elements", weight.rows, bias.cols)?;
         }
         Ok(Value { cols: self.times("expert columns", routing.cols, weight.rows)?, ..x })
+    }
+
+    /// A part must name at least one expert of the stack.
+    fn part(&self, part: Option<ExpertPart>, experts: u32) -> Result<(), GraphError> {
+        match part {
+            Some(part) if part.count == 0 => self.equal("experts of a part", 1, 0),
+            Some(part) if part.range().end > experts => {
+                self.equal("experts up to the end of a part", experts, part.range().end)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn combine(&self, op: &Combine) -> Result<Value, GraphError> {

@@ -1,6 +1,8 @@
 //! The closed set of ops: one variant a family, attributes typed, operands named by their role.
 //! A new op extends these matches; nothing else here decides anything.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::ops::{Attention, CacheWrite, Elementwise, HeadMatMul, MatMul, Moe, Norm, Rope, Rows};
@@ -132,6 +134,63 @@ impl Op {
             Operand::Node(_) | Operand::State(_) | Operand::Input(_) => None,
         };
         self.operands().into_iter().filter_map(only_weights).collect()
+    }
+}
+
+impl Op {
+    /// The matrices that it reads of `weight`, a stack of `count`.
+    pub fn matrices(&self, weight: WeightId, count: u32) -> Range<u32> {
+        match self {
+            Op::Moe(Moe::Experts(op)) if op.weight == weight => op.matrices(count),
+            Op::Rows(_) | Op::Norm(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rope(_) | Op::Cache(_) => 0..count,
+            Op::Attention(_) | Op::Elementwise(_) | Op::Moe(_) => 0..count,
+        }
+    }
+
+    /// The states it reads or writes.
+    pub fn states(&self) -> impl Iterator<Item = StateId> {
+        self.operands().into_iter().filter_map(|o| match o {
+            Operand::State(id) => Some(id),
+            Operand::Weight(_) | Operand::Node(_) | Operand::Input(_) => None,
+        })
+    }
+
+    /// Calls `change` on every node operand, to renumber it.
+    pub(crate) fn nodes_mut(&mut self, change: &mut dyn FnMut(&mut NodeId)) {
+        match self {
+            Op::Rows(Rows::Embed(_)) => {}
+            Op::Rows(Rows::Select(op)) => change(&mut op.x),
+            Op::Norm(op) => change(&mut op.x),
+            Op::MatMul(op) => {
+                change(&mut op.x);
+                op.residual.iter_mut().for_each(change);
+            }
+            Op::HeadMatMul(op) => change(&mut op.x),
+            Op::Rope(op) => change(&mut op.x),
+            Op::Cache(op) => {
+                change(&mut op.k);
+                op.v.iter_mut().for_each(change);
+            }
+            Op::Attention(op) => {
+                change(&mut op.q);
+                change(&mut op.write);
+            }
+            Op::Elementwise(Elementwise::Gated { gate: a, up: b, .. } | Elementwise::Add { a, b }) => {
+                change(a);
+                change(b);
+            }
+            Op::Moe(Moe::Route(op)) => change(&mut op.logits),
+            Op::Moe(Moe::Experts(op)) => {
+                change(&mut op.x);
+                change(&mut op.routing);
+            }
+            Op::Moe(Moe::Combine(op)) => {
+                change(&mut op.x);
+                change(&mut op.routing);
+                op.shared.iter_mut().for_each(&mut *change);
+                op.residual.iter_mut().for_each(change);
+            }
+        }
     }
 }
 

@@ -91,10 +91,13 @@ fn graph_part(report: &Report<'_>, graph: &Graph, out: &mut String) {
 fn memory(report: &Report<'_>, plan: &Plan, out: &mut String) {
     line(out, &format!("\nplan: {} splits", plan.splits.len()));
     for (memory, used) in plan.memories.iter_ids() {
-        let MemoryUse { weights, states, arenas } = *used;
+        let MemoryUse { weights, states, arenas, rings } = *used;
         let name = escape(&report.machine.memories[memory].name);
         let total = used.total();
-        line(out, &format!("  {name}: allocated {total}: weights {weights}, cache {states}, arenas {arenas}"));
+        line(
+            out,
+            &format!("  {name}: allocated {total}: weights {weights}, cache {states}, arenas {arenas}, rings {rings}"),
+        );
     }
     for (device, arena) in plan.arenas.iter_ids() {
         let scratch = plan.splits.iter().filter(|s| s.device == device).map(|s| s.scratch.len).max();

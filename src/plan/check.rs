@@ -19,7 +19,7 @@ use super::{MemoryUse, Plan, Span, SplitId};
 use crate::device::{self, DeviceId, Machine, MemoryId, supports};
 use crate::graph::{Graph, InputId, NodeId, Operand};
 use crate::index::{Id, IndexVec};
-use crate::residency::{Residency, Storage, WEIGHT_ALIGN, weight_bytes};
+use crate::residency::{Residency, Storage, WEIGHT_ALIGN, slice_bytes};
 use crate::units::Bytes;
 
 /// What is wrong with a plan.
@@ -63,6 +63,7 @@ pub fn check(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Pla
         for &node in nodes {
             walk.step(split, node)?;
         }
+        walk.transfers(split)?;
     }
     let output = graph.output();
     walk.reads(output, Operand::Node(output), plan.placements[output].device)
@@ -73,7 +74,7 @@ fn counts(graph: &Graph, machine: &Machine, plan: &Plan) -> Result<(), Violation
         |what, needed, found| if needed == found { Ok(()) } else { Err(Violation::Count { what, needed, found }) };
     count("placements", graph.len(), plan.placements.len())?;
     count("values", graph.len(), plan.values.len())?;
-    count("inputs", graph.inputs().len(), plan.inputs.len())?;
+    count("rings", machine.devices.len(), plan.rings.len())?;
     count("arenas", machine.devices.len(), plan.arenas.len())?;
     count("memories", machine.memories.len(), plan.memories.len())
 }
@@ -111,7 +112,8 @@ fn need(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Plan, me
     let mut need = MemoryUse::default();
     for (weight, homes) in residency.weights.iter_ids() {
         for home in homes.iter().filter(|h| h.memory == memory && h.storage == Storage::Allocated) {
-            need.weights += weight_bytes(&graph.weights()[weight], home.layout).align_up(WEIGHT_ALIGN);
+            need.weights +=
+                slice_bytes(&graph.weights()[weight], &home.slice.range, home.layout).align_up(WEIGHT_ALIGN);
         }
     }
     for (state, _) in residency.states.iter_ids().filter(|&(_, &home)| home == memory) {
@@ -120,6 +122,7 @@ fn need(graph: &Graph, residency: &Residency, machine: &Machine, plan: &Plan, me
     for (device, arena) in plan.arenas.iter_ids() {
         if machine.devices[device].memory == memory {
             need.arenas += arena.bytes;
+            need.rings += plan.rings[device];
         }
     }
     need
@@ -132,6 +135,9 @@ enum Content {
     Value(NodeId),
 }
 
+/// The span of what is not there.
+const NOWHERE: Span = Span { offset: Bytes(u64::MAX), len: Bytes::ZERO };
+
 struct Walk<'a> {
     graph: &'a Graph,
     residency: &'a Residency,
@@ -142,11 +148,27 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn inputs(&mut self) -> Result<(), Violation> {
-        for (id, input) in self.graph.inputs().iter_ids() {
-            let readers = |&(_, node): &(NodeId, _)| reads_input(node, id);
-            let device = self.graph.nodes().find(readers).map_or(DeviceId(0), |(n, _)| self.plan.placements[n].device);
+        for copy in &self.plan.inputs {
+            let Some(input) = self.graph.inputs().get(copy.input) else {
+                let (needed, found) = (self.graph.inputs().len(), copy.input.index());
+                return Err(Violation::Count { what: "inputs", needed, found });
+            };
             let needed = 4 * u64::from(self.graph.rows(input.rows()).0);
-            self.write(device, self.plan.inputs[id], needed, Some(Content::Input(id)), input.name())?;
+            self.write(copy.device, copy.span, needed, Some(Content::Input(copy.input)), input.name())?;
+        }
+        Ok(())
+    }
+
+    /// Copies what crosses after a split: the value must still be whole where it was made.
+    fn transfers(&mut self, split: SplitId) -> Result<(), Violation> {
+        for transfer in self.plan.transfers.iter().filter(|t| t.after == split) {
+            let operand = Operand::Node(transfer.value);
+            let made = self.plan.placements.get(transfer.value).map(|p| p.device);
+            let Some(from) = made else { return Err(Violation::Lost { node: transfer.value, operand }) };
+            self.reads(transfer.value, operand, from)?;
+            let needed = self.graph.value_bytes(transfer.value).0;
+            let content = Some(Content::Value(transfer.value));
+            self.write(transfer.to, transfer.span, needed, content, "a transferred value")?;
         }
         Ok(())
     }
@@ -194,23 +216,47 @@ impl Walk<'_> {
         let memory = self.machine.devices[device].memory;
         let (span, content) = match operand {
             Operand::Weight(w) => {
-                let here = self.residency.weights.get(w).is_some_and(|homes| homes.iter().all(|h| h.memory == memory));
+                let range = self.graph.node(node).op.matrices(w, self.graph.weights()[w].count);
+                let homes = self.residency.weights.get(w).map_or(&[][..], Vec::as_slice);
+                let here = homes.iter().any(|h| h.memory == memory && h.slice.holds(&range));
                 return if here { Ok(()) } else { Err(Violation::Elsewhere { node, operand }) };
             }
             Operand::State(s) => {
                 let here = self.residency.states.get(s) == Some(&memory);
                 return if here { Ok(()) } else { Err(Violation::Elsewhere { node, operand }) };
             }
-            Operand::Node(n) => (self.plan.values[n], Content::Value(n)),
-            Operand::Input(i) => (self.plan.inputs[i], Content::Input(i)),
+            Operand::Node(n) => (self.value_on(n, device), Content::Value(n)),
+            Operand::Input(i) => (self.input_on(i, device), Content::Input(i)),
         };
-        if span.len == Bytes::ZERO {
+        if self.empty(content) {
             return Ok(());
         }
         match self.owned.get(&(device, span.offset.0)) {
             Some(&(owned, owner)) if owned == span && owner == content => Ok(()),
             Some(_) | None => Err(Violation::Lost { node, operand }),
         }
+    }
+
+    /// Whether a value has no bytes and only orders its readers.
+    fn empty(&self, content: Content) -> bool {
+        match content {
+            Content::Value(n) => self.graph.value_bytes(n) == Bytes::ZERO,
+            Content::Input(_) => false,
+        }
+    }
+
+    /// Where a device has a value: its own, or a copy; nowhere if neither.
+    fn value_on(&self, value: NodeId, device: DeviceId) -> Span {
+        let copy = || self.plan.transfers.iter().find(|t| t.value == value && t.to == device).map(|t| t.span);
+        match self.plan.placements[value].device == device {
+            true => self.plan.values[value],
+            false => copy().unwrap_or(NOWHERE),
+        }
+    }
+
+    fn input_on(&self, input: InputId, device: DeviceId) -> Span {
+        let here = self.plan.inputs.iter().find(|c| c.input == input && c.device == device);
+        here.map_or(NOWHERE, |c| c.span)
     }
 
     fn write(
@@ -240,8 +286,4 @@ impl Walk<'_> {
         }
         Ok(())
     }
-}
-
-fn reads_input(node: &crate::graph::Node, id: InputId) -> bool {
-    node.op.operands().contains(&Operand::Input(id))
 }

@@ -1,27 +1,47 @@
-//! Graph, homes and machine → a plan: a device and a reason for every node, splits, and an arena exact to the byte.
+//! Graph, homes, machine and policy → a plan: a device and a reason for every node, splits in order, values that cross
+//! devices, weights that are streamed, and arenas and rings exact to the byte.
 //! Pure: no handles, clock, environment or logging; equal inputs give equal bytes.
 
 mod check;
+mod cost;
 mod lifetime;
+mod offload;
 mod pack;
+mod partition;
 mod place;
+mod policy;
+mod reason;
+mod ring;
 mod split;
+mod timeline;
+mod transfer;
+
+use std::ops::Range;
 
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::define_id;
 use crate::device::{DeviceId, Machine, MemoryId, Unsupported};
-use crate::graph::{Batch, Graph, InputId, NodeId, StateId, WeightId};
+use crate::graph::{Batch, Graph, InputId, NodeId};
 use crate::index::IndexVec;
-use crate::residency::Residency;
-use crate::units::Bytes;
+use crate::residency::{Residency, WeightSlice};
+use crate::units::{Bytes, Tokens};
 
 pub use check::{Violation, check};
+pub use cost::{Work, node_time, node_work, upload_bytes};
+pub use partition::partition;
+pub use policy::{Offload, Policy};
+pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
+pub use timeline::{Activity, Lane, Overlap, Queue, Timeline, timeline};
 
 define_id! {
     /// A split of a plan; ids ascend in order of execution.
     pub SplitId("x"),
+    /// A value that crosses to another device.
+    pub TransferId("t"),
+    /// A slice of a weight that is streamed.
+    pub UploadId("p"),
 }
 
 /// A range of an arena.
@@ -43,31 +63,6 @@ impl Span {
     pub fn overlaps(self, other: Span) -> bool {
         self.offset < other.end() && other.offset < self.end()
     }
-}
-
-/// Why a node runs where it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Its weight lives there.
-    WeightHome(WeightId),
-    /// Its state lives there.
-    StateHome(StateId),
-    /// The value it reads is made there.
-    FollowsInput(NodeId),
-    /// Its value is read there.
-    FollowsUser(NodeId),
-    /// Nothing that it reads or feeds is bound to a device.
-    FirstDevice,
-}
-
-/// Where a node runs, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Placement {
-    /// The device.
-    pub device: DeviceId,
-    /// The reason.
-    pub reason: Reason,
 }
 
 /// Consecutive nodes of one device: what a backend prepares and runs as a whole.
@@ -98,16 +93,62 @@ pub struct MemoryUse {
     pub states: Bytes,
     /// The arenas of the devices that compute from it.
     pub arenas: Bytes,
+    /// The rings of those devices, into which weights are streamed.
+    pub rings: Bytes,
 }
 
 impl MemoryUse {
     /// All of it.
     pub fn total(self) -> Bytes {
-        self.weights + self.states + self.arenas
+        self.weights + self.states + self.arenas + self.rings
     }
 }
 
+/// A run-time input in the arena of a device that reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct InputCopy {
+    /// The input.
+    pub input: InputId,
+    /// The device.
+    pub device: DeviceId,
+    /// Where it lies.
+    pub span: Span,
+}
+
+/// A value that another device reads, copied there as soon as its split is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// The node whose value it is.
+    pub value: NodeId,
+    /// The split that makes it.
+    pub after: SplitId,
+    /// The device that reads it.
+    pub to: DeviceId,
+    /// Where it lies in that device's arena.
+    pub span: Span,
+}
+
+/// A part of a weight that is brought into a device's ring ahead of the splits that read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Upload {
+    /// What is brought.
+    pub slice: WeightSlice,
+    /// From which memory.
+    pub from: MemoryId,
+    /// To which device.
+    pub to: DeviceId,
+    /// Where it lies in that device's ring.
+    pub span: Span,
+    /// The split that reads it.
+    pub split: SplitId,
+    /// The split that must be done before the ring's bytes may be overwritten, in this step.
+    pub after: Option<SplitId>,
+}
+
 /// What runs where, in which order, and at which offsets.
+///
+/// A device does what touches it in plan order: its splits by id, a transfer right after the split that makes its value.
+/// Uploads have a queue of their own and wait only for the split named in `after`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The batch shape it is for.
@@ -118,10 +159,16 @@ pub struct Plan {
     pub splits: IndexVec<SplitId, Split>,
     /// Span of every node's value in its device's arena.
     pub values: IndexVec<NodeId, Span>,
-    /// Span of every input in the arena of the device that reads it.
-    pub inputs: IndexVec<InputId, Span>,
+    /// Every input on every device that reads it.
+    pub inputs: Vec<InputCopy>,
+    /// Values that cross, in order of their splits.
+    pub transfers: IndexVec<TransferId, Transfer>,
+    /// Weights that are streamed, in order of their splits.
+    pub uploads: IndexVec<UploadId, Upload>,
     /// The arena of every device.
     pub arenas: IndexVec<DeviceId, Arena>,
+    /// The ring of every device; without uploads it has no bytes.
+    pub rings: IndexVec<DeviceId, Bytes>,
     /// What is allocated in every memory.
     pub memories: IndexVec<MemoryId, MemoryUse>,
 }
@@ -137,19 +184,32 @@ pub enum PlanError {
         /// The memory's id or name.
         memory: String,
     },
-    /// The operands of a node live with different devices.
-    #[error("{node} reads from {first} and {second}: plans over several devices are not available yet")]
-    Crossing {
+    /// Two memories between which bytes must move have no way between them.
+    #[error("{what} must get from {from} to {to}: the machine has no link between them, nor through a host")]
+    NoLink {
+        /// The value or weight.
+        what: String,
+        /// The memory it is in.
+        from: String,
+        /// The memory it must get to.
+        to: String,
+    },
+    /// A node reads a part of a weight that no single home holds.
+    #[error("{node} reads {range:?} of {weight}, which has no home as a whole: cut the node along the homes first")]
+    Torn {
         /// The node's name.
         node: String,
-        /// The device of one operand.
-        first: String,
-        /// The device of another.
-        second: String,
+        /// The weight's name.
+        weight: String,
+        /// The matrices that it reads.
+        range: Range<u32>,
     },
     /// The device has no kernel.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
+    /// A graph that is cut along its homes is none.
+    #[error("the graph cannot be cut along the homes of its experts: {0}")]
+    Partition(String),
     /// The residency is of another graph.
     #[error("the residency has homes for {found} {what}, the graph has {needed}")]
     Homes {
@@ -161,7 +221,7 @@ pub enum PlanError {
         found: usize,
     },
     /// A memory is too small.
-    #[error("{memory} needs {need} for weights, states and arenas, its budget is {budget}")]
+    #[error("{memory} needs {need} for weights, states, arenas and rings, its budget is {budget}")]
     OverBudget {
         /// The memory's name.
         memory: String,
@@ -172,23 +232,74 @@ pub enum PlanError {
     },
 }
 
-/// Plans one batch bucket.
+/// Plans one batch bucket. `Auto` prices every op, and takes the whole that its own timeline says is fastest among that,
+/// nothing moved, and everything moved.
 ///
 /// # Errors
 /// A node cannot run where its operands live, or a memory's budget is too small: the error names both.
-pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine) -> Result<Plan, PlanError> {
-    let placements = place::place(graph, residency, machine)?;
-    let splits = split::split(graph, &placements);
-    let lifetimes = lifetime::lifetimes(graph, &splits);
-    let packed = pack::pack(graph, machine, &placements, splits, &lifetimes);
-    let memories = pack::within_budget(graph, residency, machine, &packed.arenas)?;
+pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Policy) -> Result<Plan, PlanError> {
+    let own = plan_as(graph, residency, machine, policy, policy.offload);
+    if policy.offload != Offload::Auto || !machine.devices.iter().any(|d| d.kind.is_accelerator()) {
+        return own;
+    }
+    let others = [Offload::Never, Offload::AtLeast(Tokens(1))];
+    let others = others.map(|offload| plan_as(graph, residency, machine, policy, offload));
+    let time = |plan: &Plan| timeline(graph, machine, policy, plan, Overlap::Spec, 1).end();
+    let fastest = std::iter::once(&own).chain(&others).filter_map(|p| p.as_ref().ok()).min_by_key(|p| time(p));
+    match fastest {
+        Some(plan) => Ok(plan.clone()),
+        None => own,
+    }
+}
+
+fn plan_as(
+    graph: &Graph,
+    residency: &Residency,
+    machine: &Machine,
+    policy: &Policy,
+    offload: Offload,
+) -> Result<Plan, PlanError> {
+    let placements = place::place(graph, residency, machine, &Policy { offload, ..policy.clone() })?;
+    let cut = split::split(graph, residency, machine, policy, &placements)?;
+    let crossings = transfer::crossings(graph, machine, &placements, &cut)?;
+    let uploads = ring::uploads(graph, residency, machine, &cut)?;
+    let lifetimes = lifetime::lifetimes(graph, &placements, &cut, &crossings);
+    let packed = pack::pack(graph, machine, &placements, cut, &lifetimes, crossings);
+    let memories = pack::within_budget(graph, residency, machine, &packed.arenas, &uploads.rings)?;
     Ok(Plan {
         batch: graph.batch(),
         placements,
         splits: packed.splits,
         values: packed.values,
         inputs: packed.inputs,
+        transfers: packed.transfers,
+        uploads: uploads.uploads,
         arenas: packed.arenas,
+        rings: uploads.rings,
         memories,
     })
+}
+
+/// Where a device finds values and inputs in its arena: its own, and copies of others'. What it never reads is empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Values.
+    pub values: IndexVec<NodeId, Span>,
+    /// Inputs.
+    pub inputs: IndexVec<InputId, Span>,
+}
+
+impl Plan {
+    /// The arena of `device` as its splits see it, for a graph with `inputs` inputs.
+    pub fn view(&self, device: DeviceId, inputs: usize) -> View {
+        let nowhere = Span { offset: Bytes::ZERO, len: Bytes::ZERO };
+        let own = |(id, &span)| if self.placements[id].device == device { span } else { nowhere };
+        let mut view = View {
+            values: self.values.iter_ids().map(own).collect(),
+            inputs: std::iter::repeat_n(nowhere, inputs).collect(),
+        };
+        self.transfers.iter().filter(|t| t.to == device).for_each(|t| view.values[t.value] = t.span);
+        self.inputs.iter().filter(|i| i.device == device).for_each(|i| view.inputs[i.input] = i.span);
+        view
+    }
 }

@@ -2,48 +2,59 @@
 //! The arena's size is exactly the end of the last span; nothing is rounded up beyond the device's alignment.
 
 use super::lifetime::{Lifetime, Lifetimes};
-use super::{Arena, MemoryUse, Placement, PlanError, Span, Split, SplitId};
+use super::reason::Placement;
+use super::split::Cut;
+use super::transfer::Crossing;
+use super::{Arena, InputCopy, MemoryUse, PlanError, Span, Split, SplitId, Transfer, TransferId};
 use crate::device::{DeviceId, Machine, MemoryId, scratch};
-use crate::graph::{Graph, InputId, NodeId, Operand};
-use crate::index::{Id, IndexVec};
+use crate::graph::{Graph, NodeId};
+use crate::index::IndexVec;
 use crate::residency::Residency;
 use crate::units::Bytes;
 
-/// Splits with their scratch, spans of values and inputs, and the arenas that hold them.
+/// Splits with their scratch, spans of values, copies and inputs, and the arenas that hold them.
 pub(super) struct Packed {
     pub splits: IndexVec<SplitId, Split>,
     pub values: IndexVec<NodeId, Span>,
-    pub inputs: IndexVec<InputId, Span>,
+    pub transfers: IndexVec<TransferId, Transfer>,
+    pub inputs: Vec<InputCopy>,
     pub arenas: IndexVec<DeviceId, Arena>,
 }
+
+const NOWHERE: Span = Span { offset: Bytes::ZERO, len: Bytes::ZERO };
 
 /// Packs the arena of every device.
 pub(super) fn pack(
     graph: &Graph,
     machine: &Machine,
     placements: &IndexVec<NodeId, Placement>,
-    mut splits: IndexVec<SplitId, Split>,
+    cut: Cut,
     lifetimes: &Lifetimes,
+    crossings: Vec<Crossing>,
 ) -> Packed {
-    let nowhere = Span { offset: Bytes::ZERO, len: Bytes::ZERO };
-    let mut values: IndexVec<NodeId, Span> = graph.node_ids().map(|_| nowhere).collect();
-    let mut inputs: IndexVec<InputId, Span> = graph.inputs().iter().map(|_| nowhere).collect();
-    let mut arenas = IndexVec::new();
+    let copy = |c: Crossing| Transfer { value: c.value, after: c.after, to: c.to, span: NOWHERE };
+    let input = |&(input, device, _): &(_, _, Lifetime)| InputCopy { input, device, span: NOWHERE };
+    let mut packed = Packed {
+        splits: cut.splits,
+        values: graph.node_ids().map(|_| NOWHERE).collect(),
+        transfers: crossings.into_iter().map(copy).collect(),
+        inputs: lifetimes.inputs.iter().map(input).collect(),
+        arenas: IndexVec::new(),
+    };
     for (device, spec) in machine.devices.iter_ids() {
-        let mut items = value_items(graph, placements, lifetimes, device);
-        items.extend(input_items(graph, placements, lifetimes, device));
-        items.extend(scratch_items(graph, machine, &splits, lifetimes, device));
+        let mut items = items(graph, machine, placements, lifetimes, &packed, device);
         let bytes = place_items(&mut items, spec.alignment);
         for item in items {
             match item.owner {
-                Owner::Value(id) => values[id] = item.span,
-                Owner::Input(id) => inputs[id] = item.span,
-                Owner::Scratch(id) => splits[id].scratch = item.span,
+                Owner::Value(id) => packed.values[id] = item.span,
+                Owner::Copy(id) => packed.transfers[id].span = item.span,
+                Owner::Input(i) => packed.inputs[i].span = item.span,
+                Owner::Scratch(id) => packed.splits[id].scratch = item.span,
             }
         }
-        arenas.push(Arena { bytes });
+        packed.arenas.push(Arena { bytes });
     }
-    Packed { splits, values, inputs, arenas }
+    packed
 }
 
 /// What is allocated in every memory; refuses plans that exceed one.
@@ -52,6 +63,7 @@ pub(super) fn within_budget(
     residency: &Residency,
     machine: &Machine,
     arenas: &IndexVec<DeviceId, Arena>,
+    rings: &IndexVec<DeviceId, Bytes>,
 ) -> Result<IndexVec<MemoryId, MemoryUse>, PlanError> {
     let mut uses: IndexVec<MemoryId, MemoryUse> = machine.memories.iter().map(|_| MemoryUse::default()).collect();
     for (id, homes) in residency.weights.iter_ids() {
@@ -68,6 +80,7 @@ pub(super) fn within_budget(
     }
     for (id, arena) in arenas.iter_ids() {
         uses[machine.devices[id].memory].arenas += arena.bytes;
+        uses[machine.devices[id].memory].rings += rings[id];
     }
     for (id, spec) in machine.memories.iter_ids() {
         let (need, budget) = (uses[id].total(), machine.budget(id));
@@ -88,7 +101,8 @@ fn known(machine: &Machine, memory: MemoryId, what: &str) -> Result<(), PlanErro
 #[derive(Clone, Copy)]
 enum Owner {
     Value(NodeId),
-    Input(InputId),
+    Copy(TransferId),
+    Input(usize),
     Scratch(SplitId),
 }
 
@@ -104,51 +118,30 @@ impl Item {
     }
 }
 
-fn value_items(
-    graph: &Graph,
-    placements: &IndexVec<NodeId, Placement>,
-    lifetimes: &Lifetimes,
-    device: DeviceId,
-) -> Vec<Item> {
-    let here = graph.node_ids().filter(|&id| placements[id].device == device);
-    here.map(|id| Item::new(Owner::Value(id), lifetimes.values[id], graph.value_bytes(id))).collect()
-}
-
-/// An input lies where its first reader runs.
-fn input_items(
-    graph: &Graph,
-    placements: &IndexVec<NodeId, Placement>,
-    lifetimes: &Lifetimes,
-    device: DeviceId,
-) -> Vec<Item> {
-    let reader = |input: InputId| {
-        graph.nodes().find(|(_, node)| node.op.operands().contains(&Operand::Input(input))).map(|(id, _)| id)
-    };
-    let here = graph
-        .inputs()
-        .iter_ids()
-        .filter(|&(id, _)| reader(id).map_or(device.index() == 0, |node| placements[node].device == device));
-    here.map(|(id, input)| {
-        let bytes = Bytes(4 * u64::from(graph.rows(input.rows()).0));
-        Item::new(Owner::Input(id), lifetimes.inputs[id], bytes)
-    })
-    .collect()
-}
-
-fn scratch_items(
+/// Everything that lies in the arena of `device`.
+fn items(
     graph: &Graph,
     machine: &Machine,
-    splits: &IndexVec<SplitId, Split>,
+    placements: &IndexVec<NodeId, Placement>,
     lifetimes: &Lifetimes,
+    packed: &Packed,
     device: DeviceId,
 ) -> Vec<Item> {
-    let spec = &machine.devices[device];
-    let here = splits.iter_ids().filter(|(_, split)| split.device == device);
-    here.map(|(id, split)| {
-        let need = scratch(spec, graph, &split.nodes).total();
+    let own = graph.node_ids().filter(|&id| placements[id].device == device);
+    let values = own.map(|id| Item::new(Owner::Value(id), lifetimes.values[id], graph.value_bytes(id)));
+    let arriving = packed.transfers.iter_ids().zip(&lifetimes.copies).filter(|((_, t), _)| t.to == device);
+    let copies = arriving.map(|((id, t), &life)| Item::new(Owner::Copy(id), life, graph.value_bytes(t.value)));
+    let read = lifetimes.inputs.iter().enumerate().filter(|(_, input)| input.1 == device);
+    let inputs = read.map(|(i, &(input, _, life))| {
+        let rows = graph.rows(graph.inputs()[input].rows());
+        Item::new(Owner::Input(i), life, Bytes(4 * u64::from(rows.0)))
+    });
+    let splits = packed.splits.iter_ids().filter(|(_, split)| split.device == device);
+    let scratch = splits.map(|(id, split)| {
+        let need = scratch(&machine.devices[device], graph, &split.nodes).total();
         Item::new(Owner::Scratch(id), lifetimes.scratch[id], need)
-    })
-    .collect()
+    });
+    values.chain(copies).chain(inputs).chain(scratch).collect()
 }
 
 /// Gives every item an offset and returns the end of the last one.

@@ -1,64 +1,85 @@
-//! Every node gets a device and a reason: weights and states decide first, then neighbours.
-//! Never moves a value between devices; that a node's operands meet on its device is checked here.
+//! Every node gets a device and a reason: weights and states decide first, all others go where the fewest bytes cross.
+//! Never moves a weight's home; what a device lacks is brought by transfers and uploads.
 
-use super::{Placement, PlanError, Reason};
+use super::cost::at_home;
+use super::offload::Chooser;
+use super::reason::{Placement, Reason};
+use super::{PlanError, Policy};
 use crate::device::{DeviceId, Machine, MemoryId, supports};
 use crate::graph::ops::{Moe, Rows};
 use crate::graph::{Graph, NodeId, Op, Operand};
 use crate::index::{Id, IndexVec};
-use crate::residency::Residency;
+use crate::residency::{Residency, part_bytes};
 
 /// Places all nodes of `graph`.
 pub(super) fn place(
     graph: &Graph,
     residency: &Residency,
     machine: &Machine,
+    policy: &Policy,
 ) -> Result<IndexVec<NodeId, Placement>, PlanError> {
     complete(graph, residency)?;
-    let mut seeds = Vec::with_capacity(graph.len());
-    for (id, _) in graph.nodes() {
-        seeds.push(seed(graph, residency, machine, id)?);
+    let chooser = Chooser::new(graph, residency, machine, policy);
+    let mut placer = Placer { graph, residency, machine, placed: Vec::with_capacity(graph.len()) };
+    for id in graph.node_ids() {
+        let seed = seed(&chooser, id)?;
+        placer.placed.push(seed);
     }
-    follow_inputs(graph, &mut seeds);
-    follow_users(graph, &mut seeds);
-    let placements: IndexVec<NodeId, Placement> = seeds.into_iter().map(|p| p.unwrap_or(FIRST)).collect();
+    graph.node_ids().for_each(|id| placer.follow(id));
+    graph.node_ids().rev().for_each(|id| placer.follow(id));
+    let placements: IndexVec<NodeId, Placement> =
+        placer.placed.into_iter().map(|p| p.unwrap_or(first(machine))).collect();
     for (id, node) in graph.nodes() {
         supports(&machine.devices[placements[id].device], graph, node)?;
-        meets(graph, machine, &placements, id)?;
     }
     Ok(placements)
 }
 
 /// For a node that neither reads nor feeds anything placed.
-const FIRST: Placement = Placement { device: DeviceId(0), reason: Reason::FirstDevice };
+fn first(machine: &Machine) -> Placement {
+    let host = machine.devices.iter_ids().find(|(_, d)| !d.kind.is_accelerator()).map(|(id, _)| id);
+    Placement { device: host.unwrap_or(DeviceId(0)), reason: Reason::FirstDevice }
+}
 
 fn complete(graph: &Graph, residency: &Residency) -> Result<(), PlanError> {
     let homes =
         |what, needed, found| if needed == found { Ok(()) } else { Err(PlanError::Homes { what, needed, found }) };
     homes("weights", graph.weights().len(), residency.weights.len())?;
-    homes("states", graph.states().len(), residency.states.len())
+    homes("states", graph.states().len(), residency.states.len())?;
+    let with_homes = residency.weights.iter().filter(|h| !h.is_empty()).count();
+    homes("weights", graph.weights().len(), with_homes)
 }
 
 /// The placement that a node's own weight or state demands.
-fn seed(graph: &Graph, residency: &Residency, machine: &Machine, id: NodeId) -> Result<Option<Placement>, PlanError> {
+fn seed(chooser: &Chooser<'_>, id: NodeId) -> Result<Option<Placement>, PlanError> {
+    let Chooser { graph, residency, machine, .. } = *chooser;
     let Some(operand) = deciding_operand(&graph.node(id).op) else { return Ok(None) };
-    let (memory, what, reason) = match operand {
+    match operand {
         Operand::Weight(w) => {
             let weight = &graph.weights()[w];
-            let Some(home) = residency.weights[w].first() else {
-                return Err(PlanError::Homes { what: "weights", needed: graph.weights().len(), found: w.index() });
+            let range = graph.node(id).op.matrices(w, weight.count);
+            let home = residency.weights[w].iter().find(|h| h.slice.holds(&range));
+            let Some(home) = home else {
+                let (node, weight) = (graph.node(id).name.clone(), weight.name.clone());
+                return Err(PlanError::Torn { node, weight, range });
             };
-            (home.memory, &weight.name, Reason::WeightHome(w))
+            let device = device_of(machine, home.memory, &weight.name)?;
+            match graph.node(id).op {
+                // A few rows are read of a table that is worth no journey.
+                Op::Rows(_) => Ok(Some(Placement { device, reason: Reason::WeightHome(w) })),
+                _ => Ok(Some(chooser.choose(id, w, device))),
+            }
         }
-        Operand::State(s) => (residency.states[s], &graph.states()[s].name, Reason::StateHome(s)),
-        Operand::Node(_) | Operand::Input(_) => return Ok(None),
-    };
-    let device = device_of(machine, memory, what)?;
-    Ok(Some(Placement { device, reason }))
+        Operand::State(s) => {
+            let device = device_of(machine, residency.states[s], &graph.states()[s].name)?;
+            Ok(Some(Placement { device, reason: Reason::StateHome(s) }))
+        }
+        Operand::Node(_) | Operand::Input(_) => Ok(None),
+    }
 }
 
 /// The operand whose home is worth going to: a matrix or a cache. Small vectors follow the node instead.
-fn deciding_operand(op: &Op) -> Option<Operand> {
+pub(super) fn deciding_operand(op: &Op) -> Option<Operand> {
     match op {
         Op::MatMul(op) => Some(op.weight.into()),
         Op::HeadMatMul(op) => Some(op.weight.into()),
@@ -78,38 +99,40 @@ fn device_of(machine: &Machine, memory: MemoryId, what: &str) -> Result<DeviceId
     })
 }
 
-fn follow_inputs(graph: &Graph, seeds: &mut [Option<Placement>]) {
-    for (id, node) in graph.nodes() {
-        let from = node.op.node_operands().into_iter().find_map(|n| Some((n, seeds[n.index()]?.device)));
-        if let (None, Some((input, device))) = (seeds[id.index()], from) {
-            seeds[id.index()] = Some(Placement { device, reason: Reason::FollowsInput(input) });
-        }
-    }
+struct Placer<'a> {
+    graph: &'a Graph,
+    residency: &'a Residency,
+    machine: &'a Machine,
+    placed: Vec<Option<Placement>>,
 }
 
-fn follow_users(graph: &Graph, seeds: &mut [Option<Placement>]) {
-    for id in graph.node_ids().rev() {
-        let to = graph.users(id).into_iter().find_map(|n| Some((n, seeds[n.index()]?.device)));
-        if let (None, Some((user, device))) = (seeds[id.index()], to) {
-            seeds[id.index()] = Some(Placement { device, reason: Reason::FollowsUser(user) });
+impl Placer<'_> {
+    /// Gives a node without a device that of the placed neighbour which the fewest bytes have to cross for; among
+    /// equals the first input's, then the first user's.
+    fn follow(&mut self, id: NodeId) {
+        if self.placed[id.index()].is_some() {
+            return;
         }
+        let device = |n: NodeId| self.placed[n.index()].map(|p| p.device);
+        let (inputs, users) = (self.graph.node(id).op.node_operands(), self.graph.users(id));
+        let from_inputs = inputs.iter().filter_map(|&n| Some((device(n)?, Reason::FollowsInput(n))));
+        let from_users = users.iter().filter_map(|&n| Some((device(n)?, Reason::FollowsUser(n))));
+        let able = |d: DeviceId| supports(&self.machine.devices[d], self.graph, self.graph.node(id)).is_ok();
+        let places = from_inputs.chain(from_users).filter(|&(d, _)| able(d));
+        let best = places.min_by_key(|&(d, _)| self.crossing(id, d, &inputs, &users));
+        self.placed[id.index()] = best.map(|(device, reason)| Placement { device, reason });
     }
-}
 
-fn meets(
-    graph: &Graph,
-    machine: &Machine,
-    placements: &IndexVec<NodeId, Placement>,
-    id: NodeId,
-) -> Result<(), PlanError> {
-    let device = placements[id].device;
-    let name = |d: DeviceId| machine.devices[d].name.clone();
-    for operand in graph.node(id).op.node_operands() {
-        let from = placements[operand].device;
-        if from != device {
-            let node = graph.node(id).name.clone();
-            return Err(PlanError::Crossing { node, first: name(from), second: name(device) });
-        }
+    /// Bytes that cross if `id` runs on `device`.
+    fn crossing(&self, id: NodeId, device: DeviceId, inputs: &[NodeId], users: &[NodeId]) -> u64 {
+        let elsewhere = |n: &&NodeId| self.placed[n.index()].is_some_and(|p| p.device != device);
+        let inward: u64 = inputs.iter().filter(elsewhere).map(|&n| self.graph.value_bytes(n).0).sum();
+        let outward = users.iter().filter(elsewhere).count() as u64 * self.graph.value_bytes(id).0;
+        let memory = self.machine.devices[device].memory;
+        let weights = self.graph.node(id).op.weight_operands();
+        let missing = weights.into_iter().filter(|&w| !at_home(self.graph, self.residency, id, w, memory));
+        let range = |w| self.graph.node(id).op.matrices(w, self.graph.weights()[w].count);
+        let brought: u64 = missing.map(|w| part_bytes(&self.graph.weights()[w], &range(w)).0).sum();
+        inward + outward + brought
     }
-    Ok(())
 }

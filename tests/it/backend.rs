@@ -4,12 +4,12 @@ use loadmaster::backend::{self, Args, Bindings, BufferKind, BufferSpan, Queue, S
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::{Combine, Elementwise, Embed, Experts, Gating, MatMul, Moe, Route, Rows, Select};
 use loadmaster::graph::{Batch, Graph, GraphBuilder, Input, InputId, NodeId, Op, Weight};
-use loadmaster::plan::{Plan, Span, Split, SplitId, check, plan};
+use loadmaster::plan::{Plan, Policy, Span, Split, SplitId, check, plan};
 use loadmaster::residency::{Layout, Residency, Storage};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
-use crate::plan::bind;
+use crate::plan::{bind, inputs_of};
 
 fn split(plan: &mut Plan) -> &mut Split {
     &mut plan.splits[SplitId(0)]
@@ -27,7 +27,7 @@ fn apart(graph: &Graph, made: &Plan) -> (Plan, Bytes) {
         *end = span.end().align_up(64);
     };
     graph.node_ids().for_each(|id| place(&mut made.values[id], &mut end));
-    graph.inputs().ids().for_each(|id| place(&mut made.inputs[id], &mut end));
+    made.inputs.iter_mut().for_each(|copy| place(&mut copy.span, &mut end));
     place(&mut split(&mut made).scratch, &mut end);
     (made, end)
 }
@@ -57,7 +57,7 @@ fn copies_from_another_thread_do_not_meet_a_running_split() {
     for kind in [BackendKind::Cpu, BackendKind::Null] {
         let machine = Machine::single(kind, 2, Bytes(1 << 40));
         let homes = homes(&graph);
-        let (made, bytes) = apart(&graph, &plan(&graph, &homes, &machine).unwrap());
+        let (made, bytes) = apart(&graph, &plan(&graph, &homes, &machine, &Policy::default()).unwrap());
         let backend = backend::open(&machine.devices[DeviceId(0)]).unwrap();
         let arena = backend.alloc(BufferKind::Device, bytes).unwrap();
         let bindings = Bindings { arena, ..bind(&graph, &homes, &made, &*backend) };
@@ -67,11 +67,17 @@ fn copies_from_another_thread_do_not_meet_a_running_split() {
             backend.write(Queue::Upload, slices[0].at, bytemuck::cast_slice(&data), &[]).unwrap();
         }
         let split = &made.splits[SplitId(0)];
-        let work = SplitWork { graph: &graph, split, values: &made.values, inputs: &made.inputs, bindings: &bindings };
+        let work = SplitWork {
+            graph: &graph,
+            split,
+            values: &made.values,
+            inputs: &inputs_of(&graph, &made),
+            bindings: &bindings,
+        };
         let program = backend.prepare(&work).unwrap();
         let at = |span| BufferSpan { buffer: arena, span };
         let put = |input: u32, data: &[u32]| {
-            let at = at(made.inputs[InputId(input)]);
+            let at = at(inputs_of(&graph, &made)[InputId(input)]);
             backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[]).unwrap();
         };
         let get = || {
@@ -117,7 +123,7 @@ fn the_cpu_refuses_spans_that_would_let_a_kernel_race_with_itself() {
     let graph = wide_graph(8);
     let machine = Machine::single(BackendKind::Cpu, 3, Bytes(1 << 40));
     let homes = homes(&graph);
-    let (made, bytes) = apart(&graph, &plan(&graph, &homes, &machine).unwrap());
+    let (made, bytes) = apart(&graph, &plan(&graph, &homes, &machine, &Policy::default()).unwrap());
     let backend = backend::open(&machine.devices[DeviceId(0)]).unwrap();
     let arena = backend.alloc(BufferKind::Device, bytes).unwrap();
     let bindings = Bindings { arena, ..bind(&graph, &homes, &made, &*backend) };
@@ -131,8 +137,13 @@ fn the_cpu_refuses_spans_that_would_let_a_kernel_race_with_itself() {
         let mut made = made.clone();
         damage(&mut made);
         let split = made.splits[SplitId(0)].clone();
-        let work =
-            SplitWork { graph: &graph, split: &split, values: &made.values, inputs: &made.inputs, bindings: &bindings };
+        let work = SplitWork {
+            graph: &graph,
+            split: &split,
+            values: &made.values,
+            inputs: &inputs_of(&graph, &made),
+            bindings: &bindings,
+        };
         let error = backend.prepare(&work).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
@@ -165,9 +176,9 @@ fn routed_graph(interleaved: bool, tokens: u32) -> Graph {
         b.node(format!("route{n}"), Op::Moe(Moe::Route(op))).unwrap()
     };
     let multiply = |b: &mut GraphBuilder, (n, _, weight): (u32, _, _), routing: NodeId| {
-        let op = Experts { x: embedded, routing, weight, bias: None, slotted: false };
+        let op = Experts { x: embedded, routing, weight, bias: None, slotted: false, part: None };
         let x = b.node(format!("experts{n}"), Op::Moe(Moe::Experts(op))).unwrap();
-        let op = Combine { x, routing, shared: None, residual: None };
+        let op = Combine { x, routing, shared: None, residual: None, part: None };
         b.node(format!("combine{n}"), Op::Moe(Moe::Combine(op))).unwrap()
     };
     let [first, second] = layers;
@@ -189,7 +200,7 @@ fn routed_graph(interleaved: bool, tokens: u32) -> Graph {
 fn outputs(graph: &Graph) -> Vec<f32> {
     let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 40));
     let homes = homes(graph);
-    let made = plan(graph, &homes, &machine).unwrap();
+    let made = plan(graph, &homes, &machine, &Policy::default()).unwrap();
     check(graph, &homes, &machine, &made).unwrap();
     let backend = backend::open(&machine.devices[DeviceId(0)]).unwrap();
     let bindings = bind(graph, &homes, &made, &*backend);
@@ -202,14 +213,14 @@ fn outputs(graph: &Graph) -> Vec<f32> {
         graph,
         split: &made.splits[SplitId(0)],
         values: &made.values,
-        inputs: &made.inputs,
+        inputs: &inputs_of(graph, &made),
         bindings: &bindings,
     };
     let program = backend.prepare(&work).unwrap();
     let tokens = graph.batch().tokens;
     let cells: Vec<u32> = (0..tokens.0).collect();
     for (id, _) in graph.inputs().iter_ids() {
-        let at = BufferSpan { buffer: bindings.arena, span: made.inputs[id] };
+        let at = BufferSpan { buffer: bindings.arena, span: inputs_of(graph, &made)[id] };
         backend.write(Queue::Compute, at, bytemuck::cast_slice(&cells), &[]).unwrap();
     }
     let sequences = [SequenceRows { first: 0, rows: tokens.0, length: tokens, pages: 0..tokens.pages() }];

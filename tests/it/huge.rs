@@ -8,7 +8,7 @@ use loadmaster::graph::ops::{
 use loadmaster::graph::{
     Batch, CacheHalf, Element, Graph, Input, InputId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight, WeightId,
 };
-use loadmaster::plan::{check, plan};
+use loadmaster::plan::{Policy, check, plan};
 use loadmaster::residency::{Layout, Residency, Storage};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -83,9 +83,9 @@ fn file(d: &Dims) -> String {
         normalize: true,
         scale: 1.0,
     };
-    let experts = Experts { x: n4, routing: n6, weight: WeightId(3), bias: None, slotted: false };
+    let experts = Experts { x: n4, routing: n6, weight: WeightId(3), bias: None, slotted: false, part: None };
     let choices = value(Element::Choice, RowDim::Tokens, d.used);
-    let combine = Combine { x: NodeId(7), routing: n6, shared: None, residual: None };
+    let combine = Combine { x: NodeId(7), routing: n6, shared: None, residual: None, part: None };
     let product = |x, weight| Op::MatMul(MatMul { x, weight: WeightId(weight), bias: None, residual: None });
     let made = [
         (Op::Rows(Rows::Embed(Embed { weight: WeightId(0), ids: InputId(0) })), floats(width)),
@@ -122,7 +122,7 @@ fn accepted(dims: &Dims, workers: u32) -> bool {
         for (layout, storage) in [(Layout::Panel16, Storage::Allocated), (Layout::Gguf, Storage::Mapped)] {
             let residency = Residency::in_one(&graph, MemoryId(0), |_, _| (layout, storage));
             let machine = Machine::single(kind, workers, Bytes(u64::MAX - 1));
-            let Ok(made) = plan(&graph, &residency, &machine) else { continue };
+            let Ok(made) = plan(&graph, &residency, &machine, &Policy::default()) else { continue };
             check(&graph, &residency, &machine, &made).unwrap();
             assert_eq!(made.memories[MemoryId(0)].arenas, made.arenas[DeviceId(0)].bytes);
         }

@@ -7,7 +7,7 @@ use loadmaster::graph::{Batch, Graph};
 use loadmaster::index::Id;
 use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, prose, shape, text};
 use loadmaster::models::{CacheSpec, Model};
-use loadmaster::plan::{Plan, plan};
+use loadmaster::plan::{Plan, Policy, plan};
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::{DType, Shape};
 use loadmaster::units::{Bytes, Tokens};
@@ -26,7 +26,8 @@ fn parts(shape: &ModelShape, dtype: DType) -> Parts {
     let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
     let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
     let graph = Model::from_gguf(&gguf).unwrap().graph(batch, cache).unwrap();
-    let plan = plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine).unwrap();
+    let plan =
+        plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine, &Policy::default()).unwrap();
     Parts { gguf, machine, graph, plan }
 }
 

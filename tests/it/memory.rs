@@ -7,7 +7,7 @@ use loadmaster::exec::{GraphSource, Session, SessionLimits, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::models::{CacheSpec, Model};
-use loadmaster::plan::{check, plan};
+use loadmaster::plan::{Policy, check, plan};
 use loadmaster::synth::{Synth, named, names};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -39,7 +39,7 @@ fn stated_is_allocated(what: &str, gguf: &Arc<Gguf>, kind: BackendKind, keep_map
         let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(outputs) };
         let graph = source(gguf).graph(batch).unwrap();
         let residency = homes(&graph, gguf, HOST, keep_mapping);
-        let made = plan(&graph, &residency, &machine).unwrap();
+        let made = plan(&graph, &residency, &machine, &Policy::default()).unwrap();
         check(&graph, &residency, &machine, &made).unwrap();
         let (limits, stated) = (SessionLimits { tokens: batch.tokens, outputs: batch.outputs }, made.memories[HOST]);
         let homes = |_: &Graph| residency;
@@ -78,7 +78,7 @@ fn weights_used_from_the_file_take_no_memory_and_others_their_size_in_steps_of_6
     let gguf = Gguf::from_bytes("made", bytes).unwrap();
     let graph = source(&gguf).graph(Batch { tokens: Tokens(4), outputs: Tokens(1) }).unwrap();
     let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 32));
-    let stated = plan(&graph, &homes(&graph, &gguf, HOST, false), &machine).unwrap().memories[HOST];
+    let stated = plan(&graph, &homes(&graph, &gguf, HOST, false), &machine, &Policy::default()).unwrap().memories[HOST];
     let vectors = gguf.tensors().iter().filter(|t| t.shape.rows() == 1);
     assert_eq!(stated.weights.0, vectors.map(|t| t.bytes.0.div_ceil(64) * 64).sum::<u64>());
     // Two layers of 80 cells of two heads of 64 elements: keys of two bytes, values of 34 bytes a 32.

@@ -11,7 +11,7 @@ use loadmaster::gguf::{Gguf, MetaValue, TensorSpec, Writer};
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model};
-use loadmaster::plan::plan;
+use loadmaster::plan::{Policy, plan};
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::{DType, Shape};
 use loadmaster::units::{Bytes, Tokens};
@@ -117,7 +117,7 @@ impl Made {
         let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
         let graph = model.graph(batch, cache).map_err(|e| e.to_string())?;
         let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
-        let planned = plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine);
+        let planned = plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine, &Policy::default());
         planned.map(|_| ()).map_err(|e| e.to_string())
     }
 }

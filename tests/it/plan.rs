@@ -2,10 +2,13 @@
 
 use loadmaster::backend::null::NullBackend;
 use loadmaster::backend::{Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, SequenceRows, SplitWork};
-use loadmaster::device::{BackendKind, Machine, MemoryId};
+use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::{Activation, Attention, CacheWrite, Elementwise, Embed, Mask, MatMul, Norm, Rows, Select};
-use loadmaster::graph::{Batch, CacheHalf, Graph, GraphBuilder, Input, NodeId, Op, State, StateId, Weight, WeightId};
-use loadmaster::plan::{Plan, PlanError, Span, Violation, check, plan};
+use loadmaster::graph::{
+    Batch, CacheHalf, Graph, GraphBuilder, Input, InputId, NodeId, Op, State, StateId, Weight, WeightId,
+};
+use loadmaster::index::{Id, IndexVec};
+use loadmaster::plan::{Plan, PlanError, Policy, Span, Violation, check, plan};
 use loadmaster::residency::{Layout, Residency, Storage, weight_bytes};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -111,6 +114,11 @@ fn random_graph(seed: u64, steps: usize, tokens: u32, outputs: u32) -> Graph {
     g.builder.finish(output).unwrap()
 }
 
+/// Where the one device of a plan finds its inputs.
+pub fn inputs_of(graph: &Graph, plan: &Plan) -> IndexVec<InputId, Span> {
+    plan.view(DeviceId(0), graph.inputs().len()).inputs
+}
+
 fn machine() -> Machine {
     Machine::single(BackendKind::Cpu, 3, Bytes(1 << 40))
 }
@@ -129,11 +137,11 @@ proptest! {
     ) {
         let graph = random_graph(seed, steps, tokens, outputs.min(tokens));
         let (machine, homes) = (machine(), homes(&graph));
-        let made = plan(&graph, &homes, &machine).unwrap();
+        let made = plan(&graph, &homes, &machine, &Policy::default()).unwrap();
         check(&graph, &homes, &machine, &made).unwrap();
-        prop_assert_eq!(&plan(&graph, &homes, &machine).unwrap(), &made);
+        prop_assert_eq!(&plan(&graph, &homes, &machine, &Policy::default()).unwrap(), &made);
         // The arena ends with its last span, and no plan is worse than giving every value a place of its own.
-        let ends = made.values.iter().chain(made.inputs.iter()).chain(made.splits.iter().map(|s| &s.scratch));
+        let ends = made.values.iter().chain(made.inputs.iter().map(|copy| &copy.span)).chain(made.splits.iter().map(|s| &s.scratch));
         prop_assert_eq!(ends.clone().map(|s| s.end()).max(), Some(made.arenas[loadmaster::device::DeviceId(0)].bytes));
         let apart: u64 = ends.map(|s| s.len.align_up(64).0).sum();
         prop_assert!(made.arenas[loadmaster::device::DeviceId(0)].bytes.0 <= apart);
@@ -183,8 +191,8 @@ const DAMAGES: [Damage; 10] = [
         "an input on a value",
         |_, p| {
             let at = p.values[NodeId(0)].offset;
-            let input = loadmaster::graph::InputId(1);
-            p.inputs[input] = Span { offset: at, ..p.inputs[input] };
+            let input = InputId(1);
+            p.inputs[input.index()].span.offset = at;
         },
         |v| matches!(v, Violation::Lost { .. }),
     ),
@@ -199,7 +207,7 @@ fn every_kind_of_damage_is_found() {
     for seed in 0..50 {
         let graph = random_graph(seed, 30, 64, 64);
         let (machine, homes) = (machine(), homes(&graph));
-        let whole = plan(&graph, &homes, &machine).unwrap();
+        let whole = plan(&graph, &homes, &machine, &Policy::default()).unwrap();
         for (what, damage, expected) in DAMAGES {
             let mut damaged = whole.clone();
             damage(&graph, &mut damaged);
@@ -213,12 +221,15 @@ fn every_kind_of_damage_is_found() {
 fn a_budget_one_byte_short_is_refused_with_the_need() {
     let graph = random_graph(7, 20, 64, 64);
     let homes = homes(&graph);
-    let made = plan(&graph, &homes, &machine()).unwrap();
+    let made = plan(&graph, &homes, &machine(), &Policy::default()).unwrap();
     let need = made.memories[MemoryId(0)].total();
-    plan(&graph, &homes, &Machine::single(BackendKind::Cpu, 3, need)).unwrap();
+    plan(&graph, &homes, &Machine::single(BackendKind::Cpu, 3, need), &Policy::default()).unwrap();
     let short = Machine::single(BackendKind::Cpu, 3, need - Bytes(1));
     let budget = need - Bytes(1);
-    assert_eq!(plan(&graph, &homes, &short), Err(PlanError::OverBudget { memory: "host".into(), need, budget }));
+    assert_eq!(
+        plan(&graph, &homes, &short, &Policy::default()),
+        Err(PlanError::OverBudget { memory: "host".into(), need, budget })
+    );
     assert!(matches!(check(&graph, &homes, &short, &made), Err(Violation::Budget { .. })));
 }
 
@@ -247,13 +258,18 @@ fn the_null_device_accepts_plans_and_refuses_what_leaves_a_buffer() {
     for seed in 0..100 {
         let graph = random_graph(seed, 25, 32, 4);
         let homes = homes(&graph);
-        let made = plan(&graph, &homes, &machine).unwrap();
+        let made = plan(&graph, &homes, &machine, &Policy::default()).unwrap();
         check(&graph, &homes, &machine, &made).unwrap();
         let backend = NullBackend::new(machine.devices[loadmaster::device::DeviceId(0)].clone());
         let bindings = bind(&graph, &homes, &made, &backend);
         let split = first_split(&mut made.clone()).clone();
-        let work =
-            SplitWork { graph: &graph, split: &split, values: &made.values, inputs: &made.inputs, bindings: &bindings };
+        let work = SplitWork {
+            graph: &graph,
+            split: &split,
+            values: &made.values,
+            inputs: &inputs_of(&graph, &made),
+            bindings: &bindings,
+        };
         let program = backend.prepare(&work).unwrap();
         let cells: Vec<u32> = (0..32).collect();
         let sequences = [SequenceRows { first: 0, rows: 32, length: Tokens(40), pages: 0..3 }];

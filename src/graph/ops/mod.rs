@@ -14,7 +14,7 @@ pub use attention::{Attention, Mask, Values};
 pub use cache::CacheWrite;
 pub use elementwise::{Activation, Elementwise};
 pub use matmul::{HeadMatMul, MatMul};
-pub use moe::{Combine, ExpertGroups, Experts, Gating, Moe, Route};
+pub use moe::{Combine, ExpertGroups, ExpertPart, Experts, Gating, Moe, Route};
 pub use norm::Norm;
 pub use rope::{Rope, RopeStyle, Scaling};
 pub use rows::{Embed, Rows, Select};

@@ -1,5 +1,7 @@
 //! Mixture of experts (Shazeer et al. 2017, arXiv:1701.06538): routing, expert products, weighted sum.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::graph::op::operands;
@@ -59,6 +61,22 @@ pub struct Route {
     pub scale: f32,
 }
 
+/// Some of the experts of a layer: a run of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertPart {
+    /// First expert.
+    pub first: u32,
+    /// Number of experts.
+    pub count: u32,
+}
+
+impl ExpertPart {
+    /// The experts' ids.
+    pub fn range(self) -> Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
+
 /// Per row and chosen expert `e` in slot `j`: `out[t][j] = weight[e] x[t] + bias[e]`, or of `x[t][j]` where x has slots.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experts {
@@ -72,6 +90,16 @@ pub struct Experts {
     pub bias: Option<WeightId>,
     /// Whether `x` has one slice a slot (the down product) or one a row (gate and up).
     pub slotted: bool,
+    /// The experts whose products are made; slots of others hold anything. All, where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<ExpertPart>,
+}
+
+impl Experts {
+    /// The matrices of a stack of `count` that are read.
+    pub fn matrices(&self, count: u32) -> Range<u32> {
+        self.part.map_or(0..count, ExpertPart::range)
+    }
 }
 
 /// `out[t] = sum over slots j, in rank order, of weight[t][j] * x[t][j]`, then plus `shared[t]`, then plus `residual[t]`.
@@ -86,6 +114,9 @@ pub struct Combine {
     pub shared: Option<NodeId>,
     /// A value of the output's shape, added last.
     pub residual: Option<NodeId>,
+    /// The experts whose slots are summed; all, where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<ExpertPart>,
 }
 
 impl Moe {

@@ -43,7 +43,7 @@ impl Blocks<'_> {
         let down = self.experts(product("ffn_down_exps", hidden, width, true), gated, routing, count)?;
         let shared_hidden = experts.shared * hidden;
         let shared = shared.map(|x| self.matmul("ffn_down_shexp", x, (shared_hidden, width), None)).transpose()?;
-        let combine = Combine { x: down, routing, shared, residual: Some(x) };
+        let combine = Combine { x: down, routing, shared, residual: Some(x), part: None };
         self.node(self.in_layer("ffn_combine"), Op::Moe(Moe::Combine(combine)))
     }
 
@@ -70,6 +70,6 @@ impl Blocks<'_> {
             true => Some(self.matrix(&format!("{name}.bias"), rows, count)?),
             false => None,
         };
-        self.node(name, Op::Moe(Moe::Experts(ops::Experts { x, routing, weight, bias, slotted })))
+        self.node(name, Op::Moe(Moe::Experts(ops::Experts { x, routing, weight, bias, slotted, part: None })))
     }
 }

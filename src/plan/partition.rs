@@ -1,0 +1,166 @@
+//! Cuts expert layers along the homes of their experts: every run of experts with a home of its own gets its own
+//! products and its own weighted sum, and the sums are added in order of the runs. Pure; a graph whose experts all have
+//! one home stays as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::PlanError;
+use crate::graph::ops::{Combine, Elementwise, ExpertPart, Moe};
+use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, Op, WeightId};
+use crate::residency::Residency;
+
+/// The graph that [`plan`](super::plan) takes for homes that cut layers.
+///
+/// # Errors
+/// The cut graph does not verify.
+pub fn partition(graph: &Graph, residency: &Residency) -> Result<Graph, PlanError> {
+    let layers = Layer::all(graph, residency);
+    if layers.values().all(|layer| layer.parts.len() < 2) {
+        return Ok(graph.clone());
+    }
+    Rewrite::run(graph, &layers).map_err(|why| PlanError::Partition(why.to_string()))
+}
+
+/// An expert layer, by the sum that ends it.
+struct Layer {
+    /// Products and what stands between them and the sum, in order.
+    inner: Vec<NodeId>,
+    /// The runs into which it is cut.
+    parts: Vec<ExpertPart>,
+}
+
+impl Layer {
+    fn all(graph: &Graph, residency: &Residency) -> BTreeMap<NodeId, Layer> {
+        let sums = graph.nodes().filter_map(|(id, node)| match &node.op {
+            Op::Moe(Moe::Combine(sum)) => Some((id, sum)),
+            _ => None,
+        });
+        sums.map(|(id, sum)| (id, Layer::of(graph, residency, sum))).collect()
+    }
+
+    /// Everything between the routing and the sum that depends on the experts: found from the sum backwards.
+    fn of(graph: &Graph, residency: &Residency, sum: &Combine) -> Layer {
+        let (mut inner, mut open, mut cuts) = (BTreeSet::new(), vec![sum.x], BTreeSet::new());
+        while let Some(id) = open.pop() {
+            let op = &graph.node(id).op;
+            match op {
+                Op::Moe(Moe::Experts(experts)) => {
+                    inner.insert(id);
+                    cuts.extend(ends(residency, experts.weight));
+                    if experts.slotted {
+                        open.push(experts.x);
+                    }
+                }
+                Op::Elementwise(_) => {
+                    inner.insert(id);
+                    open.extend(op.node_operands());
+                }
+                _ => {}
+            }
+        }
+        let starts = std::iter::once(0).chain(cuts.iter().copied());
+        let parts = starts.zip(cuts.iter().copied()).map(|(first, end)| ExpertPart { first, count: end - first });
+        Layer { parts: parts.collect(), inner: inner.into_iter().collect() }
+    }
+}
+
+/// Where the runs of a stack end.
+fn ends(residency: &Residency, weight: WeightId) -> impl Iterator<Item = u32> {
+    residency.weights.get(weight).into_iter().flatten().map(|home| home.slice.range.end)
+}
+
+struct Rewrite<'a> {
+    graph: &'a Graph,
+    builder: GraphBuilder,
+    /// The new id of each node that stands once.
+    made: BTreeMap<NodeId, NodeId>,
+}
+
+impl Rewrite<'_> {
+    fn run(graph: &Graph, layers: &BTreeMap<NodeId, Layer>) -> Result<Graph, GraphError> {
+        let mut builder = GraphBuilder::new(graph.batch());
+        for &input in graph.inputs().iter() {
+            builder.input(input);
+        }
+        for weight in graph.weights().iter() {
+            builder.weight(weight.clone())?;
+        }
+        for state in graph.states().iter() {
+            builder.state(state.clone())?;
+        }
+        let cut: BTreeSet<NodeId> =
+            layers.values().filter(|l| l.parts.len() > 1).flat_map(|l| l.inner.iter().copied()).collect();
+        let mut rewrite = Rewrite { graph, builder, made: BTreeMap::new() };
+        for id in graph.node_ids().filter(|id| !cut.contains(id)) {
+            let new = match layers.get(&id) {
+                Some(layer) if layer.parts.len() > 1 => rewrite.layer(id, layer)?,
+                Some(_) | None => rewrite.copy(id, None, &BTreeMap::new())?,
+            };
+            rewrite.made.insert(id, new);
+        }
+        let output = rewrite.made[&graph.output()];
+        rewrite.builder.finish(output)
+    }
+
+    /// A node with renumbered operands: those of `own` first, then those that stand once.
+    fn copy(
+        &mut self,
+        id: NodeId,
+        part: Option<ExpertPart>,
+        own: &BTreeMap<NodeId, NodeId>,
+    ) -> Result<NodeId, GraphError> {
+        let node = self.graph.node(id);
+        let (mut op, mut name) = (node.op.clone(), node.name.clone());
+        op.nodes_mut(&mut |n| *n = own.get(n).or_else(|| self.made.get(n)).copied().unwrap_or(*n));
+        if let Some(ExpertPart { first, count }) = part {
+            name = format!("{name}[{first}..{}]", first + count);
+            match &mut op {
+                Op::Moe(Moe::Experts(experts)) => experts.part = part,
+                Op::Moe(Moe::Combine(sum)) => sum.part = part,
+                _ => {}
+            }
+        }
+        self.builder.set_layer(node.layer);
+        self.builder.node(name, op)
+    }
+
+    /// All parts of a layer and the sum of their sums; what is added last is added to the first part's.
+    fn layer(&mut self, sum: NodeId, layer: &Layer) -> Result<NodeId, GraphError> {
+        let mut total: Option<NodeId> = None;
+        for (i, &part) in layer.parts.iter().enumerate() {
+            let mut own = BTreeMap::new();
+            for &id in &layer.inner {
+                let new = self.copy(id, Some(part), &own)?;
+                own.insert(id, new);
+            }
+            let partial = self.partial(sum, part, i == 0, &own)?;
+            total = Some(match total {
+                None => partial,
+                Some(before) => {
+                    let name = format!("{}.sum{i}", self.graph.node(sum).name);
+                    self.builder.node(name, Op::Elementwise(Elementwise::Add { a: before, b: partial }))?
+                }
+            });
+        }
+        total.ok_or(GraphError::NoOutput("an expert layer without experts".into()))
+    }
+
+    /// The weighted sum of one part.
+    fn partial(
+        &mut self,
+        sum: NodeId,
+        part: ExpertPart,
+        first: bool,
+        own: &BTreeMap<NodeId, NodeId>,
+    ) -> Result<NodeId, GraphError> {
+        let Op::Moe(Moe::Combine(op)) = &self.graph.node(sum).op else { return self.copy(sum, Some(part), own) };
+        let new = |n: NodeId| own.get(&n).or_else(|| self.made.get(&n)).copied().unwrap_or(n);
+        let once = |n: Option<NodeId>| n.filter(|_| first).map(new);
+        let (shared, residual) = (once(op.shared), once(op.residual));
+        let op = Combine { x: new(op.x), routing: new(op.routing), shared, residual, part: Some(part) };
+        self.builder.set_layer(self.graph.node(sum).layer);
+        let ExpertPart { first, count } = part;
+        self.builder
+            .node(format!("{}[{first}..{}]", self.graph.node(sum).name, first + count), Op::Moe(Moe::Combine(op)))
+    }
+}
