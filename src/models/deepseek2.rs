@@ -127,5 +127,10 @@ fn scales(keys: &Keys<'_>, scaling: Scaling, head: u32) -> Result<(Scaling, f32)
     let base = base * own;
     let attn_factor = if yarn { base * magnitude } else { base };
     let score = base * magnitude * (1.0 + 0.1 * multiplier * log);
-    Ok((Scaling { attn_factor, ..scaling }, score * score / (head as f32).sqrt()))
+    let attention_scale = score * score / (head as f32).sqrt();
+    if !attention_scale.is_finite() {
+        let (name, needed) = ("rope.scaling.yarn_log_multiplier", "small enough, with attn_factor, for finite scores");
+        return Err(keys.bad(name, needed, format!("{} beside an attn_factor of {own}", multiplier * 0.1)));
+    }
+    Ok((Scaling { attn_factor, ..scaling }, attention_scale))
 }

@@ -37,6 +37,7 @@ fn files_that_do_not_hold_together_are_refused_by_key() {
         ("group_used_count\": 2", "group_used_count\": 5", "needed at most 4, with at least 4 experts"),
         ("expert_used_count\": 4", "expert_used_count\": 9", "expert_group_used_count is 2"),
         ("shared_count\": 1", "shared_count\": 4294967295", "few enough for 2^32 hidden elements"),
+        ("log_multiplier\": 0.1", "log_multiplier\": 3e38", "yarn_log_multiplier is "),
         ("norm\": true", "norm\": 1", "expert_weights_norm"),
         ("\"deepseek2.block_count\"", "\"deepseek2.nextn_predict_layers\": 3, \"deepseek2.block_count\"", "fewer than"),
         (
@@ -58,8 +59,8 @@ fn the_form_of_older_converters_is_named() {
     let good = text();
     let without = good.replace("  \"deepseek2.attention.key_length_mla\": 48,\n", "").replace("attn_k_b", "attn_kv_b");
     let error = model(&without).map(|_| ()).unwrap_err().to_string();
-    let why = "tiny.json: blk.0.attn_kv_b.weight holds K and V together, as older converters wrote it; needed attn_k_b";
-    assert!(error.starts_with(why), "{error}");
+    let why = "tiny.json: tensor blk.0.attn_k_b.weight is needed and missing; there is blk.0.attn_kv_b.weight instead";
+    assert!(error.starts_with(why) && error.ends_with("convert the model again"), "{error}");
 }
 
 #[test]
