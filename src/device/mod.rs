@@ -1,7 +1,9 @@
 //! Machines as data: memories, devices and what each kind of device can run and needs beside its values.
 //! No handles and no measuring: a described machine plans like a real one.
 
+pub mod file;
 mod scratch;
+mod shipped;
 mod support;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use crate::define_id;
 use crate::index::IndexVec;
 use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 
+pub use file::MachineFileError;
 pub(crate) use scratch::{ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, ROUTE_FLOATS, attention_floats};
 pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, supports};

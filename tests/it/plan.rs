@@ -296,3 +296,8 @@ fn the_null_device_accepts_plans_and_refuses_what_leaves_a_buffer() {
         assert!(backend.prepare(&SplitWork { values: &broken.values, ..work }).is_err());
     }
 }
+
+#[test]
+fn the_fuzz_corpus_of_graphs_never_panics() {
+    crate::json_smoke::smoke("graph", 1500, |text| crate::json_walk::graph(text).is_ok());
+}

@@ -1,0 +1,10 @@
+//! Any text is refused or read whole, never a panic: `cargo fuzz run -s none machine`.
+#![no_main]
+
+#[path = "../../tests/it/json_walk.rs"]
+#[allow(dead_code, reason = "another target reads the other kind")]
+mod json_walk;
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let _ = json_walk::machine(text);
+});

@@ -1,0 +1,32 @@
+//! Reads JSON inputs as far as anything does; the fuzz targets run the same. Any text is refused or read whole.
+
+use loadmaster::device::Machine;
+use loadmaster::graph::Graph;
+
+/// Reads a machine file, asks the machine what plans ask, writes it and reads it again.
+///
+/// # Errors
+/// The message of the refusal.
+pub fn machine(text: &str) -> Result<(), String> {
+    let machine = Machine::from_json(text).map_err(|e| e.to_string())?;
+    for (id, memory) in machine.memories.iter_ids() {
+        assert!(machine.budget(id) <= memory.free && memory.free <= memory.total);
+        let device = machine.device_of(id).map(|d| &machine.devices[d]);
+        assert!(device.is_none_or(|d| d.memory == id && d.workers > 0));
+        assert!(machine.link(id, id).is_none());
+    }
+    let again = Machine::from_json(&machine.to_json()).expect("what was read can be written and read");
+    assert_eq!(again, machine);
+    Ok(())
+}
+
+/// Reads a graph file, writes it and reads it again.
+///
+/// # Errors
+/// The message of the refusal.
+pub fn graph(text: &str) -> Result<(), String> {
+    let graph = Graph::from_json(text).map_err(|e| e.to_string())?;
+    let again = Graph::from_json(&graph.to_json()).expect("what was read can be written and read");
+    assert_eq!(again.to_json(), graph.to_json());
+    Ok(())
+}
