@@ -6,6 +6,8 @@ use std::fs;
 use std::num::NonZero;
 use std::thread;
 
+use crate::device::{BackendKind, Machine, MemoryId};
+use crate::index::Id;
 use crate::units::Bytes;
 
 /// Physical cores that this process may use: hyper-threads count once, affinity and cgroup quotas are heeded.
@@ -31,6 +33,26 @@ pub fn available_memory() -> Option<Bytes> {
         (Some(system), Some(cgroup)) => Some(system.min(cgroup)),
         (system, cgroup) => system.or(cgroup),
     }
+}
+
+/// All memory, or the cgroup's limit where that is less; `None` where the system does not say.
+pub fn total_memory() -> Option<Bytes> {
+    let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib_field(&text, "MemTotal:"));
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    match (system, limit.map(Bytes)) {
+        (Some(system), Some(cgroup)) => Some(system.min(cgroup)),
+        (system, cgroup) => system.or(cgroup),
+    }
+}
+
+/// This computer: one processor of so many workers over one memory, at rates that nobody has measured yet.
+pub fn machine(workers: u32) -> Machine {
+    /// Where the system does not say.
+    const UNKNOWN: Bytes = Bytes(1 << 60);
+    let free = available_memory().unwrap_or(UNKNOWN);
+    let mut machine = Machine::single(BackendKind::Cpu, workers, free);
+    machine.memories[MemoryId::from_index(0)].total = total_memory().unwrap_or(UNKNOWN).max(free);
+    machine
 }
 
 /// Memory of this process that is in RAM, file pages included.

@@ -1,7 +1,8 @@
 //! Timings and numeric comparisons of a running engine, as data: llama-bench's tests, perplexity, divergence from
-//! another engine's logits, and the facts about this computer that a record needs. Never prints.
+//! another engine's logits, what a processor attains, and the facts about this computer. Never prints.
 
 mod base_file;
+mod calibrate;
 mod divergence;
 pub mod host;
 mod perplexity;
@@ -9,6 +10,7 @@ mod record;
 mod timing;
 
 pub use base_file::{BaseError, BaseFile};
+pub use calibrate::{CalibrateError, calibrate};
 pub use divergence::{Divergence, DivergenceSummary, Estimate};
 pub use perplexity::{Perplexity, PerplexityError, Scored, evaluate, score};
 pub use record::{Model, Record, Row};

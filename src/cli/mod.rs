@@ -6,6 +6,7 @@ mod argv;
 mod bench;
 mod chat;
 mod completions;
+mod devices;
 mod inspect;
 mod interrupt;
 mod logits;
@@ -41,6 +42,7 @@ Examples:
   loadmaster run model.gguf -cnv                     chat
   loadmaster inspect model.gguf                      what is in a file, and what would run where
   loadmaster synth llama-1b --type q4_k -o m.gguf && loadmaster bench m.gguf
+  loadmaster devices --machine rtx4090               a machine that plans can be made for
 
 `loadmaster COMMAND --help` has more. Options of llama.cpp such as -m, -ngl, -ub and -ctk work here too.";
 
@@ -52,6 +54,7 @@ enum Command {
     Inspect(inspect::Args),
     Synth(synth::Args),
     Bench(bench::Args),
+    Devices(devices::Args),
     Perplexity(perplexity::Args),
     Completions(completions::Args),
 }
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Completions(args) => completions::run(&args),
     };

@@ -1,9 +1,10 @@
-//! A model file, its graph and its plan → text, JSON or DOT. Pure functions to `String`: nothing is read, measured or
-//! printed here, and every name that comes from a file is escaped for where it goes.
+//! A model file, its graph, its plan, a machine → text, JSON or DOT. Pure functions to `String`: nothing is read, measured
+//! or printed here, and every name that comes from a file is escaped for where it goes.
 
 mod dot;
 mod escape;
 mod json;
+mod machine;
 mod text;
 
 use crate::device::Machine;
@@ -14,6 +15,7 @@ use crate::plan::{Plan, Price, Reason, Rule};
 pub use dot::dot;
 pub use escape::{escape, one_line, prose};
 pub use json::{json, shape};
+pub use machine::machine;
 pub use text::{node_table, text};
 
 /// What there is to show. A part that could not be made is there as the reason why.

@@ -123,7 +123,7 @@ fn short(value: &Value<'_>) -> String {
 
 /// Rows in columns as wide as their widest cell, two spaces apart, nothing trailing. A cell of more than [`VALUE_WIDTH`]
 /// characters pushes its own row only: one long name must not be padding in every row.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -142,7 +142,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-fn line(out: &mut String, text: &str) {
+pub(super) fn line(out: &mut String, text: &str) {
     out.push_str(text);
     out.push('\n');
 }

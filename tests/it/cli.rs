@@ -12,13 +12,13 @@ use tempfile::TempDir;
 
 use crate::models::Made;
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
-fn loadmaster(args: &[&str]) -> Ran {
+pub fn loadmaster(args: &[&str]) -> Ran {
     ran(Command::new(env!("CARGO_BIN_EXE_loadmaster")).args(args).stdin(Stdio::null()).output().unwrap())
 }
 
@@ -32,7 +32,7 @@ fn ran(output: Output) -> Ran {
 
 /// Runs and expects exit code and parts of stderr.
 #[track_caller]
-fn refused(args: &[&str], code: i32, parts: &[&str]) {
+pub fn refused(args: &[&str], code: i32, parts: &[&str]) {
     let ran = loadmaster(args);
     assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
     for part in parts {

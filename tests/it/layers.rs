@@ -25,7 +25,7 @@ const TABLE: [(&str, &str); 19] = [
     ("synth", "vocab gguf"),
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
-    ("bench", "vocab graph gguf device residency plan exec models kv text sample engine"),
+    ("bench", "vocab graph gguf device residency plan backend exec models kv text sample engine"),
     ("cli", "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench"),
 ];
 

@@ -3,6 +3,7 @@
 mod backend;
 mod cli;
 mod deepseek2;
+mod devices;
 mod engine;
 mod f64_model;
 mod gguf_hostile;

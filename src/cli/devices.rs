@@ -1,0 +1,98 @@
+//! `devices`: this computer or a described machine → a table, or the machine file that plans are made from.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+
+use super::{Usage, note};
+use crate::bench::{calibrate, host};
+use crate::device::file::{MOST_BYTES, MachineFile};
+use crate::device::{DeviceId, Machine};
+use crate::index::Id;
+use crate::inspect::{machine as table, prose};
+
+/// Show the memories, devices and links that plans are made for, and how fast they are
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Write the machine file that the planner reads
+    #[arg(long)]
+    json: bool,
+    /// Measure this computer's rates, for a few seconds, instead of showing usual ones
+    #[arg(long, conflicts_with = "machine")]
+    calibrate: bool,
+    /// Show a described machine: the name of a shipped one, or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    machine: Option<String>,
+    /// Threads of the processor [default: physical cores available to the process]
+    #[arg(short, long, value_name = "N", conflicts_with = "machine", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=512))]
+    threads: Option<u32>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadmaster devices                                 this computer, at usual rates
+  loadmaster devices --calibrate --json > here.json  this computer, measured, as a machine file
+  loadmaster devices --machine here.json
+  loadmaster devices --machine rtx4090               a machine that is described inside the program";
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let file = match &args.machine {
+        Some(machine) => described(machine)?,
+        None => this_computer(args.threads.unwrap_or_else(host::physical_cores), args.calibrate)?,
+    };
+    let machine = file.machine()?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        out.write_all(file.to_json().as_bytes())?;
+    } else {
+        if !file.about.is_empty() {
+            writeln!(out, "{}\n", prose(&file.about))?;
+        }
+        out.write_all(table(&machine).as_bytes())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// The file of a shipped machine's name, or at a path.
+fn described(machine: &str) -> Result<MachineFile> {
+    if let Some(text) = Machine::shipped_file(machine) {
+        return Ok(MachineFile::parse(text)?);
+    }
+    let mut text = String::new();
+    match File::open(machine) {
+        // One byte more than the reader takes: what has no end is refused by its length.
+        Ok(file) => file.take(MOST_BYTES as u64 + 1).read_to_string(&mut text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let names: Vec<&str> = Machine::shipped_names().collect();
+            let names = names.join(", ");
+            bail!(Usage(format!("--machine {machine}: there is no such file; shipped machines are {names}")))
+        }
+        Err(error) => Err(error),
+    }
+    .with_context(|| format!("{machine}: cannot read the machine file"))?;
+    MachineFile::parse(&text).with_context(|| machine.to_owned())
+}
+
+fn this_computer(threads: u32, measured: bool) -> Result<MachineFile> {
+    let mut machine = host::machine(threads);
+    let device = DeviceId::from_index(0);
+    if measured {
+        note("measuring this computer's rates for a few seconds; they vary with what else runs");
+        let free = machine.memories[machine.devices[device].memory].free;
+        let rates = calibrate(threads, free, &machine.devices[device].rates);
+        machine.devices[device].rates = rates.context("the rates cannot be measured")?;
+    }
+    let mut file = MachineFile::of(&machine);
+    file.about = format!("This computer: {}.", host::cpu_name());
+    let source = if measured {
+        "Measured by `loadmaster devices --calibrate`: medians; `hides` is a usual share."
+    } else {
+        "Usual for two cores; `loadmaster devices --calibrate` measures."
+    };
+    file.devices.iter_mut().for_each(|d| d.rates.source = source.to_owned());
+    file.memories.iter_mut().for_each(|m| m.source = "As the system says.".to_owned());
+    Ok(file)
+}
