@@ -2,7 +2,7 @@
 #![no_main]
 
 #[path = "../../tests/it/json_walk.rs"]
-#[allow(dead_code, reason = "another target reads the other kind")]
+#[allow(dead_code, reason = "other targets read other kinds")]
 mod json_walk;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {

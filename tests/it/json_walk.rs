@@ -1,7 +1,10 @@
 //! Reads JSON inputs as far as anything does; the fuzz targets run the same. Any text is refused or read whole.
 
 use loadmaster::device::Machine;
-use loadmaster::graph::Graph;
+use loadmaster::graph::{Batch, Graph};
+use loadmaster::models::{CacheSpec, Model, ShapeFile};
+use loadmaster::tensor::DType;
+use loadmaster::units::Tokens;
 
 /// Reads a machine file, asks the machine what plans ask, writes it and reads it again.
 ///
@@ -28,5 +31,22 @@ pub fn graph(text: &str) -> Result<(), String> {
     let graph = Graph::from_json(text).map_err(|e| e.to_string())?;
     let again = Graph::from_json(&graph.to_json()).expect("what was read can be written and read");
     assert_eq!(again.to_json(), graph.to_json());
+    Ok(())
+}
+
+/// Reads a model's shape file, writes it and reads it again, and builds the model's graphs as far as they go.
+///
+/// # Errors
+/// The message of the refusal.
+pub fn model_file(text: &str) -> Result<(), String> {
+    let shape = ShapeFile::parse("text", text).map_err(|e| e.to_string())?;
+    let again = ShapeFile::parse("text", &shape.to_json()).expect("what was read can be written and read");
+    assert_eq!(again.to_json(), shape.to_json());
+    let model = Model::from_shape(&shape).map_err(|e| e.to_string())?;
+    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+    for tokens in [1, 33] {
+        let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(1) };
+        model.graph(batch, cache).map_err(|e| e.to_string())?;
+    }
     Ok(())
 }

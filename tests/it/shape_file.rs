@@ -207,3 +207,8 @@ fn every_shipped_model_is_tested() {
     tested.sort_unstable();
     assert_eq!(files, tested);
 }
+
+#[test]
+fn the_fuzz_corpus_of_shapes_never_panics() {
+    crate::json_smoke::smoke("model_file", 1500, |text| crate::json_walk::model_file(text).is_ok());
+}
