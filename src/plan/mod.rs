@@ -204,6 +204,16 @@ pub enum PlanError {
         /// The matrices that it reads.
         range: Range<u32>,
     },
+    /// A node reads a state from another memory than its device computes from.
+    #[error("{node} is bound to {memory}, where its state {state} does not live")]
+    Apart {
+        /// The node's name.
+        node: String,
+        /// The state's name.
+        state: String,
+        /// The memory of the node's device, by name.
+        memory: String,
+    },
     /// The device has no kernel.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),

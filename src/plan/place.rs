@@ -31,6 +31,11 @@ pub(super) fn place(
         placer.placed.into_iter().map(|p| p.unwrap_or(first(machine))).collect();
     for (id, node) in graph.nodes() {
         supports(&machine.devices[placements[id].device], graph, node)?;
+        let memory = machine.devices[placements[id].device].memory;
+        if let Some(apart) = node.op.states().find(|&s| residency.states[s] != memory) {
+            let (node, state) = (node.name.clone(), graph.states()[apart].name.clone());
+            return Err(PlanError::Apart { node, state, memory: machine.memories[memory].name.clone() });
+        }
     }
     Ok(placements)
 }

@@ -34,7 +34,8 @@ pub(super) fn uploads(
         needs.push((id, split.device, found?));
     }
     let rings: IndexVec<DeviceId, Bytes> = machine.devices.ids().map(|d| ring_bytes(&needs, d)).collect();
-    let mut layout: Vec<Ring> = rings.iter().map(|&bytes| Ring { bytes, end: Bytes::ZERO, held: Vec::new() }).collect();
+    let mut layout: Vec<Ring> =
+        rings.iter().map(|&bytes| Ring { bytes, end: Bytes::ZERO, held: Vec::new(), after: None }).collect();
     let mut uploads = IndexVec::new();
     for (split, device, needs) in needs {
         for need in needs {
@@ -111,19 +112,22 @@ fn ring_bytes(needs: &[(SplitId, DeviceId, Vec<Need>)], device: DeviceId) -> Byt
 struct Ring {
     bytes: Bytes,
     end: Bytes,
-    /// What lies in it, oldest first.
+    /// What lies in it, oldest first, but what was overwritten in part.
     held: Vec<(Span, SplitId)>,
+    /// What the last upload waits for; the next waits for no less, also where it meets the rest of what was overwritten.
+    after: Option<SplitId>,
 }
 
 impl Ring {
-    /// The next `len` bytes, for `split`, and the split that had any of them before.
+    /// The next `len` bytes, for `split`, and the last split that had any of them before.
     fn take(&mut self, len: Bytes, split: SplitId) -> (Span, Option<SplitId>) {
         let offset = if self.end + len > self.bytes { Bytes::ZERO } else { self.end };
         let span = Span { offset, len };
-        let after = self.held.iter().filter(|(held, _)| held.overlaps(span)).map(|&(_, split)| split).max();
+        let overwritten = self.held.iter().filter(|(held, _)| held.overlaps(span)).map(|&(_, split)| split);
+        self.after = overwritten.max().max(self.after);
         self.held.retain(|(held, _)| !held.overlaps(span));
         self.held.push((span, split));
         self.end = span.end();
-        (span, after)
+        (span, self.after)
     }
 }
