@@ -15,6 +15,7 @@ pub mod models;
 pub mod plan;
 pub mod residency;
 pub mod sample;
+pub mod sim;
 pub mod synth;
 pub mod tensor;
 pub mod text;

@@ -4,12 +4,14 @@
 
 mod check;
 mod cost;
+mod flow;
 mod lifetime;
 mod offload;
 mod pack;
 mod partition;
 mod place;
 mod policy;
+mod queues;
 mod reason;
 mod ring;
 mod split;
@@ -33,7 +35,7 @@ pub use cost::{Work, node_time, node_work, upload_bytes};
 pub use partition::partition;
 pub use policy::{Offload, Policy};
 pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
-pub use timeline::{Activity, Lane, Overlap, Queue, Timeline, timeline};
+pub use timeline::{Activity, Lane, Queue, Timeline, timeline};
 
 define_id! {
     /// A split of a plan; ids ascend in order of execution.
@@ -254,7 +256,7 @@ pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Po
     }
     let others = [Offload::Never, Offload::AtLeast(Tokens(1))];
     let others = others.map(|offload| plan_as(graph, residency, machine, policy, offload));
-    let time = |plan: &Plan| timeline(graph, machine, policy, plan, Overlap::Spec, 1).end();
+    let time = |plan: &Plan| timeline(graph, machine, policy, plan, 1).end();
     let fastest = std::iter::once(&own).chain(&others).filter_map(|p| p.as_ref().ok()).min_by_key(|p| time(p));
     match fastest {
         Some(plan) => Ok(plan.clone()),

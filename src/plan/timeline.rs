@@ -1,19 +1,22 @@
 //! A plan in virtual time: what each queue of each device does from when to when.
 //!
-//! A device computes its splits in plan order, copies values on a queue of their own and weights on another; a split
-//! waits for what it reads, an upload for the bytes of the ring that it overwrites. Links that share a bus share its
-//! rate evenly among those that the plan uses. A device that cannot copy while it computes does one after the other.
+//! A device does what touches it in plan order: its splits, and behind each split the values that cross from it or to
+//! it. Weights come on a queue of their own, each as soon as the bytes of the ring that it overwrites are free; a device
+//! that cannot copy while it computes brings them in order, before the split that reads them. Copies that run at the
+//! same time share links, buses and the reading of a host's memory (see `flow`).
 
 use serde::Serialize;
 
-use super::cost::node_time;
+use super::cost::{chosen, node_time};
+use super::flow::Routes;
 use super::policy::Policy;
+use super::queues::{self, Task, Wait, Work};
 use super::{Plan, SplitId, TransferId, Upload, UploadId};
-use crate::device::{DeviceId, Machine, MemoryId, Way};
-use crate::graph::Graph;
+use crate::device::{DeviceId, Machine};
 use crate::graph::ops::Moe;
-use crate::index::IndexVec;
-use crate::units::{Bytes, BytesPerSec, Nanos};
+use crate::graph::{Graph, Op, WeightId};
+use crate::index::{Id, IndexVec};
+use crate::units::Nanos;
 
 /// A queue of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -37,7 +40,7 @@ pub struct Lane {
 }
 
 /// What a queue does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
     /// Runs a split.
@@ -48,7 +51,7 @@ pub enum Activity {
     Upload(UploadId),
 }
 
-/// One activity.
+/// One activity. That of a transfer is on the device that takes the value in; the one that sends it waits as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
     /// Which step, where several follow each other.
@@ -63,20 +66,10 @@ pub struct Event {
     pub end: Nanos,
 }
 
-/// Whether devices copy while they compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Overlap {
-    /// As their specs say.
-    Spec,
-    /// None does.
-    Off,
-}
-
 /// What happens when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeline {
-    /// All activities, in the order in which they were scheduled.
+    /// All activities, in the order in which they end.
     pub events: Vec<Event>,
 }
 
@@ -89,151 +82,123 @@ impl Timeline {
 
 /// The timeline of `steps` executions of `plan` in a row, each as soon as the devices are free: several parts of a
 /// prompt in flight, as long as more than one device has work.
-pub fn timeline(
-    graph: &Graph,
-    machine: &Machine,
-    policy: &Policy,
-    plan: &Plan,
-    overlap: Overlap,
-    steps: u32,
-) -> Timeline {
-    let mut clock = Clock::new(graph, machine, policy, plan, overlap);
-    for step in 0..steps {
-        clock.step(step);
-    }
-    clock.timeline
+pub fn timeline(graph: &Graph, machine: &Machine, policy: &Policy, plan: &Plan, steps: u32) -> Timeline {
+    let mut routes = Routes::new(machine);
+    let mut step = Step::new(graph, machine, policy, plan);
+    step.all(&mut routes);
+    Timeline { events: queues::run(&step.tasks, &routes, 2 * machine.devices.len(), steps) }
 }
 
-struct Clock<'a> {
+/// The queue of a device that computes and takes part in transfers.
+fn main(device: DeviceId) -> usize {
+    2 * device.index()
+}
+
+/// The queue on which its weights come while it computes.
+fn aside(device: DeviceId) -> usize {
+    2 * device.index() + 1
+}
+
+/// Everything that one step does, while it is listed: every queue's tasks in its order.
+struct Step<'a> {
     graph: &'a Graph,
     machine: &'a Machine,
+    policy: &'a Policy,
     plan: &'a Plan,
-    overlap: Overlap,
-    /// Time of each split.
-    work: IndexVec<SplitId, Nanos>,
-    /// Time of each upload.
-    upload: IndexVec<UploadId, Nanos>,
-    /// When each device's compute queue, and its upload queue, is free.
-    free: IndexVec<DeviceId, Nanos>,
-    free_upload: IndexVec<DeviceId, Nanos>,
-    /// When each split of the last step and of this one is done.
-    done: IndexVec<SplitId, Nanos>,
-    timeline: Timeline,
+    tasks: Vec<Task>,
+    /// The task of each split.
+    of_split: IndexVec<SplitId, usize>,
+    /// The share of each weight that an upload is expected to bring.
+    shares: IndexVec<WeightId, f64>,
 }
 
-impl<'a> Clock<'a> {
-    fn new(graph: &'a Graph, machine: &'a Machine, policy: &'a Policy, plan: &'a Plan, overlap: Overlap) -> Clock<'a> {
-        let work = plan.splits.iter().map(|split| {
-            let spec = &machine.devices[split.device];
-            spec.rates.split + split.nodes.iter().map(|&n| node_time(graph, policy, n, spec)).sum()
-        });
-        let upload = plan.uploads.iter().map(|u| upload_time(graph, machine, policy, plan, u));
-        let zeros = || machine.devices.ids().map(|_| Nanos::ZERO).collect();
-        Clock {
-            graph,
-            machine,
-            plan,
-            overlap,
-            work: work.collect(),
-            upload: upload.collect(),
-            free: zeros(),
-            free_upload: zeros(),
-            done: plan.splits.iter().map(|_| Nanos::ZERO).collect(),
-            timeline: Timeline::default(),
-        }
-    }
-
-    fn step(&mut self, step: u32) {
-        let mut arrived: IndexVec<SplitId, Nanos> = self.plan.splits.iter().map(|_| Nanos::ZERO).collect();
-        let before = self.done.clone();
-        for (id, split) in self.plan.splits.iter_ids() {
-            let mut ready = arrived[id].max(self.free[split.device]);
-            for (upload, _) in self.plan.uploads.iter_ids().filter(|(_, u)| u.split == id) {
-                ready = ready.max(self.bring(step, upload, &before));
+impl<'a> Step<'a> {
+    fn new(graph: &'a Graph, machine: &'a Machine, policy: &'a Policy, plan: &'a Plan) -> Step<'a> {
+        let (mut uploads, mut transfers) = (plan.uploads.iter().peekable(), plan.transfers.iter().peekable());
+        let mut next = 0;
+        let mut of_split = IndexVec::new();
+        for id in plan.splits.ids() {
+            while uploads.next_if(|u| u.split == id).is_some() {
+                next += 1;
             }
-            let start = ready.max(self.free[split.device]);
-            let end = start + self.work[id];
-            self.push(step, split.device, Queue::Compute, Activity::Split(id), (start, end));
-            self.free[split.device] = end;
-            self.done[id] = end;
-            self.send(step, id, &mut arrived);
+            of_split.push(next);
+            next += 1;
+            while transfers.next_if(|t| t.after == id).is_some() {
+                next += 1;
+            }
+        }
+        let shares = expected_shares(graph, policy);
+        Step { graph, machine, policy, plan, tasks: Vec::with_capacity(next), of_split, shares }
+    }
+
+    fn all(&mut self, routes: &mut Routes<'_>) {
+        let plan = self.plan;
+        let before = last_users(self.machine, plan);
+        let (mut uploads, mut transfers) = (plan.uploads.iter_ids().peekable(), plan.transfers.iter_ids().peekable());
+        for id in plan.splits.ids() {
+            while let Some((upload, _)) = uploads.next_if(|(_, u)| u.split == id) {
+                self.upload(upload, before[upload], routes);
+            }
+            self.split(id);
+            while let Some((transfer, _)) = transfers.next_if(|(_, t)| t.after == id) {
+                self.transfer(transfer, routes);
+            }
         }
     }
 
-    /// Schedules an upload and returns when it is there.
-    fn bring(&mut self, step: u32, id: UploadId, before: &IndexVec<SplitId, Nanos>) -> Nanos {
+    fn upload(&mut self, id: UploadId, before: Option<SplitId>, routes: &mut Routes<'_>) {
         let upload = &self.plan.uploads[id];
-        let overlaps = self.overlap == Overlap::Spec && self.machine.devices[upload.to].overlaps;
-        // In a later step the ring still holds what the splits of the step before it read.
-        let freed = upload.after.map_or(before[upload.split], |split| self.done[split]);
-        let queue = if overlaps { self.free_upload[upload.to] } else { self.free[upload.to] };
-        let start = freed.max(queue);
-        let end = start + self.upload[id];
-        self.free_upload[upload.to] = end;
-        if !overlaps {
-            self.free[upload.to] = end;
-        }
-        let to = upload.to;
-        self.push(step, to, Queue::Upload, Activity::Upload(id), (start, end));
-        end
+        let this_step = upload.after.map(|split| Wait::InStep(self.of_split[split]));
+        let wait = this_step.or_else(|| before.map(|split| Wait::InStepBefore(self.of_split[split])));
+        let route = routes.between(upload.from, self.machine.devices[upload.to].memory);
+        let work = Work::Copy { bytes: upload.span.len.0 as f64 * self.shares[upload.slice.weight], route };
+        let queue = if self.machine.devices[upload.to].overlaps { aside(upload.to) } else { main(upload.to) };
+        let lane = Lane { device: upload.to, queue: Queue::Upload };
+        self.tasks.push(Task { what: Activity::Upload(id), lane, queues: [queue; 2], wait, work });
     }
 
-    /// Copies what other devices read of a split that is done.
-    fn send(&mut self, step: u32, split: SplitId, arrived: &mut IndexVec<SplitId, Nanos>) {
-        let from = self.machine.devices[self.plan.splits[split].device].memory;
-        for (id, transfer) in self.plan.transfers.iter_ids().filter(|(_, t)| t.after == split) {
-            let to = self.machine.devices[transfer.to].memory;
-            let bytes = self.graph.value_bytes(transfer.value);
-            let time = self.machine.way(from, to).map_or(Nanos::ZERO, |way| way.time(bytes));
-            // The destination's earlier splits may still use the bytes that it lands in.
-            let start = self.done[split].max(self.free[transfer.to]);
-            let end = start + time;
-            self.push(step, transfer.to, Queue::Peer, Activity::Transfer(id), (start, end));
-            let readers = self.plan.splits.iter_ids().filter(|(id, s)| *id > split && s.device == transfer.to);
-            let reads = |nodes: &[crate::graph::NodeId]| {
-                nodes.iter().any(|&n| self.graph.node(n).op.node_operands().contains(&transfer.value))
-            };
-            let first = readers.filter(|(_, s)| reads(&s.nodes)).map(|(id, _)| id).next();
-            first.into_iter().for_each(|reader| arrived[reader] = arrived[reader].max(end));
-        }
+    /// Waits for the last of its uploads, which is listed right before it.
+    fn split(&mut self, id: SplitId) {
+        let split = &self.plan.splits[id];
+        let spec = &self.machine.devices[split.device];
+        let nodes = split.nodes.iter().map(|&n| node_time(self.graph, self.policy, n, spec));
+        let work = Work::Compute(spec.rates.split + nodes.sum());
+        let brought = self.tasks.last().is_some_and(|task| matches!(task.what, Activity::Upload(_)));
+        let wait = brought.then(|| Wait::InStep(self.tasks.len() - 1));
+        let lane = Lane { device: split.device, queue: Queue::Compute };
+        self.tasks.push(Task { what: Activity::Split(id), lane, queues: [main(split.device); 2], wait, work });
     }
 
-    fn push(&mut self, step: u32, device: DeviceId, queue: Queue, what: Activity, (start, end): (Nanos, Nanos)) {
-        self.timeline.events.push(Event { step, lane: Lane { device, queue }, what, start, end });
+    fn transfer(&mut self, id: TransferId, routes: &mut Routes<'_>) {
+        let transfer = &self.plan.transfers[id];
+        let from = self.plan.splits[transfer.after].device;
+        let route = routes.between(self.machine.devices[from].memory, self.machine.devices[transfer.to].memory);
+        let work = Work::Copy { bytes: self.graph.value_bytes(transfer.value).0 as f64, route };
+        let (lane, queues) = (Lane { device: transfer.to, queue: Queue::Peer }, [main(from), main(transfer.to)]);
+        self.tasks.push(Task { what: Activity::Transfer(id), lane, queues, wait: None, work });
     }
 }
 
-/// The time of one upload: its expected bytes over its way, which shares a bus with the plan's other uploads.
-fn upload_time(graph: &Graph, machine: &Machine, policy: &Policy, plan: &Plan, upload: &Upload) -> Nanos {
-    let to = machine.devices[upload.to].memory;
-    let Some(way) = machine.way(upload.from, to) else { return Nanos(u64::MAX >> 1) };
-    let rate =
-        shared_rate(machine, plan, upload.from, to).map_or(way.rate, |shared| BytesPerSec(shared.0.min(way.rate.0)));
-    let share = if policy.chosen_experts { chosen_share(graph, plan, upload) } else { 1.0 };
-    Way { rate, ..way }.time(Bytes((upload.span.len.0 as f64 * share) as u64))
+/// For every upload, the last split that uses the bytes it overwrites: in a later step the ring still holds what the
+/// step before it brought.
+fn last_users(machine: &Machine, plan: &Plan) -> IndexVec<UploadId, Option<SplitId>> {
+    let mut of_device: IndexVec<DeviceId, Vec<&Upload>> = machine.devices.iter().map(|_| Vec::new()).collect();
+    plan.uploads.iter().for_each(|u| of_device[u.to].push(u));
+    let last = |upload: &Upload| {
+        let users = of_device[upload.to].iter().rev();
+        users.copied().find(|u| u.span.overlaps(upload.span)).map(|u| u.split)
+    };
+    plan.uploads.iter().map(|u| if u.after.is_none() { last(u) } else { None }).collect()
 }
 
-/// The rate that a link has of its bus.
-fn shared_rate(machine: &Machine, plan: &Plan, from: MemoryId, to: MemoryId) -> Option<BytesPerSec> {
-    let bus = machine.link(from, to)?.bus?;
-    let mut users: Vec<DeviceId> = plan.uploads.iter().map(|u| u.to).collect();
-    users.sort_unstable();
-    users.dedup();
-    let on_bus = |d: &&DeviceId| machine.link(from, machine.devices[**d].memory).is_some_and(|l| l.bus == Some(bus));
-    let count = users.iter().filter(on_bus).count().max(1);
-    Some(BytesPerSec(machine.buses.get(bus)?.rate.0 / count as f64))
-}
-
-/// The share of an upload's experts that the batch is expected to choose.
-fn chosen_share(graph: &Graph, plan: &Plan, upload: &Upload) -> f64 {
-    let nodes = plan.splits[upload.split].nodes.iter();
-    let share = nodes.filter_map(|&n| match &graph.node(n).op {
-        crate::graph::Op::Moe(Moe::Experts(op)) if op.weight == upload.slice.weight => {
-            let rows = graph.rows(graph.node(n).out.rows).0;
-            let used = graph.node(op.routing).out.cols;
-            Some(super::cost::chosen(graph.weights()[op.weight].count, f64::from(used), f64::from(rows)))
+/// The share of each weight's bytes that a batch is expected to need.
+fn expected_shares(graph: &Graph, policy: &Policy) -> IndexVec<WeightId, f64> {
+    let mut shares: IndexVec<WeightId, f64> = graph.weights().iter().map(|_| 1.0).collect();
+    for (_, node) in graph.nodes().filter(|_| policy.chosen_experts) {
+        if let Op::Moe(Moe::Experts(op)) = &node.op {
+            let (rows, used) = (graph.rows(node.out.rows).0, graph.node(op.routing).out.cols);
+            shares[op.weight] = chosen(graph.weights()[op.weight].count, f64::from(used), f64::from(rows));
         }
-        _ => None,
-    });
-    share.reduce(f64::max).unwrap_or(1.0)
+    }
+    shares
 }

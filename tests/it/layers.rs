@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const VOCAB: [&str; 3] = ["units", "index", "tensor"];
 
 /// Module → what it may import beside itself; `vocab` stands for units, index and tensor.
-const TABLE: [(&str, &str); 19] = [
+const TABLE: [(&str, &str); 20] = [
     ("units", ""),
     ("index", ""),
     ("tensor", "units index"),
@@ -17,6 +17,7 @@ const TABLE: [(&str, &str); 19] = [
     ("kv", "units index"),
     ("residency", "vocab graph device"),
     ("plan", "vocab graph device residency"),
+    ("sim", "vocab graph device residency plan"),
     ("backend", "vocab graph device residency plan"),
     ("exec", "vocab graph gguf device residency plan backend"),
     ("models", "vocab graph gguf"),
@@ -26,7 +27,7 @@ const TABLE: [(&str, &str); 19] = [
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
     ("bench", "vocab graph gguf device residency plan backend exec models kv text sample engine"),
-    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench"),
+    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench sim"),
 ];
 
 /// Files and folders that may hold `unsafe`.

@@ -25,6 +25,7 @@ mod quant;
 mod reference;
 mod sample;
 mod shape_file;
+mod sim;
 mod simd;
 mod text_chat;
 mod text_encode;
