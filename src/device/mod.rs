@@ -53,7 +53,7 @@ impl BackendKind {
         }
     }
 
-    /// Whether weights may be streamed to it: it is no processor that computes from host memory.
+    /// Whether such devices usually are accelerators; [`DeviceSpec::is_accelerator`] says it of one.
     pub const fn is_accelerator(self) -> bool {
         match self {
             BackendKind::Null | BackendKind::Cpu => false,
@@ -129,6 +129,17 @@ pub struct DeviceSpec {
     pub rates: Rates,
     /// Whether it copies while it computes; one that does not pays for both.
     pub overlaps: bool,
+    /// Whether weights may be streamed to it; where nothing is said, as its kind has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<bool>,
+}
+
+impl DeviceSpec {
+    /// Whether weights may be streamed to it: it is no processor that computes from host memory, or stands for one that
+    /// is not.
+    pub fn is_accelerator(&self) -> bool {
+        self.accelerator.unwrap_or(self.kind.is_accelerator())
+    }
 }
 
 /// A path between two memories, in both directions at the same time.
@@ -238,6 +249,7 @@ impl Machine {
             types: Types::Kernels,
             rates: MODEST,
             overlaps: false,
+            accelerator: None,
         });
     }
 
@@ -253,12 +265,12 @@ impl Machine {
     /// its memory, then the first.
     pub fn device_of(&self, memory: MemoryId) -> Option<DeviceId> {
         let here = || self.devices.iter_ids().filter(move |(_, d)| d.memory == memory);
-        here().find(|(_, d)| !d.kind.is_accelerator()).or_else(|| here().next()).map(|(id, _)| id)
+        here().find(|(_, d)| !d.is_accelerator()).or_else(|| here().next()).map(|(id, _)| id)
     }
 
     /// Whether `memory` is a processor's: weights there may be streamed to accelerators.
     pub fn is_host(&self, memory: MemoryId) -> bool {
-        self.devices.iter().any(|d| d.memory == memory && !d.kind.is_accelerator())
+        self.devices.iter().any(|d| d.memory == memory && !d.is_accelerator())
     }
 
     /// The way between two memories: their link, or through the host memory that makes it fastest.

@@ -251,7 +251,7 @@ pub enum PlanError {
 /// A node cannot run where its operands live, or a memory's budget is too small: the error names both.
 pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Policy) -> Result<Plan, PlanError> {
     let own = plan_as(graph, residency, machine, policy, policy.offload);
-    if policy.offload != Offload::Auto || !machine.devices.iter().any(|d| d.kind.is_accelerator()) {
+    if policy.offload != Offload::Auto || !machine.devices.iter().any(|d| d.is_accelerator()) {
         return own;
     }
     let others = [Offload::Never, Offload::AtLeast(Tokens(1))];

@@ -27,7 +27,7 @@ impl<'a> Chooser<'a> {
         machine: &'a Machine,
         policy: &'a Policy,
     ) -> Chooser<'a> {
-        let accelerators = machine.devices.iter_ids().filter(|(_, d)| d.kind.is_accelerator());
+        let accelerators = machine.devices.iter_ids().filter(|(_, d)| d.is_accelerator());
         let mut accelerators: Vec<DeviceId> = accelerators.map(|(id, _)| id).collect();
         accelerators.sort_by_key(|&id| machine.devices[id].uid.as_str());
         let layers = graph.nodes().filter_map(|(_, n)| n.layer).max().map_or(1, |last| last.saturating_add(1));
@@ -37,7 +37,7 @@ impl<'a> Chooser<'a> {
     /// Where a node goes whose `weight` lives with `home`.
     pub(super) fn choose(&self, node: NodeId, weight: WeightId, home: DeviceId) -> Placement {
         let at_home = Placement { device: home, reason: Reason::WeightHome(weight) };
-        if self.machine.devices[home].kind.is_accelerator() {
+        if self.machine.devices[home].is_accelerator() {
             return at_home;
         }
         let Some(accelerator) = self.accelerator(node, self.machine.devices[home].memory) else { return at_home };

@@ -42,7 +42,7 @@ pub(super) fn place(
 
 /// For a node that neither reads nor feeds anything placed.
 fn first(machine: &Machine) -> Placement {
-    let host = machine.devices.iter_ids().find(|(_, d)| !d.kind.is_accelerator()).map(|(id, _)| id);
+    let host = machine.devices.iter_ids().find(|(_, d)| !d.is_accelerator()).map(|(id, _)| id);
     Placement { device: host.unwrap_or(DeviceId(0)), reason: Reason::FirstDevice }
 }
 
