@@ -81,7 +81,7 @@ pub struct BoundSlice {
 pub struct Bindings {
     /// The arena in which the plan's spans lie.
     pub arena: BufferId,
-    /// Every weight that lives on this device.
+    /// The slices of every weight that lie on this device.
     pub weights: IndexVec<WeightId, Vec<BoundSlice>>,
     /// Every state that lives on this device.
     pub states: IndexVec<StateId, Option<BufferSpan>>,
@@ -295,6 +295,24 @@ impl ArgLimits {
 
 fn argument(device: &str, what: &'static str, needed: u64, found: u64) -> BackendError {
     BackendError::Argument { device: device.into(), what, needed, found }
+}
+
+/// Where a split finds all matrices in `range` of a weight.
+fn bound_slice<'a>(
+    device: &str,
+    work: &SplitWork<'a>,
+    id: WeightId,
+    range: &Range<u32>,
+) -> Result<&'a BoundSlice, BackendError> {
+    let slices = work.bindings.weights.get(id).map_or(&[][..], Vec::as_slice);
+    slices.iter().find(|s| s.slice.holds(range)).ok_or_else(|| {
+        let weight = &work.graph.weights()[id];
+        let why = match *range == (0..weight.count) {
+            true => "is not bound as a whole".to_owned(),
+            false => format!("is not bound with its matrices {range:?}"),
+        };
+        BackendError::Prepare { device: device.into(), node: format!("weight {}", weight.name), why }
+    })
 }
 
 /// Refuses a range of another length than is needed.

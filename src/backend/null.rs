@@ -8,9 +8,10 @@ use super::{
     SplitWork,
 };
 use crate::device::DeviceSpec;
-use crate::graph::Operand;
+use crate::graph::{NodeId, Operand};
 use crate::index::IndexVec;
 use crate::plan::Span;
+use crate::residency::slice_bytes;
 use crate::units::Bytes;
 
 struct Buffer {
@@ -134,7 +135,7 @@ impl Backend for NullBackend {
         for &node in &work.split.nodes {
             self.span(&tables, in_arena(work.values[node]), true)?;
             for operand in work.graph.node(node).op.operands() {
-                self.bound(&tables, work, operand)?;
+                self.bound(&tables, work, node, operand)?;
             }
         }
         Ok(tables.programs.push(Some(ArgLimits::of(work))))
@@ -166,9 +167,9 @@ impl NullBackend {
     }
 
     /// Every operand must be bound, inside its buffer, and states must be writable.
-    fn bound(&self, tables: &Tables, work: &SplitWork<'_>, operand: Operand) -> Result<(), BackendError> {
-        let unbound = |what: &str, name: &str| {
-            let (device, node, why) = (self.device(), format!("{what} {name}"), "is not bound".to_owned());
+    fn bound(&self, tables: &Tables, work: &SplitWork<'_>, node: NodeId, operand: Operand) -> Result<(), BackendError> {
+        let unbound = |name: &str| {
+            let (device, node, why) = (self.device(), format!("state {name}"), "is not bound".to_owned());
             BackendError::Prepare { device, node, why }
         };
         let in_arena = |span: Span| BufferSpan { buffer: work.bindings.arena, span };
@@ -176,13 +177,15 @@ impl NullBackend {
             Operand::Node(n) => self.span(tables, in_arena(work.values[n]), false),
             Operand::Input(i) => self.span(tables, in_arena(work.inputs[i]), false),
             Operand::Weight(w) => {
-                let slices = work.bindings.weights.get(w).filter(|s| !s.is_empty());
-                let slices = slices.ok_or_else(|| unbound("weight", &work.graph.weights()[w].name))?;
-                slices.iter().try_for_each(|s| self.span(tables, s.at, false))
+                let weight = &work.graph.weights()[w];
+                let range = work.graph.node(node).op.matrices(w, weight.count);
+                let bound = super::bound_slice(&self.spec.name, work, w, &range)?;
+                self.span(tables, bound.at, false)?;
+                self.same_len(slice_bytes(weight, &bound.slice.range, bound.layout), bound.at.span.len.index())
             }
             Operand::State(s) => {
                 let at = work.bindings.states.get(s).copied().flatten();
-                let at = at.ok_or_else(|| unbound("state", &work.graph.states()[s].name))?;
+                let at = at.ok_or_else(|| unbound(&work.graph.states()[s].name))?;
                 self.span(tables, at, true)?;
                 self.same_len(work.graph.states()[s].bytes(), at.span.len.index())
             }

@@ -1,6 +1,8 @@
 //! A split → stages of tasks with every operand resolved to memory. Allocates; running a program does not.
 //! A task joins the last stage where no byte it touches is written there, so q, k and v need no barrier between them.
 
+use std::ops::Range;
+
 use super::kernels::attention::{Geometry, ValuePages};
 use super::kernels::cache::{Arrangement, PageLayout, PageType};
 use super::kernels::moe::Choose;
@@ -11,11 +13,12 @@ use super::task::{
     Acts, Attention, Experts, Groups, Half, HeadMatMul, MatMul, Matrix, Rows, Slices, Stage, Task, Turn,
 };
 use super::traffic::Traffic;
-use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, same_len};
+use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, bound_slice, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
-use crate::graph::ops::{self, Elementwise, Moe, Rope, Values};
+use crate::graph::ops::{self, Elementwise, ExpertPart, Moe, Rope, Values};
 use crate::graph::{CacheHalf, InputId, NodeId, Op, StateId, WeightId};
 use crate::plan::Span;
+use crate::residency::slice_bytes;
 use crate::tensor::DType;
 use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
 use crate::tensor::panel::{Layout, PANEL_ROWS};
@@ -132,8 +135,9 @@ impl Builder<'_> {
             Op::Moe(Moe::Combine(op)) => {
                 let other = |id: Option<NodeId>| id.map(|id| self.value(id)).transpose();
                 let others = [other(op.shared)?, other(op.residual)?];
-                let task = Task::Combine { x: self.value(op.x)?, routing: self.value(op.routing)?, others, out };
-                self.push(task)
+                let part = op.part.map_or(0..u32::MAX, ExpertPart::range);
+                let (x, routing) = (self.value(op.x)?, self.value(op.routing)?);
+                self.push(Task::Combine { x, routing, part, others, out })
             }
         }
     }
@@ -291,11 +295,13 @@ impl Builder<'_> {
 
     fn experts(&mut self, op: &ops::Experts, out: Rows) -> Result<(), BackendError> {
         let groups = self.groups(op.routing)?;
-        let weight = self.matrix(op.weight)?;
+        let range = op.matrices(self.work.graph.weights()[op.weight].count);
+        let weight = self.matrices(op.weight, range.clone())?;
         let acts = self.acts(op.x, if op.slotted { groups.used } else { 1 }, &weight)?;
         let bias = op.bias.map(|b| self.vector(b)).transpose()?;
         let panels = self.panels_a_chunk(&weight, 1);
-        self.push(Task::Experts(Experts { weight, acts, slotted: op.slotted, groups, bias, out, panels }))
+        let (part, slotted) = (range.start as usize..range.end as usize, op.slotted);
+        self.push(Task::Experts(Experts { weight, acts, slotted, groups, part, bias, out, panels }))
     }
 
     fn value(&self, id: NodeId) -> Result<Rows, BackendError> {
@@ -330,18 +336,21 @@ impl Builder<'_> {
     }
 
     fn matrix(&self, id: WeightId) -> Result<Matrix, BackendError> {
+        self.matrices(id, 0..self.work.graph.weights()[id].count)
+    }
+
+    /// The bound run of a weight that holds all matrices in `range`.
+    fn matrices(&self, id: WeightId, range: Range<u32>) -> Result<Matrix, BackendError> {
         let weight = &self.work.graph.weights()[id];
-        let slices = self.work.bindings.weights.get(id).map_or(&[][..], Vec::as_slice);
-        let whole = slices.iter().find(|s| s.slice.range == (0..weight.count));
-        let Some(bound) = whole else {
-            let (device, node) = (self.spec.name.clone(), format!("weight {}", weight.name));
-            return Err(BackendError::Prepare { device, node, why: "is not bound as a whole".into() });
-        };
+        let bound = bound_slice(&self.spec.name, self.work, id, &range)?;
+        let Range { start, end } = bound.slice.range;
+        same_len(&self.spec.name, slice_bytes(weight, &bound.slice.range, bound.layout), bound.at.span.len.index())?;
         Ok(Matrix {
             raw: self.bound(bound.at, false)?,
             dtype: weight.dtype,
             layout: bound.layout,
-            count: weight.count as usize,
+            first: start as usize,
+            count: (end - start) as usize,
             rows: weight.rows as usize,
             cols: weight.cols as usize,
         })

@@ -6,6 +6,8 @@
 //! split runs or meets a copy (`Traffic`). Never allocates.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::kernels::attention::{Attend, Geometry, MOST_QUERIES};
 use super::kernels::cache::PAGE;
 use super::kernels::moe::{self, Choice, Combine, Route};
@@ -116,10 +118,8 @@ impl Call<'_> {
                     weight.count * chunks_of(weight, *panels)
                 }
             }
-            Task::Experts(Experts { weight, groups, panels, .. }) => {
-                // SAFETY: the groups were written in an earlier stage and are only read in this one.
-                let active = unsafe { groups.active.slice::<u32>() }[0];
-                active as usize * chunks_of(weight, *panels)
+            Task::Experts(Experts { weight, groups, part, panels, .. }) => {
+                active(groups, part).len() * chunks_of(weight, *panels)
             }
             Task::Attention(Attention { geometry, .. }) => {
                 let blocks = self.args.sequences.iter().map(|s| (s.rows as usize).div_ceil(geometry.rows()));
@@ -171,10 +171,10 @@ impl Call<'_> {
             }
             Task::Group { routing, groups } => self.group(routing, groups),
             Task::Experts(task) => self.experts(task, chunk),
-            Task::Combine { x, routing, others, out } => {
+            Task::Combine { x, routing, part, others, out } => {
                 let others = others.each_ref().map(|other| other.as_ref().map(|r| row(r, chunk)));
                 let (x, choices, out) = (row(x, chunk), row(routing, chunk), row_mut(out, chunk));
-                self.isa.run(Combine { x, choices, others, out });
+                self.isa.run(Combine { x, choices, part: part.clone(), others, out });
             }
         }
     }
@@ -256,9 +256,9 @@ impl Call<'_> {
     }
 
     fn experts(&self, task: &Experts, chunk: usize) {
-        let Experts { weight, acts, slotted, groups, bias, out, panels } = task;
+        let Experts { weight, acts, slotted, groups, part, bias, out, panels } = task;
         let own = chunks_of(weight, *panels);
-        let expert = word(&groups.active, 1 + chunk / own);
+        let expert = active(groups, part)[chunk / own] as usize;
         let range = word(&groups.starts, expert)..word(&groups.starts, expert + 1);
         let slots = &all::<u32>(&groups.slots)[range.clone()];
         let rows = if *slotted { slots } else { &all::<u32>(&groups.rows)[range] };
@@ -268,7 +268,7 @@ impl Call<'_> {
         let view = unsafe { OutView::from_raw(out.raw.as_mut_ptr(), choices, weight.rows, Some(slots)) };
         let bias = bias.as_ref().map(|b| &all::<f32>(b)[expert * weight.rows..(expert + 1) * weight.rows]);
         let product = Product {
-            weight: view_of(weight, expert),
+            weight: view_of(weight, expert - weight.first),
             acts: ActView { bytes: &all::<u8>(&acts.raw)[..held * acts.row_bytes], index: Some(rows) },
             out: view,
             epilogue: Epilogue { bias, residual: Residual::None },
@@ -346,6 +346,14 @@ impl Call<'_> {
     }
 }
 
+/// The experts of a part that have rows, ascending.
+fn active<'a>(groups: &'a Groups, part: &Range<usize>) -> &'a [u32] {
+    let listed = all::<u32>(&groups.active);
+    let listed = &listed[1..1 + listed[0] as usize];
+    let before = |end: usize| listed.partition_point(|&expert| (expert as usize) < end);
+    &listed[before(part.start)..before(part.end)]
+}
+
 fn chunks_of(weight: &Matrix, panels: usize) -> usize {
     weight.rows.div_ceil(PANEL_ROWS).div_ceil(panels)
 }
@@ -394,7 +402,7 @@ fn span_mut<'a>(rows: &'a Rows, call: &Call<'_>, chunk: usize) -> &'a mut [f32] 
     part_mut(&rows.raw, range.start, range.len())
 }
 
-fn elements(rows: &Rows, call: &Call<'_>, chunk: usize) -> std::ops::Range<usize> {
+fn elements(rows: &Rows, call: &Call<'_>, chunk: usize) -> Range<usize> {
     let all = call.rows(rows.dim) * rows.cols;
     chunk * ELEMENTS..((chunk + 1) * ELEMENTS).min(all)
 }

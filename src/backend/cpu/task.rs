@@ -1,6 +1,8 @@
 //! What a prepared split consists of: one kernel over resolved ranges of memory a task, in stages.
 //! Plain data; `program` makes it, `run` executes it.
 
+use std::ops::Range;
+
 use super::kernels::attention::Geometry;
 use super::kernels::cache::PageLayout;
 use super::kernels::moe::Choose;
@@ -30,16 +32,18 @@ pub struct Rows {
     pub cols: usize,
 }
 
-/// A weight matrix, or a stack of them.
+/// A weight matrix, or a run of a stack of them.
 #[derive(Clone)]
 pub struct Matrix {
-    /// The memory, all matrices one after the other.
+    /// The memory, all matrices of the run one after the other.
     pub raw: Raw,
     /// Element type.
     pub dtype: DType,
     /// Arrangement of the rows.
     pub layout: Layout,
-    /// Matrices.
+    /// The run's place in the stack.
+    pub first: usize,
+    /// Matrices of the run.
     pub count: usize,
     /// Rows of a matrix.
     pub rows: usize,
@@ -164,6 +168,8 @@ pub struct Experts {
     pub slotted: bool,
     /// The rows by expert.
     pub groups: Groups,
+    /// The experts whose products are made.
+    pub part: Range<usize>,
     /// One row an expert.
     pub bias: Option<Raw>,
     /// The value.
@@ -204,8 +210,8 @@ pub enum Task {
     Group { routing: Rows, groups: Groups },
     /// Products with the chosen experts.
     Experts(Experts),
-    /// Weighted sum over the chosen experts.
-    Combine { x: Rows, routing: Rows, others: [Option<Rows>; 2], out: Rows },
+    /// Weighted sum over those of the chosen experts that are in the part.
+    Combine { x: Rows, routing: Rows, part: Range<u32>, others: [Option<Rows>; 2], out: Rows },
 }
 
 impl Task {
@@ -231,11 +237,11 @@ impl Task {
             Task::Add { a, b, out: _ } => vec![&a.raw, &b.raw],
             Task::Route { logits, bias, choose: _, out: _ } => [&logits.raw].into_iter().chain(bias).collect(),
             Task::Group { routing, groups: _ } => vec![&routing.raw],
-            Task::Experts(Experts { weight, acts, slotted: _, groups, bias, out: _, panels: _ }) => {
+            Task::Experts(Experts { weight, acts, slotted: _, groups, part: _, bias, out: _, panels: _ }) => {
                 let Groups { starts, active, slots, rows, used: _ } = groups;
                 [&weight.raw, &acts.raw, starts, active, slots, rows].into_iter().chain(bias).collect()
             }
-            Task::Combine { x, routing, others, out: _ } => {
+            Task::Combine { x, routing, part: _, others, out: _ } => {
                 [&x.raw, &routing.raw].into_iter().chain(others.iter().flatten().map(|r| &r.raw)).collect()
             }
         }

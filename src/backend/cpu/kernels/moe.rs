@@ -1,5 +1,7 @@
 //! Expert routing and the weighted sum of experts, one row at a time, and the grouping of rows by expert.
 
+use std::ops::Range;
+
 use crate::backend::cpu::simd::{Job, LANES, Simd, math};
 use crate::graph::ops::{ExpertGroups, Gating};
 
@@ -135,11 +137,14 @@ fn sigmoid<S: Simd>(s: S, x: &mut [f32]) {
 }
 
 /// `out = sum over slots, in rank order, of weight * x[slot]`, every product and sum rounded, then plus the others.
+/// Slots of experts outside the part count for nothing, whatever they hold.
 pub struct Combine<'a> {
     /// One slice of `out.len()` a slot.
     pub x: &'a [f32],
     /// The choices of the row.
     pub choices: &'a [Choice],
+    /// The experts whose slots are summed.
+    pub part: Range<u32>,
     /// Added first, then second.
     pub others: [Option<&'a [f32]>; 2],
     /// The sum.
@@ -152,7 +157,8 @@ impl Job for Combine<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _s: S) {
         self.out.fill(0.0);
-        for (choice, x) in self.choices.iter().zip(self.x.chunks_exact(self.out.len())) {
+        let slots = self.choices.iter().zip(self.x.chunks_exact(self.out.len()));
+        for (choice, x) in slots.filter(|(choice, _)| self.part.contains(&choice.expert)) {
             for (out, x) in self.out.iter_mut().zip(x) {
                 *out += x * choice.weight;
             }
