@@ -6,6 +6,7 @@ pub mod cli;
 pub mod device;
 pub mod engine;
 pub mod exec;
+pub mod fit;
 pub mod gguf;
 pub mod graph;
 pub mod index;

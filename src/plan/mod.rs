@@ -32,7 +32,7 @@ use crate::units::{Bytes, Tokens};
 
 pub use check::{Violation, check};
 pub use cost::{Work, node_time, node_work, upload_bytes};
-pub use partition::partition;
+pub use partition::{partition, streamed_runs};
 pub use policy::{Offload, Policy};
 pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
 pub use timeline::{Activity, Lane, Queue, Timeline, timeline};
@@ -250,12 +250,12 @@ pub enum PlanError {
 /// # Errors
 /// A node cannot run where its operands live, or a memory's budget is too small: the error names both.
 pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Policy) -> Result<Plan, PlanError> {
-    let own = plan_as(graph, residency, machine, policy, policy.offload);
+    let own = plan_by_rule(graph, residency, machine, policy);
     if policy.offload != Offload::Auto || !machine.devices.iter().any(|d| d.is_accelerator()) {
         return own;
     }
     let others = [Offload::Never, Offload::AtLeast(Tokens(1))];
-    let others = others.map(|offload| plan_as(graph, residency, machine, policy, offload));
+    let others = others.map(|offload| plan_by_rule(graph, residency, machine, &Policy { offload, ..policy.clone() }));
     let time = |plan: &Plan| timeline(graph, machine, policy, plan, 1).end();
     let fastest = std::iter::once(&own).chain(&others).filter_map(|p| p.as_ref().ok()).min_by_key(|p| time(p));
     match fastest {
@@ -264,14 +264,17 @@ pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Po
     }
 }
 
-fn plan_as(
+/// As [`plan`], by the policy's rule alone: `Auto` prices every op and compares no wholes.
+///
+/// # Errors
+/// As for [`plan`].
+pub fn plan_by_rule(
     graph: &Graph,
     residency: &Residency,
     machine: &Machine,
     policy: &Policy,
-    offload: Offload,
 ) -> Result<Plan, PlanError> {
-    let placements = place::place(graph, residency, machine, &Policy { offload, ..policy.clone() })?;
+    let placements = place::place(graph, residency, machine, policy)?;
     let cut = split::split(graph, residency, machine, policy, &placements)?;
     let crossings = transfer::crossings(graph, machine, &placements, &cut)?;
     let uploads = ring::uploads(graph, residency, machine, &cut)?;

@@ -3,11 +3,14 @@
 //! one home stays as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use super::PlanError;
+use super::offload::Chooser;
+use super::{PlanError, Policy};
+use crate::device::Machine;
 use crate::graph::ops::{Combine, Elementwise, ExpertPart, Moe};
 use crate::graph::{Graph, GraphBuilder, GraphError, NodeId, Op, WeightId};
-use crate::residency::Residency;
+use crate::residency::{Home, Residency, WeightSlice};
 
 /// The graph that [`plan`](super::plan) takes for homes that cut layers.
 ///
@@ -19,6 +22,43 @@ pub fn partition(graph: &Graph, residency: &Residency) -> Result<Graph, PlanErro
         return Ok(graph.clone());
     }
     Rewrite::run(graph, &layers).map_err(|why| PlanError::Partition(why.to_string()))
+}
+
+/// Homes as [`partition`] needs them for a plan that streams: runs of experts in host memory whose products an
+/// accelerator will make are cut into runs that a split's share of the ring holds. The homes themselves stay.
+pub fn streamed_runs(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Policy) -> Residency {
+    let chooser = Chooser::new(graph, residency, machine, policy);
+    let mut cut = residency.clone();
+    for (id, node) in graph.nodes() {
+        let Op::Moe(Moe::Experts(op)) = &node.op else { continue };
+        // All stacks of a layer are cut alike; they come in one split.
+        let matrix = graph.weights()[op.weight].bytes().0 / u64::from(graph.weights()[op.weight].count);
+        let most = (policy.chunk.0 / (STACKS * matrix.max(1))).clamp(1, u64::from(u32::MAX)) as u32;
+        let homes = residency.weights.get(op.weight).into_iter().flatten();
+        cut.weights[op.weight] = homes
+            .flat_map(|home| {
+                let moves = machine
+                    .device_of(home.memory)
+                    .is_some_and(|device| chooser.choose(id, op.weight, device).device != device);
+                if moves { pieces(home, most) } else { vec![home.clone()] }
+            })
+            .collect();
+    }
+    cut
+}
+
+/// Gate, up and down.
+const STACKS: u64 = 3;
+
+/// A home cut into runs of at most `most` experts.
+fn pieces(home: &Home, most: u32) -> Vec<Home> {
+    let Range { start, end } = home.slice.range;
+    let starts = (start..end).step_by(most.max(1) as usize);
+    let piece = |first: u32| {
+        let slice = WeightSlice { range: first..first.saturating_add(most).min(end), ..home.slice.clone() };
+        Home { slice, ..home.clone() }
+    };
+    starts.map(piece).collect()
 }
 
 /// An expert layer, by the sum that ends it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const VOCAB: [&str; 3] = ["units", "index", "tensor"];
 
 /// Module → what it may import beside itself; `vocab` stands for units, index and tensor.
-const TABLE: [(&str, &str); 20] = [
+const TABLE: [(&str, &str); 21] = [
     ("units", ""),
     ("index", ""),
     ("tensor", "units index"),
@@ -18,6 +18,7 @@ const TABLE: [(&str, &str); 20] = [
     ("residency", "vocab graph device"),
     ("plan", "vocab graph device residency"),
     ("sim", "vocab graph device residency plan"),
+    ("fit", "vocab graph device residency plan"),
     ("backend", "vocab graph device residency plan"),
     ("exec", "vocab graph gguf device residency plan backend"),
     ("models", "vocab graph gguf"),
@@ -25,9 +26,12 @@ const TABLE: [(&str, &str); 20] = [
     ("sample", "text"),
     ("synth", "vocab gguf"),
     ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
-    ("inspect", "vocab graph gguf device residency plan models"),
+    ("inspect", "vocab graph gguf device residency plan models fit"),
     ("bench", "vocab graph gguf device residency plan backend exec models kv text sample engine"),
-    ("cli", "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench sim"),
+    (
+        "cli",
+        "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench sim fit",
+    ),
 ];
 
 /// Files and folders that may hold `unsafe`.

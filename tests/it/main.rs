@@ -6,6 +6,7 @@ mod deepseek2;
 mod devices;
 mod engine;
 mod f64_model;
+mod fit;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;

@@ -90,6 +90,9 @@ pub struct DeviceEntry {
     /// Whether it copies while it computes. Default: for accelerators true, else false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlaps: Option<bool>,
+    /// Whether weights may be streamed to it; missing, its kind decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<bool>,
     /// How fast it is.
     pub rates: RatesEntry,
 }

@@ -96,7 +96,7 @@ fn device(
     names: &Names<'_>,
     memories: &IndexVec<MemoryId, MemorySpec>,
 ) -> Result<DeviceSpec, MachineFileError> {
-    let accelerator = entry.kind.is_accelerator();
+    let accelerator = entry.accelerator.unwrap_or(entry.kind.is_accelerator());
     let uid = entry.uid.clone().unwrap_or_else(|| entry.name.clone());
     valid_name(&format!("{at}.uid"), &uid)?;
     let memory = MemoryId::from_index(names.find(&format!("{at}.memory"), &entry.memory)?);
@@ -120,6 +120,7 @@ fn device(
         types: entry.types.unwrap_or(Types::All),
         rates: rates(&format!("{at}.rates"), &entry.rates, accelerator)?,
         overlaps: entry.overlaps.unwrap_or(accelerator),
+        accelerator: entry.accelerator,
     })
 }
 

@@ -39,6 +39,7 @@ fn device(machine: &Machine, spec: &DeviceSpec) -> DeviceEntry {
         overhead_mib: Some(mib(spec.overhead)),
         types: Some(spec.types),
         overlaps: Some(spec.overlaps),
+        accelerator: spec.accelerator,
         rates: rates(&spec.rates),
     }
 }

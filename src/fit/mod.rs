@@ -1,0 +1,264 @@
+//! Machine, graphs and wishes → a home for every weight, run of experts and state, by planning and pricing until
+//! everything fits every batch bucket to the byte.
+//! Pure like the planner: nothing is measured, equal inputs give equal homes.
+
+mod deal;
+mod emit;
+mod homes;
+mod parts;
+mod wishes;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::device::{DeviceId, Machine, MemoryId};
+use crate::graph::{Batch, Graph};
+use crate::index::IndexVec;
+use crate::plan::{MemoryUse, Offload, Plan, PlanError, Policy, partition, plan_by_rule, streamed_runs, timeline};
+use crate::residency::Residency;
+use crate::units::{Bytes, Nanos, Tokens};
+
+use deal::{Assignment, Capacity, Order};
+use parts::Parts;
+
+pub use emit::{Flavor, flags, json, table};
+pub use wishes::{WishError, Wishes};
+
+/// What the homes are to be best at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Tokens of the prompt.
+    pub prompt: Tokens,
+    /// Tokens that are generated.
+    pub generated: Tokens,
+}
+
+impl Default for Workload {
+    fn default() -> Workload {
+        Workload { prompt: Tokens(512), generated: Tokens(128) }
+    }
+}
+
+/// What is to be fitted.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Tokens of the largest step.
+    pub ubatch: Tokens,
+    /// What to be best at.
+    pub workload: Workload,
+    /// The rule for weights in host memory, and what prices assume.
+    pub policy: Policy,
+    /// What the user wants to be so.
+    pub wishes: Wishes,
+}
+
+/// Makes the graph of a batch bucket; all have the same weights and states.
+pub type Graphs<'a> = &'a dyn Fn(Batch) -> Result<Graph, String>;
+
+/// A bucket, planned.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Its graph, cut along the homes.
+    pub graph: Graph,
+    /// Its plan.
+    pub plan: Plan,
+    /// The rule that it was planned by.
+    pub offload: Offload,
+}
+
+/// Homes that fit, and what they promise.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// The graph whose weights and states have the homes.
+    pub graph: Graph,
+    /// The homes.
+    pub residency: Residency,
+    /// The largest step.
+    pub largest: Bucket,
+    /// The step of the workload's prompt.
+    pub prefill: Bucket,
+    /// A step of one token.
+    pub decode: Bucket,
+    /// What is allocated in each memory, all buckets together.
+    pub memories: IndexVec<MemoryId, MemoryUse>,
+    /// Predicted time of the prompt.
+    pub prompt_time: Nanos,
+    /// Predicted time of one generated token.
+    pub token_time: Nanos,
+}
+
+impl Fit {
+    /// Predicted time of `workload`.
+    pub fn time(&self, workload: Workload) -> Nanos {
+        let tokens = Nanos(self.token_time.0.saturating_mul(workload.generated.0.into()));
+        self.prompt_time + tokens
+    }
+}
+
+/// Why nothing fits.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's message names its fields")]
+pub enum FitError {
+    #[error("no graph for {tokens}: {why}", tokens = batch.tokens)]
+    Graph { batch: Batch, why: String },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Wish(#[from] WishError),
+    #[error("{memory} lacks {missing}: it needs {need} and may use {budget}{because}")]
+    Short { memory: String, need: Bytes, budget: Bytes, missing: Bytes, because: String },
+    #[error("the machine has no device")]
+    NoDevice,
+}
+
+/// Rounds of planning and shrinking until everything fits; every round learns what arenas and rings take.
+const ROUNDS: usize = 12;
+
+/// Finds homes for the weights and states of `graphs` on `machine`.
+///
+/// # Errors
+/// The graphs cannot be built or planned, or nothing fits: the memory and the bytes it lacks.
+pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<Fit, FitError> {
+    let machine = &request.wishes.with_margins(machine)?;
+    let base = build(graphs, request.ubatch)?;
+    let parts = Parts::of(&base);
+    let mut endless = machine.clone();
+    for memory in machine.memories.ids() {
+        endless.memories[memory].free = Bytes(u64::MAX >> 2);
+    }
+    let study = Study { graphs, machine, endless, request, base: &base };
+    let mut best: Option<Fit> = None;
+    let mut failed = None;
+    for &order in Order::worth_trying(&parts, machine)? {
+        match fit_as(&study, &parts, order) {
+            Ok(found) => {
+                let better = |b: &Fit| found.time(request.workload) < b.time(request.workload);
+                if best.as_ref().is_none_or(better) {
+                    best = Some(found);
+                }
+            }
+            Err(why) => failed = failed.or(Some(why)),
+        }
+    }
+    best.ok_or_else(|| failed.unwrap_or(FitError::NoDevice))
+}
+
+fn fit_as(study: &Study<'_>, parts: &Parts, order: Order) -> Result<Fit, FitError> {
+    let Study { machine, request, base, .. } = *study;
+    let mut capacity = Capacity::of(machine)?;
+    let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
+    let mut rule = None;
+    for _ in 0..ROUNDS {
+        let assignment = Assignment::deal(parts, machine, &capacity, order, &request.wishes)?;
+        let residency = homes::homes(base, parts, machine, &assignment);
+        // The rule that is fastest at first stays: homes change by little from round to round.
+        let largest = match rule {
+            None => bucket(study, &residency, request.ubatch)?,
+            Some(rule) => bucket_by(study, base, &residency, rule)?,
+        };
+        rule = Some(largest.offload);
+        let uses = study.together(&[&largest.plan]);
+        let over = study.over(&uses);
+        let held: Bytes = capacity.devices.iter().map(|&d| uses[machine.devices[d].memory].weights).sum();
+        match over {
+            Some(memory) => last = Some(short(machine, memory, &uses, &request.wishes)),
+            None if best.as_ref().is_some_and(|(most, ..)| *most >= held) => break,
+            None => best = Some((held, residency, largest)),
+        }
+        capacity.learn(machine, &uses, over.is_none());
+    }
+    let Some((_, residency, largest)) = best else { return Err(last.unwrap_or(FitError::NoDevice)) };
+    let fit = planned(study, largest, residency)?;
+    match study.over(&fit.memories) {
+        Some(memory) => Err(short(machine, memory, &fit.memories, &request.wishes)),
+        None => Ok(fit),
+    }
+}
+
+fn short(machine: &Machine, memory: MemoryId, uses: &IndexVec<MemoryId, MemoryUse>, wishes: &Wishes) -> FitError {
+    let (need, budget) = (uses[memory].total(), machine.budget(memory));
+    let missing = Bytes(need.0.saturating_sub(budget.0));
+    FitError::Short { memory: machine.memories[memory].name.clone(), need, budget, missing, because: wishes.named() }
+}
+
+fn build(graphs: Graphs<'_>, tokens: Tokens) -> Result<Graph, FitError> {
+    let batch = Batch { tokens, outputs: Tokens(1) };
+    graphs(batch).map_err(|why| FitError::Graph { batch, why })
+}
+
+/// A bucket's graph, cut for one rule, and its plan.
+fn bucket_by(study: &Study<'_>, graph: &Graph, residency: &Residency, offload: Offload) -> Result<Bucket, FitError> {
+    let policy = Policy { offload, ..study.request.policy.clone() };
+    let runs = streamed_runs(graph, residency, &study.endless, &policy);
+    let graph = partition(graph, &runs)?;
+    let plan = plan_by_rule(&graph, residency, &study.endless, &policy)?;
+    Ok(Bucket { graph, plan, offload })
+}
+
+/// The fastest of a bucket's plans that fits, or if none does the fastest. Of `Auto`, its wholes are compared too.
+fn bucket(study: &Study<'_>, residency: &Residency, tokens: Tokens) -> Result<Bucket, FitError> {
+    let graph = if tokens == study.request.ubatch { study.base.clone() } else { build(study.graphs, tokens)? };
+    let rules = match study.request.policy.offload {
+        Offload::Auto => vec![Offload::Auto, Offload::Never, Offload::AtLeast(Tokens(1))],
+        told @ (Offload::Never | Offload::AtLeast(_)) => vec![told],
+    };
+    let mut found = Vec::new();
+    for rule in rules {
+        found.push(bucket_by(study, &graph, residency, rule)?);
+    }
+    let rank = |b: &Bucket| (study.over(&study.together(&[&b.plan])).is_some(), study.time(b, 1));
+    found.into_iter().min_by_key(rank).ok_or(FitError::NoDevice)
+}
+
+fn planned(study: &Study<'_>, largest: Bucket, residency: Residency) -> Result<Fit, FitError> {
+    let Request { ubatch, workload, .. } = study.request;
+    let step = workload.prompt.min(*ubatch).max(Tokens(1));
+    let prefill = if step == *ubatch { largest.clone() } else { bucket(study, &residency, step)? };
+    let decode = bucket(study, &residency, Tokens(1))?;
+    let steps = workload.prompt.0.div_ceil(step.0).max(1);
+    let (prompt_time, token_time) = (study.time(&prefill, steps), study.time(&decode, 1));
+    let memories = study.together(&[&largest.plan, &prefill.plan, &decode.plan]);
+    let graph = study.base.clone();
+    Ok(Fit { graph, residency, largest, prefill, decode, memories, prompt_time, token_time })
+}
+
+/// What one fit is about.
+struct Study<'a> {
+    graphs: Graphs<'a>,
+    machine: &'a Machine,
+    /// The machine without limits: plans that are too large say by how much.
+    endless: Machine,
+    request: &'a Request,
+    /// The graph of the largest step.
+    base: &'a Graph,
+}
+
+impl Study<'_> {
+    fn time(&self, bucket: &Bucket, steps: u32) -> Nanos {
+        timeline(&bucket.graph, &self.endless, &self.request.policy, &bucket.plan, steps).end()
+    }
+
+    /// The first memory that is too small.
+    fn over(&self, uses: &IndexVec<MemoryId, MemoryUse>) -> Option<MemoryId> {
+        self.machine.memories.ids().find(|&m| uses[m].total() > self.machine.budget(m))
+    }
+
+    /// What several buckets' plans need at a time: weights and states once, of arenas and rings each device's largest.
+    fn together(&self, plans: &[&Plan]) -> IndexVec<MemoryId, MemoryUse> {
+        let mut uses: IndexVec<MemoryId, MemoryUse> = plans[0].memories.iter().copied().collect();
+        for memory in self.machine.memories.ids() {
+            (uses[memory].arenas, uses[memory].rings) = (Bytes::ZERO, Bytes::ZERO);
+        }
+        for (device, spec) in self.machine.devices.iter_ids() {
+            let most = |of: &dyn Fn(&Plan) -> Bytes| plans.iter().map(|p| of(p)).max().unwrap_or_default();
+            uses[spec.memory].arenas += most(&|p| p.arenas[device].bytes);
+            uses[spec.memory].rings += most(&|p| p.rings[device]);
+        }
+        uses
+    }
+}
+
+/// A device's name, for messages.
+fn name(machine: &Machine, device: DeviceId) -> &str {
+    machine.devices.get(device).map_or("?", |d| d.name.as_str())
+}

@@ -1,0 +1,71 @@
+//! What the user wants to be so, in the words of llama.cpp's flags. A wish is kept or refused with the bytes that are
+//! missing, never dropped.
+
+use thiserror::Error;
+
+use crate::device::Machine;
+use crate::units::Bytes;
+
+/// Constraints on homes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wishes {
+    /// `-ngl`: layers on devices, counted from the last; one more than there are puts the head there too.
+    pub gpu_layers: Option<u32>,
+    /// `-ts`: proportions of the layers, a device each, in order of speed.
+    pub tensor_split: Option<Vec<f64>>,
+    /// `--n-cpu-moe`: layers, from the first, whose experts stay in host memory.
+    pub host_moe_layers: u32,
+    /// `--fit-margin`: bytes left free of each device, by name; one without a name is for all.
+    pub margins: Vec<(Option<String>, Bytes)>,
+}
+
+/// Why a wish makes no sense.
+#[derive(Debug, Error, PartialEq)]
+#[allow(missing_docs, reason = "each variant's message names its fields")]
+pub enum WishError {
+    #[error("--fit-margin names {found}, needed one of {}", names.join(", "))]
+    Device { found: String, names: Vec<String> },
+    #[error("-ts has {found} proportions, the machine has {needed} devices to split over")]
+    Proportions { needed: usize, found: usize },
+}
+
+impl Wishes {
+    /// The machine with the margins as reserves.
+    pub(super) fn with_margins(&self, machine: &Machine) -> Result<Machine, WishError> {
+        let mut machine = machine.clone();
+        for (device, margin) in &self.margins {
+            let named = |d: &&crate::device::DeviceSpec| match device {
+                Some(name) => d.name == *name,
+                None => d.is_accelerator(),
+            };
+            let memories: Vec<_> = machine.devices.iter().filter(named).map(|d| d.memory).collect();
+            if let (Some(found), true) = (device, memories.is_empty()) {
+                let names = machine.devices.iter().map(|d| d.name.clone()).collect();
+                return Err(WishError::Device { found: found.clone(), names });
+            }
+            memories.into_iter().for_each(|m| machine.memories[m].reserve = *margin);
+        }
+        Ok(machine)
+    }
+
+    /// Whether experts of `layer` may leave host memory.
+    pub(super) fn experts_on_device(&self, layer: usize) -> bool {
+        layer >= self.host_moe_layers as usize && self.gpu_layers != Some(0)
+    }
+
+    /// Whether the head may leave host memory in a model of `layers` layers.
+    pub(super) fn head_on_device(&self, layers: usize) -> bool {
+        self.gpu_layers.is_none_or(|asked| asked as usize > layers)
+    }
+
+    /// The wishes in force, for messages.
+    pub(super) fn named(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.gpu_layers.map(|n| format!("-ngl {n}")));
+        parts.extend(self.tensor_split.as_ref().map(|_| "-ts".to_owned()));
+        if self.host_moe_layers > 0 {
+            parts.push(format!("--n-cpu-moe {}", self.host_moe_layers));
+        }
+        if parts.is_empty() { String::new() } else { format!(", with {}", parts.join(" ")) }
+    }
+}
