@@ -4,6 +4,7 @@
 
 mod deal;
 mod emit;
+mod groups;
 mod homes;
 mod parts;
 mod wishes;
@@ -22,6 +23,7 @@ use deal::{Assignment, Capacity, Order};
 use parts::Parts;
 
 pub use emit::{Flavor, flags, json, table};
+pub use groups::groups;
 pub use wishes::{WishError, Wishes};
 
 /// What the homes are to be best at.

@@ -1,8 +1,9 @@
 //! Fits of shipped models on shipped machines: what the measured rigs must reach, and what may never be.
 
-use loadmaster::device::Machine;
-use loadmaster::fit::{Fit, FitError, Request, Wishes, Workload, fit, json};
+use loadmaster::device::{DeviceId, Machine};
+use loadmaster::fit::{Fit, FitError, Request, Wishes, Workload, fit, groups, json};
 use loadmaster::graph::Batch;
+use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Policy, check};
 use loadmaster::tensor::DType;
@@ -49,4 +50,72 @@ fn kimi_on_eight_cards_keeps_more_weights_there_than_any_peer() {
     let weights: Bytes = cards.map(|(m, _)| found.memories[m].weights).sum();
     assert!(weights >= Bytes::mib(244_000), "{weights}");
     assert!(json(&found, &machine, Workload::default()).contains("weight_bytes"));
+}
+
+/// The machine with devices, memories and links in another order, ids renamed to match.
+fn shuffled(machine: &Machine, order: &[usize]) -> Machine {
+    let mut other = machine.clone();
+    other.devices = order.iter().map(|&i| machine.devices[DeviceId::from_index(i)].clone()).collect();
+    other
+}
+
+#[test]
+fn pairs_of_ten_cards_have_equal_links_in_any_order_and_the_fastest_come_first() {
+    let machine = machine("ten-gpu");
+    let lanes_of_report = [8, 8, 4, 8, 4, 4, 8, 8, 8, 4];
+    let lanes = |machine: &Machine, id: DeviceId| {
+        let index: usize = machine.devices[id].name.strip_prefix("cuda:").unwrap().parse().unwrap();
+        lanes_of_report[index]
+    };
+    let uids = |machine: &Machine| -> Vec<Vec<String>> {
+        let group = |g: &Vec<DeviceId>| g.iter().map(|&d| machine.devices[d].uid.clone()).collect();
+        groups(machine, 2).iter().map(group).collect()
+    };
+    let expected = uids(&machine);
+    for group in groups(&machine, 2) {
+        assert_eq!(lanes(&machine, group[0]), lanes(&machine, group[1]), "{group:?}");
+    }
+    assert_eq!(lanes(&machine, groups(&machine, 2)[0][0]), 8);
+    let count = machine.devices.len();
+    for turn in 1..count {
+        let mut order: Vec<usize> = (0..count).collect();
+        order.rotate_left(turn);
+        order.swap(0, turn);
+        assert_eq!(uids(&shuffled(&machine, &order)), expected, "{order:?}");
+    }
+}
+
+#[test]
+fn layers_that_are_asked_for_are_kept_or_refused_with_the_bytes_that_lack() {
+    let machine = machine("rtx4090");
+    let ask = |layers| Request { wishes: Wishes { gpu_layers: Some(layers), ..Wishes::default() }, ..request(512) };
+    let found = fitted("qwen2.5-32b-q4_k_m", &machine, 4096, &ask(40)).unwrap();
+    holds(&found, &machine);
+    let card = machine.memories.iter_ids().find(|&(m, _)| !machine.is_host(m)).unwrap().0;
+    let there = found.graph.states().iter_ids().filter(|&(id, _)| found.residency.states[id] == card);
+    assert_eq!(there.count(), 80, "keys and values of 40 layers");
+    match fitted("llama-3-70b-q4_k_m", &machine, 4096, &ask(80)) {
+        Err(FitError::Short { need, budget, missing, because, .. }) => {
+            assert_eq!(missing, need - budget);
+            assert!(because.contains("-ngl 80"), "{because}");
+        }
+        other => panic!("{:?}", other.map(|f| f.memories)),
+    }
+}
+
+#[test]
+fn shipped_models_fit_shipped_machines_and_every_bucket_checks() {
+    let cases = [
+        ("qwen2.5-32b-q4_k_m", "rtx4080"),
+        ("qwen3-30b-a3b-q4_k_m", "rtx4090"),
+        ("llama-3-70b-q4_k_m", "h200x8"),
+        ("qwen3-235b-a22b-q4_k_s", "ten-gpu"),
+        ("deepseek-v3-iq1_s", "h200x8"),
+        ("qwen3-30b-a3b-q4_k_m", "numa-2node"),
+    ];
+    for (model, name) in cases {
+        let machine = machine(name);
+        let found = fitted(model, &machine, 4096, &request(512)).unwrap_or_else(|e| panic!("{model} on {name}: {e}"));
+        holds(&found, &machine);
+    }
 }

@@ -1,0 +1,54 @@
+//! Devices → groups that work on one layer together: the fastest links first, because a group is as slow as its slowest
+//! link. Decided by rates and uids alone, so the order of devices in a file changes nothing.
+
+use crate::device::{DeviceId, Machine};
+
+/// Groups of `size` accelerators, the one with the fastest slowest link first; what is left over forms a last, smaller
+/// group. Devices in a group are in order of their uids.
+pub fn groups(machine: &Machine, size: usize) -> Vec<Vec<DeviceId>> {
+    let mut left: Vec<DeviceId> =
+        machine.devices.iter_ids().filter(|(_, d)| d.is_accelerator()).map(|(id, _)| id).collect();
+    left.sort_by_key(|&id| machine.devices[id].uid.as_str());
+    let mut groups = Vec::new();
+    while !left.is_empty() {
+        let group = best(machine, &left, size.max(1));
+        left.retain(|id| !group.contains(id));
+        groups.push(group);
+    }
+    groups
+}
+
+/// The group with the fastest slowest link that can be grown from any device, and of equal ones the first by uids.
+fn best(machine: &Machine, left: &[DeviceId], size: usize) -> Vec<DeviceId> {
+    let mut found: Option<(f64, Vec<DeviceId>)> = None;
+    for &first in left {
+        let (rate, group) = grown(machine, left, first, size);
+        if found.as_ref().is_none_or(|(most, _)| rate > *most) {
+            found = Some((rate, group));
+        }
+    }
+    found.map(|(_, group)| group).unwrap_or_default()
+}
+
+/// A group that starts with `first` and takes in, one by one, the device that slows it least; and its slowest link.
+fn grown(machine: &Machine, left: &[DeviceId], first: DeviceId, size: usize) -> (f64, Vec<DeviceId>) {
+    let (mut slowest, mut group) = (f64::INFINITY, vec![first]);
+    while group.len() < size.min(left.len()) {
+        let mut next: Option<(f64, DeviceId)> = None;
+        for &device in left.iter().filter(|d| !group.contains(d)) {
+            let rate = group.iter().map(|&member| rate(machine, member, device)).fold(f64::INFINITY, f64::min);
+            if next.is_none_or(|(most, _)| rate > most) {
+                next = Some((rate, device));
+            }
+        }
+        let Some((rate, device)) = next else { break };
+        slowest = slowest.min(rate);
+        group.push(device);
+    }
+    group.sort_by_key(|&id| machine.devices[id].uid.as_str());
+    (slowest, group)
+}
+
+fn rate(machine: &Machine, a: DeviceId, b: DeviceId) -> f64 {
+    machine.way(machine.devices[a].memory, machine.devices[b].memory).map_or(0.0, |way| way.rate.0)
+}
