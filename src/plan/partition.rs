@@ -15,7 +15,7 @@ use crate::residency::{Home, Residency, WeightSlice};
 /// The graph that [`plan`](super::plan) takes for homes that cut layers.
 ///
 /// # Errors
-/// The cut graph does not verify.
+/// A node outside a layer that is cut reads what the layer makes on its way to the sum.
 pub fn partition(graph: &Graph, residency: &Residency) -> Result<Graph, PlanError> {
     let layers = Layer::all(graph, residency);
     if layers.values().all(|layer| layer.parts.len() < 2) {
@@ -72,7 +72,8 @@ struct Layer {
 impl Layer {
     fn all(graph: &Graph, residency: &Residency) -> BTreeMap<NodeId, Layer> {
         let sums = graph.nodes().filter_map(|(id, node)| match &node.op {
-            Op::Moe(Moe::Combine(sum)) => Some((id, sum)),
+            // A sum of a part was cut before.
+            Op::Moe(Moe::Combine(sum)) if sum.part.is_none() => Some((id, sum)),
             _ => None,
         });
         sums.map(|(id, sum)| (id, Layer::of(graph, residency, sum))).collect()
@@ -142,7 +143,8 @@ impl Rewrite<'_> {
         rewrite.builder.finish(output)
     }
 
-    /// A node with renumbered operands: those of `own` first, then those that stand once.
+    /// A node with renumbered operands: those of `own` first, then those that stand once. What a cut layer makes on its
+    /// way to the sum is neither for a node outside of it.
     fn copy(
         &mut self,
         id: NodeId,
@@ -151,7 +153,14 @@ impl Rewrite<'_> {
     ) -> Result<NodeId, GraphError> {
         let node = self.graph.node(id);
         let (mut op, mut name) = (node.op.clone(), node.name.clone());
-        op.nodes_mut(&mut |n| *n = own.get(n).or_else(|| self.made.get(n)).copied().unwrap_or(*n));
+        let mut lost = None;
+        op.nodes_mut(&mut |n| match own.get(n).or_else(|| self.made.get(n)) {
+            Some(&new) => *n = new,
+            None => lost = Some(*n),
+        });
+        if let Some(lost) = lost {
+            return Err(GraphError::UnknownOperand { node: name, operand: lost.into() });
+        }
         if let Some(ExpertPart { first, count }) = part {
             name = format!("{name}[{first}..{}]", first + count);
             match &mut op {

@@ -3,116 +3,14 @@
 use loadmaster::backend::null::NullBackend;
 use loadmaster::backend::{Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, SequenceRows, SplitWork};
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
-use loadmaster::graph::ops::{Activation, Attention, CacheWrite, Elementwise, Embed, Mask, MatMul, Norm, Rows, Select};
-use loadmaster::graph::{
-    Batch, CacheHalf, Graph, GraphBuilder, Input, InputId, NodeId, Op, State, StateId, Weight, WeightId,
-};
+use loadmaster::graph::{Graph, InputId, NodeId, Weight};
 use loadmaster::index::{Id, IndexVec};
 use loadmaster::plan::{Plan, PlanError, Policy, Span, Violation, check, plan};
 use loadmaster::residency::{Layout, Residency, Storage, weight_bytes};
-use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 use proptest::prelude::*;
 
-/// Numbers from a seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % n as u64) as usize
-    }
-}
-
-const WIDTHS: [u32; 4] = [32, 64, 96, 256];
-const TYPES: [DType; 5] = [DType::F32, DType::F16, DType::Q4_0, DType::Q8_0, DType::Q5_1];
-
-/// Grows a random graph: any op on any values that fit it, so that lifetimes overlap in every way.
-struct Grower {
-    random: Random,
-    builder: GraphBuilder,
-    values: Vec<(NodeId, u32)>,
-    names: usize,
-}
-
-impl Grower {
-    fn weight(&mut self, rows: u32, cols: u32) -> WeightId {
-        self.names += 1;
-        let dtype = if rows == 1 { DType::F32 } else { TYPES[self.random.below(TYPES.len())] };
-        let name = format!("w{}", self.names);
-        self.builder.weight(Weight { name, dtype, count: 1, rows, cols }).unwrap()
-    }
-
-    fn state(&mut self, half: CacheHalf, heads: u32, head_dim: u32) -> StateId {
-        self.names += 1;
-        let (name, dtype) = (format!("s{}", self.names), DType::F16);
-        let state = State { name, layer: 0, half, dtype, heads, head_dim, cells: Tokens(64) };
-        self.builder.state(state).unwrap()
-    }
-
-    fn node(&mut self, op: Op) -> NodeId {
-        self.names += 1;
-        self.builder.node(format!("n{}", self.names), op).unwrap()
-    }
-
-    fn value(&mut self) -> (NodeId, u32) {
-        let recent = self.values.len().min(1 + self.random.below(8));
-        self.values[self.values.len() - 1 - self.random.below(recent)]
-    }
-
-    fn width(&mut self) -> u32 {
-        WIDTHS[self.random.below(WIDTHS.len())]
-    }
-
-    fn grow(&mut self) {
-        let (x, cols) = self.value();
-        let same = |values: &[(NodeId, u32)]| values.iter().rev().find(|v| v.1 == cols).map(|v| v.0);
-        let other = same(&self.values).unwrap_or(x);
-        let made = match self.random.below(5) {
-            0 => {
-                let weight = self.weight(1, cols);
-                (self.node(Op::Norm(Norm { x, weight, eps: 1e-5, heads: 1, carried: 0 })), cols)
-            }
-            1 | 2 => {
-                let rows = self.width();
-                let weight = self.weight(rows, cols);
-                let residual = self.values.iter().rev().find(|v| v.1 == rows).map(|v| v.0);
-                (self.node(Op::MatMul(MatMul { x, weight, bias: None, residual })), rows)
-            }
-            3 => {
-                let op = Elementwise::Gated { gate: x, up: other, activation: Activation::Silu };
-                (self.node(Op::Elementwise(op)), cols)
-            }
-            _ => {
-                let heads = cols / 32;
-                let keys = self.state(CacheHalf::Keys, heads, 32);
-                let values = self.state(CacheHalf::Values, heads, 32);
-                let write = self.node(Op::Cache(CacheWrite { k: x, v: Some(other), keys, values: Some(values) }));
-                let op = Attention { q: x, write, keys, values: values.into(), heads, scale: 0.2, mask: Mask::Causal };
-                (self.node(Op::Attention(op)), cols)
-            }
-        };
-        self.values.push(made);
-    }
-}
-
-fn random_graph(seed: u64, steps: usize, tokens: u32, outputs: u32) -> Graph {
-    let builder = GraphBuilder::new(Batch { tokens: Tokens(tokens), outputs: Tokens(outputs) });
-    let mut g = Grower { random: Random(seed), builder, values: Vec::new(), names: 0 };
-    let (ids, rows) = (g.builder.input(Input::TokenIds), g.builder.input(Input::OutputRows));
-    let width = g.width();
-    let weight = g.weight(100, width);
-    let embedded = g.node(Op::Rows(Rows::Embed(Embed { weight, ids })));
-    g.values.push((embedded, width));
-    for _ in 0..steps {
-        g.grow();
-    }
-    let (x, _) = *g.values.last().unwrap();
-    let output = g.node(Op::Rows(Rows::Select(Select { x, rows })));
-    g.builder.finish(output).unwrap()
-}
+use crate::plan_random::random_graph;
 
 /// Where the one device of a plan finds its inputs.
 pub fn inputs_of(graph: &Graph, plan: &Plan) -> IndexVec<InputId, Span> {
@@ -130,7 +28,7 @@ fn homes(graph: &Graph) -> Residency {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(crate::cases(1000)))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(500)))]
     #[test]
     fn plans_of_random_graphs_pass_the_checker(
         seed in any::<u64>(), steps in 1usize..60, tokens in 1u32..600, outputs in 1u32..600,

@@ -115,10 +115,10 @@ impl<'a> Walk<'a> {
         operands.iter().try_for_each(|&operand| self.reads(id, operand, device))?;
         let (span, scratch) = (plan.values[id], plan.splits[split].scratch);
         self.write(device, span, graph.value_bytes(id), Some(Content::Value(id)), &node.name)?;
+        operands.iter().try_for_each(|&operand| self.reads(id, operand, device))?;
         if span.overlaps(scratch) && span.len > Bytes::ZERO && scratch.len > Bytes::ZERO {
             return Err(Violation::Scratch { node: id, split });
         }
-        operands.iter().try_for_each(|&operand| self.reads(id, operand, device))?;
         self.made.insert(id);
         Ok(())
     }
