@@ -66,6 +66,11 @@ impl<I: Id, T> IndexVec<I, T> {
         self.items.get(id.index())
     }
 
+    /// The items in order of their ids.
+    pub fn into_items(self) -> impl Iterator<Item = T> {
+        self.items.into_iter()
+    }
+
     /// The number of items.
     pub fn len(&self) -> usize {
         self.items.len()

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::backend::SequenceRows;
-use crate::device::{BackendKind, Machine, MemoryId};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, StepInput, homes};
+use crate::device::{BackendKind, Machine};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, StepInput, dealt};
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
-use crate::index::Id;
 use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::models::{CacheSpec, Model, ModelError};
 use crate::plan::MemoryUse;
@@ -94,6 +93,21 @@ impl Engine {
     /// # Errors
     /// The model cannot be built, does not fit the budget, or cannot be loaded.
     pub fn open(gguf: Gguf, options: EngineOptions, progress: Progress<'_>) -> Result<Engine, EngineError> {
+        let machine = Machine::single(BackendKind::Cpu, options.threads, options.budget);
+        Engine::open_on(machine, gguf, options, progress)
+    }
+
+    /// As [`Engine::open`], on the devices of `machine`, layers dealt over them; the machine's workers and budgets count
+    /// instead of those in `options`.
+    ///
+    /// # Errors
+    /// As for [`Engine::open`]; the error names the memory that is too small.
+    pub fn open_on(
+        machine: Machine,
+        gguf: Gguf,
+        options: EngineOptions,
+        progress: Progress<'_>,
+    ) -> Result<Engine, EngineError> {
         let gguf = Arc::new(gguf);
         let model = Model::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata());
@@ -101,10 +115,9 @@ impl Engine {
         let cache = CacheSpec { cells: context, keys: options.cache_keys, values: options.cache_values };
         let tokens = Tokens(options.step.0.clamp(1, context.0.max(1)));
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
-        let machine = Machine::single(BackendKind::Cpu, options.threads, options.budget);
         let source = Box::new(ModelSource { model: model.clone(), cache });
-        let home = |graph: &Graph| homes(graph, &gguf, MemoryId::from_index(0), options.keep_mapping);
-        let session = Session::open(source, &gguf, machine, home, limits, progress)?;
+        let home = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, options.keep_mapping);
+        let session = Session::open(source, &gguf, Setup::new(machine, limits), home, progress)?;
         let kv = PagedKv::new(context);
         let (cells, positions) = (Vec::with_capacity(tokens.index()), Vec::with_capacity(tokens.index()));
         let pages = Vec::with_capacity(context.pages() as usize);

@@ -1,4 +1,4 @@
-//! Weights from the model file to their homes: used in place, copied, or repacked on all cores.
+//! Weights from the model file to their homes on all devices: used in place, copied, or repacked on all cores.
 //! A weight that was copied gives its file pages back to the system.
 
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use rayon::prelude::*;
 
 use super::ExecError;
 use crate::backend::{Backend, BackendError, BoundSlice, BufferId, BufferKind, BufferSpan, HostBytes, Queue};
+use crate::device::{DeviceId, MemoryId};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::graph::{Graph, Weight, WeightId};
 use crate::index::IndexVec;
 use crate::plan::Span;
-use crate::residency::{Home, Layout, Residency, Storage, weight_bytes};
+use crate::residency::{Axis, Home, Layout, Residency, Storage, WeightSlice, part_bytes, slice_bytes};
 use crate::tensor::panel::{self, PANEL_ROWS};
 use crate::units::Bytes;
 
@@ -22,21 +23,26 @@ pub type Progress<'a> = &'a (dyn Fn(Bytes, Bytes) + Sync);
 /// Bytes that a thread packs before it hands them on.
 const PIECE: usize = 1 << 20;
 
-/// Where each slice of a weight lies.
-type Bound = IndexVec<WeightId, Vec<BoundSlice>>;
+/// Where the slices of each weight lie that one device has.
+pub type Bound = IndexVec<WeightId, Vec<BoundSlice>>;
 
-/// Puts every weight of `graph` where `residency` says, on the one device of `backend`.
+/// What is loaded, and where to.
+pub struct Load<'a> {
+    pub graph: &'a Graph,
+    pub residency: &'a Residency,
+    pub gguf: &'a Arc<Gguf>,
+    pub backends: &'a IndexVec<DeviceId, Box<dyn Backend>>,
+    /// The device that keeps what lives in a memory.
+    pub keepers: &'a IndexVec<MemoryId, Option<DeviceId>>,
+}
+
+/// Puts every weight of the graph where its homes say.
 ///
 /// # Errors
-/// The file lacks a tensor, or the device lacks memory.
-pub fn load(
-    graph: &Graph,
-    residency: &Residency,
-    gguf: &Arc<Gguf>,
-    backend: &dyn Backend,
-    progress: Progress<'_>,
-) -> Result<Bound, ExecError> {
-    on_threads(backend.spec().workers as usize, || load_all(graph, residency, gguf, backend, progress))?
+/// The file lacks a tensor, a home makes no sense, or a device lacks memory.
+pub fn load(what: &Load<'_>, progress: Progress<'_>) -> Result<IndexVec<DeviceId, Bound>, ExecError> {
+    let threads = what.backends.iter().map(|b| b.spec().workers).max().unwrap_or(1).max(1);
+    on_threads(threads as usize, || load_all(what, progress))?
 }
 
 /// Runs `job` on a pool of threads of our own, since rayon's global ones panic where the system refuses threads. They
@@ -59,39 +65,93 @@ fn on_threads<T: Send>(threads: usize, job: impl FnOnce() -> T + Send) -> Result
     })
 }
 
-fn load_all(
-    graph: &Graph,
-    residency: &Residency,
-    gguf: &Arc<Gguf>,
-    backend: &dyn Backend,
-    progress: Progress<'_>,
-) -> Result<Bound, ExecError> {
-    let homes = || residency.weights.iter_ids().flat_map(|(id, homes)| homes.iter().map(move |h| (id, h)));
-    let size = |(id, home): (WeightId, &Home)| home.allocated(&graph.weights()[id]);
-    let allocated: Bytes = homes().map(size).sum();
-    let buffer = backend.alloc(BufferKind::Device, allocated)?;
-    let meter = Meter { done: AtomicU64::new(0), total: allocated, progress };
-    let mut bound: Bound = graph.weights().iter().map(|_| Vec::new()).collect();
-    let mut offset = Bytes::ZERO;
-    for (id, home) in homes() {
-        let weight = &graph.weights()[id];
-        let tensor = tensor_of(gguf, weight)?;
+fn load_all(what: &Load<'_>, progress: Progress<'_>) -> Result<IndexVec<DeviceId, Bound>, ExecError> {
+    let totals = what.totals()?;
+    let meter = Meter { done: AtomicU64::new(0), total: totals.iter().copied().sum(), progress };
+    let mut places: IndexVec<DeviceId, Place<'_>> = IndexVec::new();
+    for (device, backend) in what.backends.iter_ids() {
+        let buffer = backend.alloc(BufferKind::Device, totals[device])?;
+        let bound = what.graph.weights().iter().map(|_| Vec::new()).collect();
+        places.push(Place { backend: &**backend, buffer, end: Bytes::ZERO, bound });
+    }
+    for (id, homes) in what.residency.weights.iter_ids() {
+        let weight = &what.graph.weights()[id];
+        let tensor = tensor_of(what.gguf, weight)?;
+        for home in homes {
+            let device = what.keeper(home, weight)?;
+            places[device].settle(what.gguf, tensor, (id, weight), home, &meter)?;
+        }
+        if homes.iter().all(|home| home.storage == Storage::Allocated) {
+            what.gguf.release(tensor);
+        }
+    }
+    let bound = places.ids().map(|device| std::mem::take(&mut places[device].bound));
+    Ok(bound.collect())
+}
+
+impl Load<'_> {
+    fn keeper(&self, home: &Home, weight: &Weight) -> Result<DeviceId, ExecError> {
+        let found = self.keepers.get(home.memory).copied().flatten();
+        found.ok_or_else(|| ExecError::NoKeeper { what: weight.name.clone(), memory: home.memory })
+    }
+
+    /// What each device allocates for weights.
+    fn totals(&self) -> Result<IndexVec<DeviceId, Bytes>, ExecError> {
+        let mut totals: IndexVec<DeviceId, Bytes> = self.backends.iter().map(|_| Bytes::ZERO).collect();
+        for (id, homes) in self.residency.weights.iter_ids() {
+            let weight = &self.graph.weights()[id];
+            for home in homes {
+                let WeightSlice { axis, range, .. } = &home.slice;
+                if *axis != Axis::Expert || range.start >= range.end || range.end > weight.count {
+                    let (name, range) = (weight.name.clone(), range.clone());
+                    return Err(ExecError::Slice { name, axis: *axis, range, count: weight.count });
+                }
+                totals[self.keeper(home, weight)?] += home.allocated(weight);
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// One device while its weights are loaded.
+struct Place<'a> {
+    backend: &'a dyn Backend,
+    /// For all that is copied or repacked.
+    buffer: BufferId,
+    /// Where the next slice goes in it.
+    end: Bytes,
+    bound: Bound,
+}
+
+impl Place<'_> {
+    fn settle(
+        &mut self,
+        gguf: &Arc<Gguf>,
+        tensor: &TensorInfo,
+        (id, weight): (WeightId, &Weight),
+        home: &Home,
+        meter: &Meter<'_>,
+    ) -> Result<(), BackendError> {
+        let range = &home.slice.range;
+        let bytes = part_bytes(weight, range);
+        let from = part_bytes(weight, &(0..range.start));
         let at = match home.storage {
             Storage::Allocated => {
-                let at = BufferSpan { buffer, span: Span { offset, len: weight_bytes(weight, home.layout) } };
-                offset += size((id, home));
-                put(weight, home.layout, gguf.bytes(tensor), backend, at, &meter)?;
-                gguf.release(tensor);
+                let len = slice_bytes(weight, range, home.layout);
+                let at = BufferSpan { buffer: self.buffer, span: Span { offset: self.end, len } };
+                self.end += home.allocated(weight);
+                let bytes = &gguf.bytes(tensor)[from.index()..(from + bytes).index()];
+                put(weight, home, bytes, self.backend, at, meter)?;
                 at
             }
             Storage::Mapped => {
-                let buffer = adopt(gguf, &weight.name, backend)?;
-                BufferSpan { buffer, span: Span { offset: Bytes::ZERO, len: tensor.bytes } }
+                let buffer = adopt(gguf, &weight.name, self.backend)?;
+                BufferSpan { buffer, span: Span { offset: from, len: bytes } }
             }
         };
-        bound[id].push(BoundSlice { slice: home.slice.clone(), layout: home.layout, at });
+        self.bound[id].push(BoundSlice { slice: home.slice.clone(), layout: home.layout, at });
+        Ok(())
     }
-    Ok(bound)
 }
 
 fn tensor_of<'a>(gguf: &'a Gguf, weight: &Weight) -> Result<&'a TensorInfo, ExecError> {
@@ -130,19 +190,21 @@ impl Meter<'_> {
     }
 }
 
+/// The matrices of a home, in the file's layout, into their place.
 fn put(
     weight: &Weight,
-    layout: Layout,
+    home: &Home,
     bytes: &[u8],
     backend: &dyn Backend,
     at: BufferSpan,
     meter: &Meter<'_>,
 ) -> Result<(), BackendError> {
-    match layout {
+    match home.layout {
         Layout::Gguf => copy(bytes, backend, at, meter),
         Layout::Panel16 => {
-            let row = bytes.len() / (weight.rows as usize * weight.count as usize);
-            let matrix = at.span.len.index() / weight.count as usize;
+            let count = home.slice.range.len();
+            let row = bytes.len() / (weight.rows as usize * count);
+            let matrix = at.span.len.index() / count;
             bytes.chunks_exact(row * weight.rows as usize).enumerate().try_for_each(|(i, rows)| {
                 let offset = at.span.offset + Bytes::of_len(i * matrix);
                 let span = Span { offset, len: Bytes::of_len(matrix) };

@@ -1,19 +1,27 @@
 //! Plans and a model file → steps that compute: weights go home once, plans are made once a batch bucket, a step only
 //! writes inputs, submits splits and reads logits. Never decides where anything runs; that is the plan's.
 
+mod bucket;
+mod devices;
 mod homes;
 mod load;
 mod session;
+mod step;
+
+use std::ops::Range;
 
 use thiserror::Error;
 
 use crate::backend::BackendError;
+use crate::device::MemoryId;
 use crate::graph::{Batch, Graph};
-use crate::plan::PlanError;
+use crate::plan::{PlanError, SplitId};
+use crate::residency::Axis;
 
-pub use homes::homes;
+pub use devices::Open;
+pub use homes::{dealt, homes};
 pub use load::Progress;
-pub use session::{Session, SessionLimits, StepInput};
+pub use session::{Session, SessionLimits, Setup, StepInput};
 
 /// Makes the graph of a batch bucket; all its graphs have the same weights and states in the same order.
 pub trait GraphSource: Send + Sync {
@@ -48,6 +56,12 @@ pub enum ExecError {
     TokenId { id: u32, vocab: u32 },
     #[error("output row {row} is not below the step's {tokens} tokens")]
     OutputRow { row: u32, tokens: usize },
-    #[error("{0} devices in the plan: sessions over several devices are not available yet")]
-    Devices(usize),
+    #[error("{what} lives in {memory}, from which no device of this machine computes")]
+    NoKeeper { what: String, memory: MemoryId },
+    #[error("weight {name}: a home has {axis:?} {range:?}, needed whole matrices of {count}")]
+    Slice { name: String, axis: Axis, range: Range<u32>, count: u32 },
+    #[error("weight {name} is brought for {split} after {after}, needed an earlier split")]
+    Late { name: String, split: SplitId, after: SplitId },
+    #[error("{first} and {second} both compute from {memory}, needed a memory for each")]
+    Shared { memory: String, first: String, second: String },
 }

@@ -1,19 +1,20 @@
-//! A model that is ready to run: weights at home, states and arena allocated, one prepared plan a batch bucket.
+//! A model that is ready to run: weights at home, states, arenas and rings allocated, one prepared plan a batch bucket.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::load::{Progress, load};
+use super::bucket::Bucket;
+use super::devices::{Devices, Open};
+use super::load::Progress;
+use super::step::{Flight, run};
 use super::{ExecError, GraphSource};
-use crate::backend::{
-    self, Args, Backend, Bindings, BufferId, BufferKind, BufferSpan, ProgramId, Queue, SequenceRows, SplitWork,
-};
-use crate::device::{DeviceId, Machine};
+use crate::backend::{self, Queue, SequenceRows};
+use crate::device::{DeviceId, Machine, MemoryId};
 use crate::gguf::Gguf;
 use crate::graph::ops::Rows;
-use crate::graph::{Batch, Graph, Input, Op};
-use crate::index::{Id, IndexVec};
-use crate::plan::{MemoryUse, Plan, Policy, Span, plan};
+use crate::graph::{Batch, Graph, Op};
+use crate::index::IndexVec;
+use crate::plan::{MemoryUse, Plan, PlanError, Policy, Span, partition, plan};
 use crate::residency::Residency;
 use crate::units::{Bytes, Tokens};
 
@@ -43,74 +44,100 @@ pub struct StepInput<'a> {
     pub pages: &'a [u32],
 }
 
-/// A prepared plan.
-struct Bucket {
-    programs: Vec<ProgramId>,
-    inputs: Vec<(Input, Span)>,
-    logits: Span,
+/// What a session runs on, and how it plans.
+pub struct Setup<'a> {
+    /// The machine; no two of its devices compute from one memory.
+    pub machine: Machine,
+    /// How its buckets are planned.
+    pub policy: Policy,
+    /// Its largest step.
+    pub limits: SessionLimits,
+    /// What opens its devices.
+    pub open: Open<'a>,
 }
 
-/// A model ready to run on one device.
+impl Setup<'_> {
+    /// The usual policy, and the backends of this version.
+    pub fn new(machine: Machine, limits: SessionLimits) -> Setup<'static> {
+        Setup { machine, policy: Policy::default(), limits, open: &backend::open }
+    }
+}
+
+/// A model ready to run on the devices of a machine.
 pub struct Session {
     source: Box<dyn GraphSource>,
     machine: Machine,
+    policy: Policy,
     residency: Residency,
-    backend: Box<dyn Backend>,
-    bindings: Bindings,
+    devices: Devices,
     limits: SessionLimits,
     buckets: BTreeMap<Batch, Bucket>,
     /// The bucket that serves each batch shape seen so far.
     routes: BTreeMap<Batch, Batch>,
+    flight: Flight,
     vocab: u32,
     width: usize,
     logits: Vec<f32>,
-    memory: MemoryUse,
+    /// What was allocated.
+    most: Most,
+}
+
+/// The largest bucket's needs: what all buckets share.
+struct Most {
+    arenas: IndexVec<DeviceId, Bytes>,
+    rings: IndexVec<DeviceId, Bytes>,
+    memories: IndexVec<MemoryId, MemoryUse>,
+}
+
+impl Most {
+    fn of(plan: &Plan) -> Most {
+        let arenas = plan.arenas.iter().map(|arena| arena.bytes).collect();
+        Most { arenas, rings: plan.rings.clone(), memories: plan.memories.clone() }
+    }
+
+    /// Whether `plan` needs no more.
+    fn serves(&self, plan: &Plan) -> bool {
+        let arenas = plan.arenas.iter_ids().all(|(device, arena)| arena.bytes <= self.arenas[device]);
+        arenas && plan.rings.iter_ids().all(|(device, &ring)| ring <= self.rings[device])
+    }
 }
 
 impl Session {
-    /// Plans the largest bucket, loads the weights, and allocates states and arena.
+    /// Plans the largest bucket, cut along the homes of its experts, loads the weights, and allocates states, arenas
+    /// and rings.
     ///
     /// # Errors
-    /// The model does not build, does not fit, or the file lacks a tensor.
+    /// The model does not build, does not fit, or the file lacks a tensor; `homes` has none.
     pub fn open(
         source: Box<dyn GraphSource>,
         gguf: &Arc<Gguf>,
-        machine: Machine,
-        homes: impl FnOnce(&Graph) -> Residency,
-        limits: SessionLimits,
+        setup: Setup<'_>,
+        homes: impl FnOnce(&Graph, &Machine) -> Residency,
         progress: Progress<'_>,
     ) -> Result<Session, ExecError> {
-        if machine.devices.len() != 1 {
-            return Err(ExecError::Devices(machine.devices.len()));
-        }
-        let device = DeviceId::from_index(0);
+        let Setup { machine, policy, limits, open } = setup;
         let batch = Batch { tokens: limits.tokens, outputs: limits.outputs };
         let graph = graph_of(&*source, batch)?;
-        let residency = homes(&graph);
-        let first = plan(&graph, &residency, &machine, &Policy::default())?;
-        let backend = backend::open(&machine.devices[device])?;
-        let weights = load(&graph, &residency, gguf, &*backend, progress)?;
-        let memory = machine.devices[device].memory;
-        let bindings = Bindings {
-            arena: backend.alloc(BufferKind::Device, first.arenas[device].bytes)?,
-            weights,
-            states: allocate_states(&graph, &*backend)?,
-        };
+        let residency = homes(&graph, &machine);
+        let graph = partition(&graph, &residency)?;
+        let first = plan(&graph, &residency, &machine, &policy)?;
+        let devices = Devices::open(&machine, open, (&graph, &residency, &first), gguf, progress)?;
         let mut session = Session {
             source,
             machine,
+            policy,
             residency,
-            backend,
-            bindings,
+            flight: Flight::new(&devices),
+            devices,
             limits,
             buckets: BTreeMap::new(),
             routes: BTreeMap::from([(batch, batch)]),
             vocab: vocab_of(&graph),
             width: graph.node(graph.output()).out.cols as usize,
             logits: Vec::new(),
-            memory: first.memories[memory],
+            most: Most::of(&first),
         };
-        session.prepare(batch, &graph, first)?;
+        session.prepare(batch, &graph, &first)?;
         Ok(session)
     }
 
@@ -124,14 +151,25 @@ impl Session {
         self.width
     }
 
-    /// Bytes allocated for weights, states and arena, as the largest plan states them.
-    pub fn memory(&self) -> MemoryUse {
-        self.memory
+    /// Bytes allocated in each memory, as the largest plan states them.
+    pub fn memories(&self) -> &IndexVec<MemoryId, MemoryUse> {
+        &self.most.memories
     }
 
-    /// Bytes that the device counts as allocated: as many as [`Session::memory`] has in all.
-    pub fn allocated(&self) -> Bytes {
-        self.backend.allocated()
+    /// Bytes allocated in all memories.
+    pub fn memory(&self) -> MemoryUse {
+        let sum = |of: fn(&MemoryUse) -> Bytes| self.most.memories.iter().map(of).sum();
+        MemoryUse {
+            weights: sum(|m| m.weights),
+            states: sum(|m| m.states),
+            arenas: sum(|m| m.arenas),
+            rings: sum(|m| m.rings),
+        }
+    }
+
+    /// Bytes that each device counts as allocated: as many as [`Session::memories`] has of its memory.
+    pub fn allocated(&self) -> IndexVec<DeviceId, Bytes> {
+        self.devices.all.iter().map(|device| device.backend.allocated()).collect()
     }
 
     /// Plans and prepares the bucket of steps of this size, or of the largest, ahead of time.
@@ -142,35 +180,15 @@ impl Session {
         self.bucket(tokens, outputs).map(|_| ())
     }
 
-    /// Runs one step and returns the logits, one row an output row.
+    /// Runs one step and returns the logits, one row an output row. After an error the next step may be tried; the rows
+    /// that the failed one was to write into the cache hold anything.
     ///
     /// # Errors
-    /// The input does not fit the session, or the device failed.
+    /// The input does not fit the session, or a device failed.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<&[f32], ExecError> {
         self.admit(input)?;
         let key = self.bucket(input.ids.len(), input.output_rows.len())?;
-        let bucket = &self.buckets[&key];
-        for &(what, span) in &bucket.inputs {
-            let data = match what {
-                Input::TokenIds => input.ids,
-                Input::Positions => input.positions,
-                Input::OutputRows => input.output_rows,
-            };
-            let span = Span { len: Bytes::of_len(4 * data.len()), ..span };
-            let at = BufferSpan { buffer: self.bindings.arena, span };
-            self.backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[])?;
-        }
-        let args = Args {
-            tokens: Tokens(input.ids.len() as u32),
-            outputs: Tokens(input.output_rows.len() as u32),
-            cells: input.cells,
-            sequences: input.sequences,
-            pages: input.pages,
-        };
-        for &program in &bucket.programs {
-            let done = self.backend.submit(program, &args, &[])?;
-            self.backend.wait(done)?;
-        }
+        run(&self.devices, &self.buckets[&key], &mut self.flight, input)?;
         self.read_logits(key, input.output_rows.len())
     }
 
@@ -179,10 +197,10 @@ impl Session {
         if self.logits.len() < floats {
             self.logits.resize(floats, 0.0);
         }
-        let span = Span { len: Bytes::of_len(4 * floats), ..self.buckets[&key].logits };
-        let at = BufferSpan { buffer: self.bindings.arena, span };
+        let (device, span) = self.buckets[&key].logits;
+        let at = self.devices.in_arena(device, Span { len: Bytes::of_len(4 * floats), ..span });
         let bytes = bytemuck::cast_slice_mut(&mut self.logits[..floats]);
-        self.backend.read(Queue::Compute, at, bytes, &[])?;
+        self.devices.all[device].backend.read(Queue::Compute, at, bytes, &[])?;
         Ok(&self.logits[..floats])
     }
 
@@ -219,47 +237,32 @@ impl Session {
         if let Some(&served_by) = self.routes.get(&batch) {
             return Ok(served_by);
         }
-        let graph = graph_of(&*self.source, batch)?;
-        let plan = plan(&graph, &self.residency, &self.machine, &Policy::default())?;
-        let arena = plan.arenas.iter().map(|a| a.bytes).max().unwrap_or_default();
-        if arena > self.memory.arenas {
-            // Packing is not monotonic in the batch; the largest bucket's plan fits every step.
-            let largest = Batch { tokens: self.limits.tokens, outputs: self.limits.outputs };
-            self.routes.insert(batch, largest);
-            return Ok(largest);
+        let graph = partition(&graph_of(&*self.source, batch)?, &self.residency)?;
+        let planned = plan(&graph, &self.residency, &self.machine, &self.policy);
+        // Packing is not monotonic in the batch; the largest bucket's plan fits every step.
+        match planned {
+            Ok(plan) if self.most.serves(&plan) => self.prepare(batch, &graph, &plan)?,
+            Ok(_) | Err(PlanError::OverBudget { .. }) => {
+                let largest = Batch { tokens: self.limits.tokens, outputs: self.limits.outputs };
+                self.routes.insert(batch, largest);
+                return Ok(largest);
+            }
+            Err(why) => return Err(why.into()),
         }
-        self.prepare(batch, &graph, plan)?;
         self.routes.insert(batch, batch);
         Ok(batch)
     }
 
-    fn prepare(&mut self, batch: Batch, graph: &Graph, plan: Plan) -> Result<(), ExecError> {
-        let mut programs = Vec::with_capacity(plan.splits.len());
-        let view = plan.view(DeviceId(0), graph.inputs().len());
-        for split in plan.splits.iter() {
-            let work = SplitWork { graph, split, values: &view.values, inputs: &view.inputs, bindings: &self.bindings };
-            programs.push(self.backend.prepare(&work)?);
-        }
-        let inputs = graph.inputs().iter_ids().map(|(id, &input)| (input, view.inputs[id])).collect();
-        self.buckets.insert(batch, Bucket { programs, inputs, logits: plan.values[graph.output()] });
+    fn prepare(&mut self, batch: Batch, graph: &Graph, plan: &Plan) -> Result<(), ExecError> {
+        let bucket = Bucket::prepare(&mut self.devices, graph, plan)?;
+        self.flight.reserve(&bucket, batch);
+        self.buckets.insert(batch, bucket);
         Ok(())
     }
 }
 
 fn graph_of(source: &dyn GraphSource, batch: Batch) -> Result<Graph, ExecError> {
     source.graph(batch).map_err(|why| ExecError::Graph { batch, why })
-}
-
-fn allocate_states(
-    graph: &Graph,
-    backend: &dyn Backend,
-) -> Result<IndexVec<crate::graph::StateId, Option<BufferSpan>>, ExecError> {
-    let mut states = IndexVec::new();
-    for state in graph.states().iter() {
-        let buffer: BufferId = backend.alloc(BufferKind::Device, state.bytes())?;
-        states.push(Some(BufferSpan { buffer, span: Span { offset: Bytes::ZERO, len: state.bytes() } }));
-    }
-    Ok(states)
 }
 
 /// Rows of the embedding; without one, no id is refused.

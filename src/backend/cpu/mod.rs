@@ -140,7 +140,7 @@ impl Backend for CpuBackend {
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         let raw = |at, write| self.raw(at, write);
-        let program = Program::build(&self.spec, work, &raw, &self.traffic)?;
+        let program = Program::build(&self.spec, work, &raw)?;
         Ok(self.tables().programs.push(Some(std::sync::Arc::new(program))))
     }
 

@@ -12,7 +12,6 @@ use super::simd::matmul::scratch_bytes;
 use super::task::{
     Acts, Attention, Experts, Groups, Half, HeadMatMul, MatMul, Matrix, Rows, Slices, Stage, Task, Turn,
 };
-use super::traffic::Traffic;
 use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, bound_slice, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
 use crate::graph::ops::{self, Elementwise, ExpertPart, Moe, Rope, Values};
@@ -50,12 +49,7 @@ type Lookup<'a> = &'a dyn Fn(BufferSpan, bool) -> Result<Raw, BackendError>;
 
 impl Program {
     /// Resolves and stages all nodes of a split.
-    pub fn build(
-        spec: &DeviceSpec,
-        work: &SplitWork<'_>,
-        raw: Lookup<'_>,
-        traffic: &Traffic,
-    ) -> Result<Program, BackendError> {
+    pub fn build(spec: &DeviceSpec, work: &SplitWork<'_>, raw: Lookup<'_>) -> Result<Program, BackendError> {
         let sizes = device::scratch(spec, work.graph, &work.split.nodes);
         let scratch = raw(BufferSpan { buffer: work.bindings.arena, span: work.split.scratch }, true)?;
         if scratch.len() as u64 != sizes.total().0 {
@@ -63,7 +57,7 @@ impl Program {
             return Err(BackendError::Argument { device, what: "bytes of split scratch", needed, found });
         }
         let regions = Regions::new(&scratch, sizes);
-        let mut builder = Builder { spec, work, raw, traffic, at: NodeId(0), scratch, regions, stages: Vec::new() };
+        let mut builder = Builder { spec, work, raw, at: NodeId(0), scratch, regions, stages: Vec::new() };
         for &node in &work.split.nodes {
             builder.at = node;
             builder.node(node)?;
@@ -81,8 +75,8 @@ struct Regions {
     workers: Vec<Raw>,
     /// The value, slices a row and format whose quantised form lies in `acts`.
     quantized: Option<(NodeId, usize, ActFormat)>,
-    /// The positions and frequencies whose table lies in `angles`.
-    table: Option<(InputId, Frequencies)>,
+    /// The positions, frequencies and factors whose table lies in `angles`.
+    table: Option<(InputId, Frequencies, Option<WeightId>)>,
     /// The routing whose groups lie in `groups`.
     grouped: Option<(NodeId, Groups)>,
 }
@@ -105,7 +99,6 @@ struct Builder<'a> {
     spec: &'a DeviceSpec,
     work: &'a SplitWork<'a>,
     raw: Lookup<'a>,
-    traffic: &'a Traffic,
     /// The node that tasks are added for.
     at: NodeId,
     /// All of the split's scratch.
@@ -216,16 +209,14 @@ impl Builder<'_> {
     }
 
     fn rope(&mut self, op: &Rope, out: Rows) -> Result<(), BackendError> {
-        let factors = op.factors.map(|f| self.vector(f)).transpose()?;
-        let factors = factors.map(|f| super::run::floats(self.traffic, &f));
-        let frequencies = Frequencies::new(op.rotary, op.base, &op.scaling, factors.as_deref());
+        let frequencies = Frequencies::new(op.rotary, op.base, &op.scaling);
         let rows = self.work.graph.batch().tokens.index();
         let angles = self.regions.angles.part(0, rows * op.rotary as usize * 4);
-        let key = (op.positions, frequencies.clone());
+        let key = (op.positions, frequencies.clone(), op.factors);
         if self.regions.table.as_ref() != Some(&key) {
             self.regions.table = Some(key);
-            let positions = self.input(op.positions)?;
-            self.push(Task::Angles { positions, frequencies, out: angles.clone() })?;
+            let (positions, factors) = (self.input(op.positions)?, op.factors.map(|f| self.vector(f)).transpose()?);
+            self.push(Task::Angles { positions, frequencies, factors, out: angles.clone() })?;
         }
         let x = self.value(op.x)?;
         let (pairs, head_dim, offset) = (op.rotary as usize / 2, op.head_dim as usize, op.offset as usize);

@@ -71,13 +71,6 @@ pub fn transfer(traffic: &Traffic, src: &Raw, dst: &Raw) {
     unsafe { dst.copy_from(src) };
 }
 
-/// A vector of floats, copied.
-pub fn floats(traffic: &Traffic, raw: &Raw) -> Vec<f32> {
-    let _held = traffic.copy(Some(raw), None);
-    // SAFETY: nothing that writes the range is under way while this is held.
-    unsafe { raw.slice::<f32>() }.to_vec()
-}
-
 struct Call<'a> {
     isa: Isa,
     args: &'a Args<'a>,
@@ -142,9 +135,9 @@ impl Call<'_> {
             Task::Quantize { x, slices, format, out } => self.quantize(x, *slices, *format, out, chunk),
             Task::MatMul(task) => self.matmul(task, chunk),
             Task::HeadMatMul(task) => self.head_matmul(task, chunk),
-            Task::Angles { positions, frequencies, out } => {
-                let width = 2 * frequencies.pairs();
-                frequencies.table(word(positions, chunk) as u32, part_mut(out, chunk * width, width));
+            Task::Angles { positions, frequencies, factors, out } => {
+                let (width, factors) = (2 * frequencies.pairs(), factors.as_ref().map(all::<f32>));
+                frequencies.table(word(positions, chunk) as u32, factors, part_mut(out, chunk * width, width));
             }
             Task::Rope { x, angles, turn, out } => {
                 let Turn { pairs, head_dim, offset, style } = *turn;

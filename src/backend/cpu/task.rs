@@ -193,7 +193,7 @@ pub enum Task {
     /// Product of every head with a weight of its own.
     HeadMatMul(HeadMatMul),
     /// Cosines and sines of every row.
-    Angles { positions: Raw, frequencies: Frequencies, out: Raw },
+    Angles { positions: Raw, frequencies: Frequencies, factors: Option<Raw>, out: Raw },
     /// Rotation by the table.
     Rope { x: Rows, angles: Raw, turn: Turn, out: Rows },
     /// Rows into their pages: K, and V where it has pages of its own.
@@ -229,7 +229,9 @@ impl Task {
             Task::HeadMatMul(HeadMatMul { x, weight, acts, carried: _, out: _, panels: _ }) => {
                 vec![&x.raw, &weight.raw, &acts.raw]
             }
-            Task::Angles { positions, frequencies: _, out: _ } => vec![positions],
+            Task::Angles { positions, frequencies: _, factors, out: _ } => {
+                [positions].into_iter().chain(factors).collect()
+            }
             Task::Rope { x, angles, turn: _, out: _ } => vec![&x.raw, angles],
             Task::CacheWrite { halves } => halves.iter().map(|half| &half.x.raw).collect(),
             Task::Attention(Attention { q, keys, values, geometry: _, out: _ }) => vec![&q.raw, keys, values],

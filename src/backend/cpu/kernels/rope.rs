@@ -10,50 +10,42 @@ pub struct Frequencies {
     step: f32,
     /// Factor on angles where the context is extended.
     scale: f32,
-    /// What happens to the angle, one a pair.
-    pairs: Vec<Pair>,
+    /// The share of each pair's angle that is not scaled.
+    keeps: Vec<f32>,
     /// Factor on cosines and sines.
     magnitude: f32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Pair {
-    /// Divisor of the angle.
-    factor: f32,
-    /// Share of the angle that is not scaled.
-    keep: f32,
-}
-
 impl Frequencies {
-    /// Pair `i` turns by `base^(-2i / rotary) / factor[i]` a position, scaled by context extension: YaRN
+    /// Pair `i` turns by `base^(-2i / rotary)` a position, scaled by context extension: YaRN
     /// (arXiv:2309.00071, section 3.2) keeps pairs that turn more than `beta_fast` times over the trained context and
     /// scales those below `beta_slow`.
-    pub fn new(rotary: u32, base: f32, scaling: &Scaling, factors: Option<&[f32]>) -> Frequencies {
+    pub fn new(rotary: u32, base: f32, scaling: &Scaling) -> Frequencies {
         let (low, high) = ramp(rotary, base, scaling);
-        let pairs = (0..rotary / 2).map(|i| {
+        let keeps = (0..rotary / 2).map(|i| {
             let position = ((f64::from(i) - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-            let keep = ((1.0 - position) * f64::from(scaling.ext_factor)) as f32;
-            Pair { factor: factors.map_or(1.0, |f| f[i as usize]), keep }
+            ((1.0 - position) * f64::from(scaling.ext_factor)) as f32
         });
         // The exponent is rounded before the power, the power after it.
         let step = f64::from(base).powf(f64::from(-2.0 / rotary as f32)) as f32;
-        Frequencies { step, scale: scaling.freq_scale, pairs: pairs.collect(), magnitude: scaling.attn_factor }
+        Frequencies { step, scale: scaling.freq_scale, keeps: keeps.collect(), magnitude: scaling.attn_factor }
     }
 
     /// How many pairs turn.
     pub fn pairs(&self) -> usize {
-        self.pairs.len()
+        self.keeps.len()
     }
 
-    /// Cosine and sine of every pair at `position`, interleaved into `out` of two floats a pair.
+    /// Cosine and sine of every pair at `position`, each angle divided by its factor where there are any, interleaved
+    /// into `out` of two floats a pair.
     ///
     /// Angles are products in single precision, pair after pair, as in llama.cpp: a key that is one bit off in f16
     /// becomes noise behind int8 activations, and moves tokens to other experts.
-    pub fn table(&self, position: u32, out: &mut [f32]) {
+    pub fn table(&self, position: u32, factors: Option<&[f32]>, out: &mut [f32]) {
         let mut angle = position as f32;
-        for (pair, out) in self.pairs.iter().zip(out.chunks_exact_mut(2)) {
-            let plain = angle / pair.factor;
-            let turn = plain * self.scale * (1.0 - pair.keep) + plain * pair.keep;
+        for (i, (keep, out)) in self.keeps.iter().zip(out.chunks_exact_mut(2)).enumerate() {
+            let plain = angle / factors.map_or(1.0, |f| f[i]);
+            let turn = plain * self.scale * (1.0 - keep) + plain * keep;
             let (sin, cos) = f64::from(turn).sin_cos();
             out[0] = cos as f32 * self.magnitude;
             out[1] = sin as f32 * self.magnitude;
