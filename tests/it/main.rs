@@ -31,6 +31,7 @@ mod quant;
 mod reference;
 mod sample;
 mod shape_file;
+mod several_devices;
 mod sim;
 mod simd;
 mod text_chat;

@@ -2,26 +2,18 @@
 
 use std::sync::Arc;
 
-use loadmaster::device::{BackendKind, Machine, MemoryId};
-use loadmaster::exec::{GraphSource, Session, SessionLimits, homes};
+use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
+use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, dealt, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::models::{CacheSpec, Model};
-use loadmaster::plan::{Policy, check, plan};
-use loadmaster::synth::{Synth, named, names};
+use loadmaster::plan::{Offload, Policy, check, partition, plan};
+use loadmaster::residency::Residency;
+use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
-struct Source {
-    model: Model,
-    cache: CacheSpec,
-}
-
-impl GraphSource for Source {
-    fn graph(&self, batch: Batch) -> Result<Graph, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.model.graph(batch, self.cache)?)
-    }
-}
+use crate::several_devices::{self, Source};
 
 const HOST: MemoryId = MemoryId(0);
 
@@ -33,40 +25,92 @@ fn source(gguf: &Gguf) -> Source {
     Source { model: Model::from_gguf(gguf).unwrap(), cache }
 }
 
-fn stated_is_allocated(what: &str, gguf: &Arc<Gguf>, kind: BackendKind, keep_mapping: bool) {
+/// A machine, how it is planned for, and where everything lives.
+struct Case<'a> {
+    what: &'a str,
+    machine: Machine,
+    policy: Policy,
+    homes: &'a dyn Fn(&Graph, &Machine) -> Residency,
+}
+
+fn stated_is_allocated(gguf: &Arc<Gguf>, case: &Case<'_>) {
+    let Case { what, machine, policy, homes } = case;
     for (tokens, outputs) in BATCHES {
-        let machine = Machine::single(kind, 2, Bytes(1 << 32));
         let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(outputs) };
-        let graph = source(gguf).graph(batch).unwrap();
-        let residency = homes(&graph, gguf, HOST, keep_mapping);
-        let made = plan(&graph, &residency, &machine, &Policy::default()).unwrap();
-        check(&graph, &residency, &machine, &made).unwrap();
-        let (limits, stated) = (SessionLimits { tokens: batch.tokens, outputs: batch.outputs }, made.memories[HOST]);
-        let homes = |_: &Graph| residency;
-        let open = Session::open(Box::new(source(gguf)), gguf, machine, homes, limits, &|_, _| {});
-        let mut session = open.unwrap();
-        assert_eq!(session.memory(), stated, "{what}: {batch:?}");
-        assert_eq!(session.allocated(), stated.total(), "{what}: {batch:?}");
+        let whole = source(gguf).graph(batch).unwrap();
+        let residency = homes(&whole, machine);
+        let graph = partition(&whole, &residency).unwrap();
+        let made = plan(&graph, &residency, machine, policy).unwrap();
+        if made.uploads.is_empty() {
+            check(&graph, &residency, machine, &made).unwrap();
+        }
+        let limits = SessionLimits { tokens: batch.tokens, outputs: batch.outputs };
+        let setup = Setup { policy: policy.clone(), ..Setup::new(machine.clone(), limits) };
+        let mut session = Session::open(Box::new(source(gguf)), gguf, setup, homes, &|_, _| {}).unwrap();
+        let allocated = |session: &Session| {
+            let bytes = session.allocated();
+            let of = |(id, spec): (_, &DeviceSpec)| (spec.memory, bytes[id]);
+            machine.devices.iter_ids().map(of).collect::<Vec<_>>()
+        };
+        let stated: Vec<_> = made.memories.iter_ids().map(|(memory, stated)| (memory, stated.total())).collect();
+        assert_eq!(session.memories(), &made.memories, "{what}: {batch:?}");
+        assert_eq!(session.memory().total(), made.memories.iter().map(|m| m.total()).sum(), "{what}: {batch:?}");
+        assert_eq!(allocated(&session), stated, "{what}: {batch:?}");
         session.warm_up(1, 1).unwrap();
         session.warm_up(tokens as usize / 2, 1).unwrap();
         session.warm_up(usize::MAX, usize::MAX).unwrap();
-        assert_eq!(session.allocated(), stated.total(), "{what}: another bucket needs no more");
+        assert_eq!(allocated(&session), stated, "{what}: another bucket needs no more");
     }
 }
 
 #[test]
 fn a_plan_states_the_bytes_that_a_session_allocates() {
-    let tiny: Vec<&str> = names().filter(|n| n.ends_with("-tiny")).collect();
-    assert!(tiny.len() >= 5, "{tiny:?}");
     // Repacked; used from the file for want of panels.
-    for (shape, dtype) in tiny.iter().flat_map(|&shape| [(shape, DType::Q4K), (shape, DType::Q5_1)]) {
-        let bytes = Synth::new(&named(shape).unwrap(), dtype, 1).unwrap().to_bytes().unwrap();
-        let gguf = Arc::new(Gguf::from_bytes(shape, bytes).unwrap());
+    for (shape, dtype) in several_devices::tiny().into_iter().flat_map(|shape| [(shape, DType::Q4K), (shape, DType::Q5_1)]) {
+        let gguf = several_devices::made(&named(shape).unwrap(), dtype);
         for kind in [BackendKind::Cpu, BackendKind::Null] {
             for keep_mapping in [false, true] {
                 let what = format!("{shape} {dtype} on {}, mapping kept: {keep_mapping}", kind.name());
-                stated_is_allocated(&what, &gguf, kind, keep_mapping);
+                let machine = Machine::single(kind, 2, Bytes(1 << 32));
+                let homes: &dyn Fn(&Graph, &Machine) -> Residency = &|graph, _| homes(graph, &gguf, HOST, keep_mapping);
+                stated_is_allocated(&gguf, &Case { what: &what, machine, policy: Policy::default(), homes });
             }
+        }
+    }
+}
+
+#[test]
+fn a_plan_over_several_devices_states_the_bytes_that_each_allocates() {
+    for (i, shape) in several_devices::tiny().into_iter().enumerate() {
+        let gguf = several_devices::made(&named(shape).unwrap(), [DType::Q4K, DType::Q5_1][i % 2]);
+        for kind in [BackendKind::Cpu, BackendKind::Null] {
+            let all = |count| Machine::isolated(kind, count, 2, Bytes(1 << 32));
+            let what = format!("{shape} on {}", kind.name());
+            let mut streamed = all(2);
+            streamed.devices[DeviceId(1)].accelerator = Some(true);
+            let cases = [
+                Case {
+                    what: &format!("{what}, dealt"),
+                    machine: all(3),
+                    policy: Policy::default(),
+                    homes: &|graph, machine| dealt(graph, &gguf, machine, false),
+                },
+                Case {
+                    what: &format!("{what}, experts apart"),
+                    machine: all(3),
+                    policy: Policy::default(),
+                    homes: &|graph, _| {
+                        several_devices::experts_apart(graph, &gguf, &[1, 3], &[MemoryId(2), MemoryId(0), MemoryId(1)])
+                    },
+                },
+                Case {
+                    what: &format!("{what}, streamed"),
+                    machine: streamed,
+                    policy: several_devices::streaming(Offload::AtLeast(Tokens(4)), 100 << 10),
+                    homes: &|graph, _| several_devices::cache_away(graph, &gguf, false),
+                },
+            ];
+            cases.iter().for_each(|case| stated_is_allocated(&gguf, case));
         }
     }
 }
