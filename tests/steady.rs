@@ -2,10 +2,17 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use loadmaster::backend::SequenceRows;
+use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, homes};
 use loadmaster::gguf::Gguf;
+use loadmaster::graph::{Batch, Graph};
+use loadmaster::models::{CacheSpec, Model};
+use loadmaster::plan::{Offload, Policy};
 use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -31,29 +38,83 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+fn made(shape: &str, dtype: DType) -> Gguf {
+    Gguf::from_bytes(shape, Synth::new(&named(shape).unwrap(), dtype, 1).unwrap().to_bytes().unwrap()).unwrap()
+}
+
+/// Allocations of 100 calls of `step`, after two to warm up.
+fn allocations(mut step: impl FnMut(u32)) -> usize {
+    (0..2).for_each(&mut step);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (2..102).for_each(&mut step);
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// Layers on one device, or dealt over two.
+fn dealt(gguf: Gguf, devices: u32) -> usize {
+    let options = EngineOptions {
+        context: Tokens(256),
+        step: Tokens(32),
+        outputs: Tokens(1),
+        threads: 2,
+        cache_keys: DType::F16,
+        cache_values: DType::F16,
+        keep_mapping: false,
+        budget: Bytes(1 << 32),
+    };
+    let machine = Machine::isolated(BackendKind::Cpu, devices, 2, Bytes(1 << 32));
+    let mut engine = Engine::open_on(machine, gguf, options, &|_, _| {}).unwrap();
+    let sequence = engine.start();
+    engine.feed(sequence, &[1, 2, 3, 4, 5]).unwrap();
+    allocations(|id| _ = engine.feed(sequence, &[id]).unwrap())
+}
+
+struct Source(Model);
+
+impl GraphSource for Source {
+    fn graph(&self, batch: Batch) -> Result<Graph, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.graph(batch, CacheSpec { cells: Tokens(128), keys: DType::F16, values: DType::F16 })?)
+    }
+}
+
+/// Weights with one device, streamed to the other that has the cache.
+fn streamed(gguf: Gguf) -> usize {
+    let mut machine = Machine::isolated(BackendKind::Cpu, 2, 2, Bytes(1 << 32));
+    machine.devices[DeviceId(1)].accelerator = Some(true);
+    let gguf = Arc::new(gguf);
+    let policy = Policy { offload: Offload::AtLeast(Tokens(1)), chunk: Bytes(64 << 10), ..Policy::default() };
+    let limits = SessionLimits { tokens: Tokens(32), outputs: Tokens(1) };
+    let setup = Setup { policy, ..Setup::new(machine, limits) };
+    let away = |graph: &Graph, _: &Machine| {
+        let mut residency = homes(graph, &gguf, MemoryId(0), false);
+        graph.states().iter_ids().for_each(|(id, _)| residency.states[id] = MemoryId(1));
+        residency
+    };
+    let source = Box::new(Source(Model::from_gguf(&gguf).unwrap()));
+    let mut session = Session::open(source, &gguf, setup, away, &|_, _| {}).unwrap();
+    assert!(session.memory().rings > Bytes::ZERO);
+    let pages = [0, 1, 2, 3, 4, 5, 6, 7];
+    allocations(|at| {
+        let length = Tokens(at + 1);
+        let step = StepInput {
+            ids: &[at],
+            positions: &[at],
+            output_rows: &[0],
+            cells: &[at],
+            sequences: &[SequenceRows { first: 0, rows: 1, length, pages: 0..length.pages() }],
+            pages: &pages,
+        };
+        session.step(&step).unwrap();
+    })
+}
+
+/// One test, since all that runs beside it would be counted too.
 #[test]
 fn a_steady_decode_step_allocates_nothing() {
     for (shape, dtype) in [("llama-tiny", DType::Q4_0), ("qwen3moe-tiny", DType::Q4K), ("qwen2-tiny", DType::Q3K)] {
-        let bytes = Synth::new(&named(shape).unwrap(), dtype, 1).unwrap().to_bytes().unwrap();
-        let options = EngineOptions {
-            context: Tokens(256),
-            step: Tokens(32),
-            outputs: Tokens(1),
-            threads: 2,
-            cache_keys: DType::F16,
-            cache_values: DType::F16,
-            keep_mapping: false,
-            budget: Bytes(1 << 32),
-        };
-        let mut engine = Engine::open(Gguf::from_bytes(shape, bytes).unwrap(), options, &|_, _| {}).unwrap();
-        let sequence = engine.start();
-        engine.feed(sequence, &[1, 2, 3, 4, 5]).unwrap();
-        engine.feed(sequence, &[6]).unwrap();
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        for id in 0..100 {
-            engine.feed(sequence, &[id]).unwrap();
+        for devices in [1, 2] {
+            assert_eq!(dealt(made(shape, dtype), devices), 0, "{shape}: allocations in 100 steps on {devices} devices");
         }
-        let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert_eq!(made, 0, "{shape}: {made} allocations in 100 steps");
+        assert_eq!(streamed(made(shape, dtype)), 0, "{shape}: allocations in 100 steps with streamed weights");
     }
 }

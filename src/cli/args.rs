@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use super::Usage;
+use crate::device::{BackendKind, Machine};
 use crate::graph::CACHE_TYPES;
 use crate::sample::SampleOptions;
 use crate::tensor::DType;
+use crate::units::Bytes;
 
 /// The most tokens of a context or a test; more would not fit any memory.
 pub(super) const MOST_TOKENS: i64 = 1 << 26;
+
+/// The most devices; each has workers of its own.
+const MOST_DEVICES: u32 = 64;
 
 /// The model file, by position or with -m.
 #[derive(Debug, Args)]
@@ -33,7 +39,7 @@ impl ModelArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub(super) struct EngineArgs {
-    /// Threads [default: physical cores available to the process]
+    /// Threads, of each device [default: physical cores available to the process]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub threads: Option<u32>,
     /// Most tokens of a batch; a step has no more than this either
@@ -51,9 +57,22 @@ pub(super) struct EngineArgs {
     /// Layers to put on a GPU [-ngl]; this version computes on the CPU and says so
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
     pub n_gpu_layers: Option<GpuLayers>,
+    /// Devices over which the layers are dealt; each `cpu` has a memory of its own, as a card has
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu")]
+    pub devices: Vec<DeviceName>,
+    /// Memory that a device may take, in MiB: one number for each, or one for all [default: what is available]
+    #[arg(long, value_name = "MIB,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    pub budget: Vec<u64>,
     /// Keep weights in the file mapping instead of rearranging them in memory: starts sooner, computes slower
     #[arg(long)]
     pub mmap: bool,
+}
+
+/// A device that can be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum DeviceName {
+    /// The processor, over a part of its memory
+    Cpu,
 }
 
 /// What was asked of GPUs.
@@ -71,6 +90,30 @@ impl EngineArgs {
     /// Tokens of one step.
     pub fn step(&self) -> u32 {
         self.batch_size.min(self.ubatch_size)
+    }
+
+    /// The machine that was asked for, with `threads` each, where `available` is all the memory there is.
+    pub fn machine(&self, threads: u32, available: Bytes) -> Result<Machine, Usage> {
+        let count = self.devices.len() as u32;
+        if count > MOST_DEVICES {
+            return Err(Usage(format!("--devices has {count} names, at most {MOST_DEVICES} can be driven")));
+        }
+        let budget =
+            |i: usize| match self.budget.as_slice() {
+                [] => Ok(Bytes(available.0 / u64::from(count.max(1)))),
+                [one] => Ok(Bytes::mib(*one)),
+                all => all.get(i).map(|&mib| Bytes::mib(mib)).filter(|_| all.len() == self.devices.len()).ok_or_else(
+                    || Usage(format!("--budget has {} numbers for {count} devices, needed one or {count}", all.len())),
+                ),
+            };
+        if count < 2 {
+            return Ok(Machine::single(BackendKind::Cpu, threads, budget(0)?));
+        }
+        let mut machine = Machine::isolated(BackendKind::Cpu, count, threads, Bytes::ZERO);
+        for (i, memory) in machine.memories.ids().enumerate() {
+            (machine.memories[memory].total, machine.memories[memory].free) = (budget(i)?, budget(i)?);
+        }
+        Ok(machine)
     }
 }
 

@@ -49,18 +49,21 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         }
         Some(GpuLayers::Count(0) | GpuLayers::Auto) | None => {}
     }
+    let (threads, budget) =
+        (args.threads.unwrap_or_else(host::physical_cores), host::available_memory().unwrap_or(Bytes(1 << 60)));
+    let machine = args.machine(threads, budget)?;
     let options = EngineOptions {
         context,
         step: Tokens(args.step()),
         outputs: Tokens(outputs),
-        threads: args.threads.unwrap_or_else(host::physical_cores),
+        threads,
         cache_keys: args.cache_type_k,
         cache_values: args.cache_type_v,
         keep_mapping: args.mmap,
-        budget: host::available_memory().unwrap_or(Bytes(1 << 60)),
+        budget,
     };
     let bar = Bar::bytes("loading");
-    let engine = Engine::open(gguf, options, &|done, total| bar.at(done.0, total.0));
+    let engine = Engine::open_on(machine, gguf, options, &|done, total| bar.at(done.0, total.0));
     drop(bar);
     let engine = engine.context("the model cannot be run")?;
     if let [first, rest @ ..] = engine.model().unused_tensors()?.as_slice() {

@@ -225,4 +225,7 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Durat
         "memory:      weights {}, cache {}, arena {}, resident {resident}",
         memory.weights, memory.states, memory.arenas
     ));
+    for (name, held) in engine.memories().filter(|_| engine.memories().len() > 1) {
+        note(&format!("  {name}: weights {}, cache {}, arena {}", held.weights, held.states, held.arenas));
+    }
 }

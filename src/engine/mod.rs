@@ -147,9 +147,15 @@ impl Engine {
         self.session.logits_width()
     }
 
-    /// Bytes allocated for weights, cache and arena.
+    /// Bytes allocated for weights, cache, arenas and rings.
     pub fn memory(&self) -> MemoryUse {
         self.session.memory()
+    }
+
+    /// The same of each memory, with its name.
+    pub fn memories(&self) -> impl ExactSizeIterator<Item = (&str, MemoryUse)> {
+        let named = self.session.machine().memories.iter().zip(self.session.memories().iter());
+        named.map(|(spec, &held)| (spec.name.as_str(), held))
     }
 
     /// Cells of the cache.

@@ -156,6 +156,11 @@ impl Session {
         &self.most.memories
     }
 
+    /// The machine that it runs on.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// Bytes allocated in all memories.
     pub fn memory(&self) -> MemoryUse {
         let sum = |of: fn(&MemoryUse) -> Bytes| self.most.memories.iter().map(of).sum();

@@ -323,6 +323,33 @@ fn a_model_of_an_unknown_kind_is_refused_and_still_inspected() {
 }
 
 #[test]
+fn several_devices_give_the_logits_and_the_text_of_one() {
+    let folder = folder();
+    let model = tiny(&folder, "deepseek2-tiny", DType::Q4K);
+    let file = folder.path().join("x.npy");
+    let logits = |more: &[&str]| {
+        let args = ["logits", text(&model), "--tokens", "1,59,300,11,2,77", "--out", text(&file), "-t", "1"];
+        let ran = loadmaster(&[&args, more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        std::fs::read(&file).unwrap()
+    };
+    let one = logits(&[]);
+    assert_eq!(logits(&["--devices", "cpu,cpu,cpu"]), one);
+    assert_eq!(logits(&["--devices", "cpu,cpu", "--budget", "20,40", "--batch", "2"]), one);
+    let story = |more: &[&str]| loadmaster(&[&["run", "--temp", "0", "-n", "12", "-t", "1"], more].concat());
+    let (one, three) = (story(&[]), story(&["--devices", "cpu,cpu,cpu", "--budget", "64"]));
+    assert_eq!((three.code, &three.out), (0, &one.out), "{}", three.err);
+    assert!(["cpu:0: weights", "cpu:1: weights", "cpu:2: weights"].iter().all(|part| three.err.contains(part)));
+    let run = |more: &[&'static str]| [&["run", "-n", "1", "-t", "1"], more].concat();
+    refused(&run(&["--devices", "cpu,abacus"]), 2, &["abacus", "possible values: cpu"]);
+    refused(&run(&["--devices", "cpu,cpu", "--budget", "1,2,3"]), 2, &["--budget has 3 numbers for 2 devices"]);
+    refused(&run(&["--devices", "cpu,cpu", "--budget", "0"]), 2, &["--budget"]);
+    refused(&["run", "-n", "1", "--devices", &["cpu"; 65].join(",")], 2, &["65 names, at most 64"]);
+    refused(&run(&["--devices", "cpu,cpu", "--budget", "1"]), 1, &["cpu:", "needs", "its budget is 1.0 MiB"]);
+    refused(&run(&["--budget", "1"]), 1, &["host needs", "its budget is 1.0 MiB"]);
+}
+
+#[test]
 fn logits_are_a_numpy_file_and_do_not_depend_on_the_batch() {
     let folder = folder();
     let model = tiny(&folder, "llama-tiny", DType::Q4_0);
