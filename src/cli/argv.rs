@@ -9,6 +9,8 @@ const LONG: &[(&str, &str)] = &[
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
     ("-ngl", "--n-gpu-layers"),
+    ("-nkvo", "--no-kv-offload"),
+    ("-cmoe", "--cpu-moe"),
     ("-cnv", "--conversation"),
     ("-no-cnv", "--no-conversation"),
     ("-sys", "--system-prompt"),

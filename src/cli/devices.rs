@@ -57,7 +57,7 @@ pub(super) fn run(args: Args) -> Result<()> {
 }
 
 /// The file of a shipped machine's name, or at a path.
-fn described(machine: &str) -> Result<MachineFile> {
+pub(super) fn described(machine: &str) -> Result<MachineFile> {
     if let Some(text) = Machine::shipped_file(machine) {
         return Ok(MachineFile::parse(text)?);
     }

@@ -16,6 +16,7 @@ mod perplexity;
 mod progress;
 mod run;
 mod shipped;
+mod sim;
 mod synth;
 mod tokenize;
 
@@ -53,6 +54,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
+    Sim(sim::Args),
     Bench(bench::Args),
     Devices(devices::Args),
     Perplexity(perplexity::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Sim(args) => sim::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Perplexity(args) => perplexity::run(args),

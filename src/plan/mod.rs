@@ -35,7 +35,7 @@ pub use cost::{Work, node_time, node_work, upload_bytes};
 pub use partition::{partition, streamed_runs};
 pub use policy::{Offload, Policy};
 pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
-pub use timeline::{Activity, Lane, Queue, Timeline, timeline};
+pub use timeline::{Activity, Event, Lane, Queue, Timeline, timeline};
 
 define_id! {
     /// A split of a plan; ids ascend in order of execution.

@@ -2,8 +2,11 @@
 //! Pure: plans both phases, runs their timelines, measures and opens nothing.
 
 mod calibrate;
+mod causes;
 mod homes;
+mod memory;
 mod rows;
+mod trace;
 
 use serde::Serialize;
 
@@ -15,8 +18,11 @@ use crate::residency::Residency;
 use crate::units::{Bytes, Nanos, Tokens};
 
 pub use calibrate::{CalibrateError, Row, Side, calibrate};
+pub use causes::{Causes, causes};
 pub use homes::{CacheHome, NoMemory, Wish, homes};
+pub use memory::{Level, levels};
 pub use rows::{Measurement, Named, Rows, RowsError, Rule};
+pub use trace::trace;
 
 /// What is to be run: a prompt, then tokens one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

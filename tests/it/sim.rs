@@ -1,13 +1,14 @@
 //! Simulated times against tables that people measured, and what must hold of every simulation.
 
-use loadmaster::device::{DeviceId, Machine};
+use loadmaster::device::{DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::Moe;
 use loadmaster::graph::{Batch, Graph, Op};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
-use loadmaster::plan::{Offload, Policy, Split, Upload, node_time, plan};
-use loadmaster::sim::{Measurement, Overlap, Rows, Setting, homes, step_time};
+use loadmaster::plan::{Offload, Policy, Split, Upload, node_time, partition, plan, timeline};
+use loadmaster::residency::{Home, Residency, WeightSlice};
+use loadmaster::sim::{CacheHome, Measurement, Overlap, Rows, Setting, Wish, homes, step_time};
 use loadmaster::tensor::DType;
-use loadmaster::units::{BytesPerSec, Nanos, Tokens};
+use loadmaster::units::{Bytes, BytesPerSec, Nanos, Tokens};
 
 /// A model of `graphs/models`.
 pub fn shipped_model(name: &str) -> Model {
@@ -103,4 +104,86 @@ fn the_crossover_of_offloaded_experts_is_found_and_predicted() {
         let mut experts = graph.nodes().filter(|(_, n)| matches!(n.op, Op::Moe(Moe::Experts(_)))).map(|(id, _)| id);
         assert!(experts.all(|id| on_host(id) == (tokens <= Tokens(256))), "{tokens}");
     }
+}
+
+/// Plans of 61 layers with 384 experts, those of every layer dealt to the host and ten cards.
+fn dealt(model: &Model, machine: &Machine, tokens: u32) -> (Graph, Residency) {
+    let graph = graph(model, Tokens(tokens));
+    let mut residency = homes(&graph, machine, Wish { layers: 62, ..Wish::default() }).unwrap();
+    let memories: Vec<MemoryId> = machine.memories.ids().collect();
+    for (_, node) in graph.nodes() {
+        let Op::Moe(Moe::Experts(op)) = &node.op else { continue };
+        let (weight, count) = (op.weight, graph.weights()[op.weight].count);
+        let home = residency.weights[weight][0].clone();
+        let share = count.div_ceil(memories.len() as u32);
+        let parts = memories.iter().enumerate().map(|(i, &memory)| {
+            let range = i as u32 * share..((i as u32 + 1) * share).min(count);
+            let slice = WeightSlice { range, ..home.slice.clone() };
+            Home { slice, memory, ..home.clone() }
+        });
+        residency.weights[weight] = parts.collect();
+    }
+    let graph = partition(&graph, &residency).unwrap();
+    (graph, residency)
+}
+
+#[test]
+fn the_same_input_gives_the_same_plan_a_hundred_times_and_from_several_threads() {
+    let (model, machine) = (shipped_model("kimi-k2.5-ud-iq3_xxs"), roomy(Machine::shipped("ten-gpu").unwrap()));
+    let (graph, residency) = dealt(&model, &machine, 64);
+    let made = || {
+        let plan = plan(&graph, &residency, &machine, &Policy::default()).unwrap();
+        let events = timeline(&graph, &machine, &Policy::default(), &plan, 2).events;
+        (serde_json::to_string(&plan).unwrap(), events)
+    };
+    let first = made();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..25).all(|_| made() == first))).collect();
+        assert!(threads.into_iter().all(|t| t.join().unwrap()));
+    });
+}
+
+/// With memories in which everything fits.
+fn roomy(mut machine: Machine) -> Machine {
+    let ids: Vec<MemoryId> = machine.memories.ids().collect();
+    for id in ids {
+        let memory = &mut machine.memories[id];
+        (memory.total, memory.free) = (Bytes(1 << 45), Bytes(1 << 45));
+    }
+    machine
+}
+
+/// The time of a step by each rule: by price, never moved, always moved.
+fn by_rule(graph: &Graph, residency: &Residency, machine: &Machine) -> [f64; 3] {
+    [Offload::Auto, Offload::Never, Offload::AtLeast(Tokens(1))].map(|offload| {
+        let policy = Policy { offload, ..Policy::default() };
+        let setting = Setting { residency, machine, policy: &policy, overlap: Overlap::Spec };
+        step_time(graph, &setting).unwrap().seconds()
+    })
+}
+
+#[test]
+fn auto_is_never_much_slower_than_the_better_rule() {
+    let wishes = [
+        Wish { layers: 99, experts_on_host: true, ..Wish::default() },
+        Wish { layers: 0, cache: CacheHome::Accelerator, ..Wish::default() },
+        Wish { layers: 20, ..Wish::default() },
+    ];
+    let mut moved = 0;
+    for name in ["qwen3-30b-a3b-q4_k_m", "qwen2.5-32b-q4_k_m"] {
+        let model = shipped_model(name);
+        for tokens in [1, 2, 4, 8, 16, 24, 32, 48, 64, 100, 128, 256, 384, 512, 1024, 2048, 3000, 4096] {
+            let graph = graph(&model, Tokens(tokens));
+            for machine in Machine::shipped_names() {
+                let machine = roomy(Machine::shipped(machine).unwrap());
+                for wish in wishes {
+                    let residency = homes(&graph, &machine, wish).unwrap();
+                    let [auto, never, always] = by_rule(&graph, &residency, &machine);
+                    assert!(auto <= 1.05 * never.min(always), "{name} {tokens} {wish:?}: {auto} {never} {always}");
+                    moved += usize::from(auto < never);
+                }
+            }
+        }
+    }
+    assert!(moved > 100, "{moved}");
 }

@@ -25,6 +25,7 @@
 mod emit;
 mod layers;
 mod read;
+mod shipped;
 
 use thiserror::Error;
 

@@ -1,0 +1,310 @@
+//! `sim`: a model, a machine and a workload → how fast it would run there and what it would wait for, in virtual time.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
+
+use super::args::ModelArg;
+use super::{Usage, devices};
+use crate::device::Machine;
+use crate::graph::{Batch, Graph};
+use crate::inspect::escape;
+use crate::models::{CacheSpec, Model, ShapeFile};
+use crate::plan::{MemoryUse, Offload, Policy};
+use crate::sim::{
+    CacheHome, Causes, Overlap, Phase, Rows, Setting, Simulation, Wish, Workload, causes, homes, levels, simulate,
+    trace,
+};
+use crate::tensor::DType;
+use crate::units::{Bytes, Nanos, Tokens};
+
+/// Say how fast a model would run on a machine, and what it would wait for; runs nothing
+#[derive(Debug, ClapArgs)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The machine: the name of a shipped one, or a JSON file
+    #[arg(long, value_name = "NAME|FILE")]
+    machine: String,
+    /// Most tokens computed in one step [-ub]
+    #[arg(long, visible_alias = "batch", value_name = "N", default_value_t = 512, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    ubatch_size: u32,
+    /// Tokens of the prompt, and tokens generated behind it
+    #[arg(long, value_name = "PP:TG", default_value = "512:128", value_parser = workload)]
+    workload: Workload,
+    /// How many of the last layers live on accelerators [-ngl]; more than there are put the output there too
+    #[arg(long, visible_alias = "gpu-layers", value_name = "N|all", default_value = "all", value_parser = layers)]
+    n_gpu_layers: u32,
+    /// Keep experts with the processor all the same [-cmoe]
+    #[arg(long)]
+    cpu_moe: bool,
+    /// Where caches live
+    #[arg(long, value_enum, default_value_t = Kv::Layer)]
+    kv: Kv,
+    /// The same as --kv host [-nkvo]
+    #[arg(long, conflicts_with = "kv")]
+    no_kv_offload: bool,
+    /// When ops whose weights the processor has run on an accelerator: never, auto, or from N tokens on
+    #[arg(long, value_name = "RULE", default_value = "auto", value_parser = offload)]
+    offload: Offload,
+    /// Stream all experts of a layer, not those alone that a batch is expected to choose
+    #[arg(long)]
+    all_experts: bool,
+    /// No device copies while it computes
+    #[arg(long)]
+    no_overlap: bool,
+    /// Measured rows (JSON) that the machine's rates are made to explain first
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// Write what happens when, for ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// One JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loadmaster sim qwen2.5-32b-q4_k_m --machine rtx4080 -ngl 40
+  loadmaster sim qwen2.5-32b-q4_k_m --machine rtx4080 -ngl 0 --kv accelerator -ub 2048 --workload 2048:0 --trace t.json
+  loadmaster sim deepseek-v3-iq1_s --machine rtx3090x2-ddr4 -cmoe --workload 4096:128 -ub 4096";
+
+/// Where caches live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kv {
+    /// With their layers
+    Layer,
+    /// On accelerators, also those of layers whose weights are streamed
+    Accelerator,
+    /// With the processor
+    Host,
+}
+
+fn workload(text: &str) -> Result<Workload, String> {
+    let needed = || format!("needed two numbers up to {} such as 512:128", super::args::MOST_TOKENS);
+    let number = |n: &str| n.parse().ok().filter(|&n: &u32| i64::from(n) <= super::args::MOST_TOKENS).map(Tokens);
+    let (prompt, generate) = text.split_once(':').ok_or_else(needed)?;
+    match (number(prompt), number(generate)) {
+        (Some(Tokens(0)), Some(Tokens(0))) | (None, _) | (_, None) => Err(needed()),
+        (Some(prompt), Some(generate)) => Ok(Workload { prompt, generate }),
+    }
+}
+
+fn layers(text: &str) -> Result<u32, String> {
+    match text {
+        "all" => Ok(u32::MAX),
+        number => number.parse().map_err(|_| "needed a number or all".to_owned()),
+    }
+}
+
+fn offload(text: &str) -> Result<Offload, String> {
+    match text {
+        "never" => Ok(Offload::Never),
+        "auto" => Ok(Offload::Auto),
+        number => match number.parse() {
+            Ok(tokens) => Ok(Offload::AtLeast(Tokens(tokens))),
+            Err(_) => Err("needed never, auto or a number of tokens".to_owned()),
+        },
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let model = model(&args.model.path())?;
+    let mut machine = devices::described(&args.machine)?.machine()?;
+    let mut out = io::stdout().lock();
+    if let Some(path) = &args.calibrate {
+        let (calibrated, rows) = calibrated(&model, &machine, path)?;
+        machine = calibrated;
+        if !args.json {
+            out.write_all(rows.as_bytes())?;
+        }
+    }
+    let policy = Policy { offload: args.offload, chosen_experts: !args.all_experts, ..Policy::default() };
+    let Workload { prompt, generate } = args.workload;
+    let cells = Tokens(prompt.0.saturating_add(generate.0));
+    let graph = |tokens: u32| graph(&model, Tokens(tokens), cells);
+    let (prefill, decode) = (graph(args.ubatch_size.min(prompt.0.max(1)))?, graph(1)?);
+    let residency = homes(&decode, &machine, args.wish())?;
+    let overlap = if args.no_overlap { Overlap::Off } else { Overlap::Spec };
+    let setting = Setting { residency: &residency, machine: &machine, policy: &policy, overlap };
+    let simulation = simulate(&prefill, &decode, &setting, args.workload)?;
+    if let Some(path) = &args.trace {
+        fs::write(path, trace(&machine, &simulation)).with_context(|| format!("{}: cannot write", path.display()))?;
+    }
+    let report = Report::of(&machine, &simulation);
+    let shown = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
+    out.write_all(shown.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+impl Args {
+    fn wish(&self) -> Wish {
+        let cache = match self.kv {
+            Kv::Layer if self.no_kv_offload => CacheHome::Host,
+            Kv::Layer => CacheHome::Layer,
+            Kv::Accelerator => CacheHome::Accelerator,
+            Kv::Host => CacheHome::Host,
+        };
+        Wish { layers: self.n_gpu_layers, experts_on_host: self.cpu_moe, cache }
+    }
+}
+
+/// The longest shape or rows file that is read.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A model file, a shape file, or the name of a shipped one.
+fn model(path: &Path) -> Result<Model> {
+    let name = path.to_string_lossy();
+    if let Some(shape) = ShapeFile::shipped(&name) {
+        return Ok(Model::from_shape(&shape?)?);
+    }
+    if path.extension().is_some_and(|e| e == "json") {
+        return Ok(Model::from_shape(&ShapeFile::parse(&name, &text(path)?)?)?);
+    }
+    if !path.exists() {
+        let names: Vec<&str> = ShapeFile::shipped_names().collect();
+        bail!(Usage(format!("{name}: there is no such file; shipped models are {}", names.join(", "))))
+    }
+    Ok(Model::from_gguf(&super::open::gguf(path)?)?)
+}
+
+fn text(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+    let read = file.take(MOST_BYTES).read_to_string(&mut text);
+    read.with_context(|| format!("{}: cannot read", path.display()))?;
+    Ok(text)
+}
+
+fn graph(model: &Model, tokens: Tokens, cells: Tokens) -> Result<Graph> {
+    let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16 };
+    Ok(model.graph(Batch { tokens, outputs: Tokens(1) }, cache)?)
+}
+
+/// The machine that explains the rows of a file, and a table of them.
+fn calibrated(model: &Model, machine: &Machine, path: &Path) -> Result<(Machine, String)> {
+    let rows = Rows::parse(&text(path)?).with_context(|| path.display().to_string())?;
+    let most = rows.rows.iter().map(|row| row.tokens).max().unwrap_or(Tokens(1));
+    // All buckets of a model can be built or none, but for their size.
+    graph(model, most, most)?;
+    let built = |tokens| graph(model, tokens, most).expect("a smaller bucket of a model whose largest was built");
+    let machine = rows.calibrate(machine, &built)?;
+    let predicted = rows.predict(&machine, &built)?;
+    let mut table = format!("{:>8}  {:>8}  {:>12}  {:>12}\n", "tokens", "layers", "measured", "predicted");
+    for (row, time) in rows.rows.iter().zip(predicted) {
+        let measured = row.time().unwrap_or_default().to_string();
+        let (tokens, layers) = (row.tokens.0, row.homes.layers);
+        table += &format!("{tokens:>8}  {layers:>8}  {measured:>12}  {:>12}\n", time.to_string());
+    }
+    Ok((machine, table + "\n"))
+}
+
+/// What is shown of a simulation.
+#[derive(Serialize)]
+struct Report {
+    phases: Vec<PhaseReport>,
+}
+
+#[derive(Serialize)]
+struct PhaseReport {
+    name: &'static str,
+    tokens: Tokens,
+    steps: u32,
+    nanoseconds: Nanos,
+    tokens_per_second: f64,
+    /// Of the steps whose timeline was worked out.
+    devices: Vec<DeviceReport>,
+    memories: Vec<MemoryReport>,
+}
+
+#[derive(Serialize)]
+struct DeviceReport {
+    name: String,
+    #[serde(flatten)]
+    causes: Causes,
+}
+
+#[derive(Serialize)]
+struct MemoryReport {
+    name: String,
+    #[serde(flatten)]
+    allocated: MemoryUse,
+    total: Bytes,
+    budget: Bytes,
+    /// The most bytes that hold something needed at any time.
+    used: Bytes,
+}
+
+impl Report {
+    fn of(machine: &Machine, simulation: &Simulation) -> Report {
+        let phases = simulation.phases().map(|(name, phase)| PhaseReport {
+            name,
+            tokens: phase.tokens,
+            steps: phase.steps,
+            nanoseconds: phase.time,
+            tokens_per_second: phase.rate(),
+            devices: devices_of(machine, phase),
+            memories: memories_of(machine, phase),
+        });
+        Report { phases: phases.collect() }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for phase in &self.phases {
+            let (time, rate) = (phase.nanoseconds.to_string(), phase.tokens_per_second);
+            let steps = if phase.steps == 1 { "step" } else { "steps" };
+            text +=
+                &format!("{}: {} in {} {steps}, {time}, {rate:.2} tokens/s\n", phase.name, phase.tokens, phase.steps);
+            text += &table(["device", "compute", "transfer", "upload", "idle"], &phase.devices, |d| {
+                let Causes { compute, transfer, upload, idle } = d.causes;
+                (&d.name, [compute, transfer, upload, idle].map(|n| n.to_string()).to_vec())
+            });
+            let head = ["memory", "weights", "states", "arenas", "rings", "all", "of", "used"];
+            text += &table(head, &phase.memories, |m| {
+                let MemoryUse { weights, states, arenas, rings } = m.allocated;
+                let bytes = [weights, states, arenas, rings, m.total, m.budget, m.used];
+                (&m.name, bytes.map(|n| n.to_string()).to_vec())
+            });
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn table<T, const N: usize>(head: [&str; N], rows: &[T], cells: impl Fn(&T) -> (&str, Vec<String>)) -> String {
+    let line = |name: &str, cells: &[String]| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:>12}")).collect();
+        format!("  {name:<12}{cells}\n")
+    };
+    let mut text = line(head[0], &head[1..].iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());
+    for row in rows {
+        let (name, cells) = cells(row);
+        text += &line(name, &cells);
+    }
+    text
+}
+
+fn devices_of(machine: &Machine, phase: &Phase) -> Vec<DeviceReport> {
+    let causes = causes(machine, &phase.plan, &phase.timeline);
+    let report = |(id, &causes)| DeviceReport { name: escape(&machine.devices[id].name), causes };
+    causes.iter_ids().map(report).collect()
+}
+
+fn memories_of(machine: &Machine, phase: &Phase) -> Vec<MemoryReport> {
+    let levels = levels(machine, phase);
+    let report = |(id, &allocated): (_, &MemoryUse)| MemoryReport {
+        name: escape(&machine.memories[id].name),
+        allocated,
+        total: allocated.total(),
+        budget: machine.budget(id),
+        used: levels[id].iter().map(|level| level.total()).max().unwrap_or_default(),
+    };
+    phase.plan.memories.iter_ids().map(report).collect()
+}

@@ -1,0 +1,114 @@
+//! Phases → the Trace Event Format that Perfetto and Chrome read: a process a device, a thread a queue, a complete event
+//! an activity, counters for memories. Times are microseconds; phases follow each other.
+//!
+//! The format: "Trace Event Format", Google, 2016: `X` is a complete event, `M` metadata, `C` a counter.
+
+use serde_json::{Value, json};
+
+use super::{Phase, Simulation, levels};
+use crate::device::{DeviceId, Machine};
+use crate::index::Id;
+use crate::plan::{Activity, Event, Queue};
+use crate::units::Nanos;
+
+/// The trace of the simulated steps on `machine`, as a JSON document.
+pub fn trace(machine: &Machine, simulation: &Simulation) -> String {
+    let mut events = names(machine);
+    let mut from = Nanos::ZERO;
+    for (name, phase) in simulation.phases() {
+        events.extend(phase.timeline.events.iter().map(|event| activity(phase, name, event, from)));
+        events.extend(counters(machine, phase, from));
+        from += phase.timeline.end();
+    }
+    json!({ "displayTimeUnit": "ms", "traceEvents": events }).to_string() + "\n"
+}
+
+fn micros(time: Nanos) -> f64 {
+    time.0 as f64 / 1e3
+}
+
+/// Processes are numbered from 1: 0 is the kernel's.
+fn process(device: DeviceId) -> usize {
+    device.index() + 1
+}
+
+const QUEUES: [(Queue, &str); 3] =
+    [(Queue::Compute, "compute"), (Queue::Peer, "transfers"), (Queue::Upload, "uploads")];
+
+fn thread(queue: Queue) -> usize {
+    match queue {
+        Queue::Compute => 1,
+        Queue::Peer => 2,
+        Queue::Upload => 3,
+    }
+}
+
+fn names(machine: &Machine) -> Vec<Value> {
+    let named = |what: &str, pid: usize, tid: usize, name: &str| json!({ "ph": "M", "name": what, "pid": pid, "tid": tid, "args": { "name": name } });
+    let mut events = Vec::new();
+    for (id, device) in machine.devices.iter_ids() {
+        events.push(named("process_name", process(id), 0, &device.name));
+        events.extend(QUEUES.map(|(queue, name)| named("thread_name", process(id), thread(queue), name)));
+    }
+    events
+}
+
+fn activity(phase: &Phase, name: &str, event: &Event, from: Nanos) -> Value {
+    let bytes = match event.what {
+        Activity::Split(_) => None,
+        Activity::Transfer(id) => Some(phase.plan.transfers[id].span.len.0),
+        Activity::Upload(id) => Some(phase.plan.uploads[id].span.len.0),
+    };
+    json!({
+        "ph": "X",
+        "name": title(phase, event.what),
+        "cat": name,
+        "pid": process(event.lane.device),
+        "tid": thread(event.lane.queue),
+        "ts": micros(from + event.start),
+        "dur": micros(event.end.saturating_sub(event.start)),
+        "args": { "step": event.step, "bytes": bytes },
+    })
+}
+
+/// A split by its first and last node, a copy by what is copied.
+fn title(phase: &Phase, what: Activity) -> String {
+    let node = |id| phase.graph.node(id).name.as_str();
+    match what {
+        Activity::Split(id) => match phase.plan.splits[id].nodes.as_slice() {
+            [] => id.to_string(),
+            [only] => format!("{id} {}", node(*only)),
+            [first, .., last] => format!("{id} {} .. {}", node(*first), node(*last)),
+        },
+        Activity::Transfer(id) => format!("{id} {}", node(phase.plan.transfers[id].value)),
+        Activity::Upload(id) => {
+            let slice = &phase.plan.uploads[id].slice;
+            let weight = &phase.graph.weights()[slice.weight];
+            match slice.range.len() == weight.count as usize {
+                true => format!("{id} {}", weight.name),
+                false => format!("{id} {}[{}..{}]", weight.name, slice.range.start, slice.range.end),
+            }
+        }
+    }
+}
+
+/// The bytes in use of each memory, shown with the first device that computes from it.
+fn counters(machine: &Machine, phase: &Phase, from: Nanos) -> Vec<Value> {
+    let mut events = Vec::new();
+    for (memory, levels) in levels(machine, phase).iter_ids() {
+        let Some(device) = machine.device_of(memory) else { continue };
+        events.extend(levels.iter().map(|level| {
+            json!({
+                "ph": "C",
+                "name": machine.memories[memory].name,
+                "pid": process(device),
+                "ts": micros(from + level.at),
+                "args": {
+                    "weights": level.weights.0, "states": level.states.0,
+                    "arena": level.arena.0, "ring": level.ring.0,
+                },
+            })
+        }));
+    }
+    events
+}
