@@ -1,6 +1,8 @@
 //! When each value, copy, input and scratch is needed, in steps of the execution order.
 //! A node is a step; behind every split stands one more, in which values cross. A range includes both ends.
 
+use std::collections::BTreeMap;
+
 use super::SplitId;
 use super::reason::Placement;
 use super::split::Cut;
@@ -45,6 +47,8 @@ pub(super) fn lifetimes(
     let gap = |split: SplitId| steps.splits[split].last + 1;
     let mut copies: Vec<Lifetime> =
         crossings.iter().map(|c| Lifetime { first: gap(c.after), last: gap(c.after) }).collect();
+    let copy_of: BTreeMap<(NodeId, DeviceId), usize> =
+        crossings.iter().enumerate().map(|(i, c)| ((c.value, c.to), i)).collect();
     let mut inputs: Vec<(InputId, DeviceId, Lifetime)> = Vec::new();
     for (id, node) in graph.nodes() {
         let (step, device) = (steps.nodes[id], placements[id].device);
@@ -52,8 +56,8 @@ pub(super) fn lifetimes(
             match operand {
                 Operand::Node(n) if placements[n].device == device => values[n].last = values[n].last.max(step),
                 Operand::Node(n) => {
-                    let copy = crossings.iter().position(|c| c.value == n && c.to == device);
-                    copy.into_iter().for_each(|c| copies[c].last = copies[c].last.max(step));
+                    let copy = copy_of.get(&(n, device));
+                    copy.into_iter().for_each(|&c| copies[c].last = copies[c].last.max(step));
                 }
                 Operand::Input(i) => match inputs.iter_mut().find(|x| x.0 == i && x.1 == device) {
                     Some((_, _, life)) => life.last = life.last.max(step),

@@ -250,17 +250,38 @@ pub enum PlanError {
 /// # Errors
 /// A node cannot run where its operands live, or a memory's budget is too small: the error names both.
 pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Policy) -> Result<Plan, PlanError> {
-    let own = plan_by_rule(graph, residency, machine, policy);
+    let placed = |offload| place::place(graph, residency, machine, &Policy { offload, ..policy.clone() });
+    let whole = |placements| plan_placed(graph, residency, machine, policy, placements);
     if policy.offload != Offload::Auto || !machine.devices.iter().any(|d| d.is_accelerator()) {
-        return own;
+        return whole(placed(policy.offload)?);
     }
-    let others = [Offload::Never, Offload::AtLeast(Tokens(1))];
-    let others = others.map(|offload| plan_by_rule(graph, residency, machine, &Policy { offload, ..policy.clone() }));
-    let time = |plan: &Plan| timeline(graph, machine, policy, plan, 1).end();
-    let fastest = std::iter::once(&own).chain(&others).filter_map(|p| p.as_ref().ok()).min_by_key(|p| time(p));
-    match fastest {
-        Some(plan) => Ok(plan.clone()),
-        None => own,
+    let mut seen = vec![placed(Offload::Auto)?];
+    let mut fastest = whole(seen[0].clone());
+    for offload in [Offload::Never, Offload::AtLeast(Tokens(1))] {
+        let other = placed(offload)?;
+        let is_same =
+            |known: &IndexVec<_, Placement>| known.iter().map(|p| p.device).eq(other.iter().map(|p| p.device));
+        if !seen.iter().any(is_same) {
+            fastest = faster(graph, machine, policy, fastest, whole(other.clone()));
+            seen.push(other);
+        }
+    }
+    fastest
+}
+
+/// The plan that is done first; among equals, and among refusals, the first.
+fn faster(
+    graph: &Graph,
+    machine: &Machine,
+    policy: &Policy,
+    first: Result<Plan, PlanError>,
+    second: Result<Plan, PlanError>,
+) -> Result<Plan, PlanError> {
+    let time = |plan| timeline(graph, machine, policy, plan, 1).end();
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok(if time(&second) < time(&first) { second } else { first }),
+        (Err(_), Ok(plan)) | (Ok(plan), Err(_)) => Ok(plan),
+        (Err(why), Err(_)) => Err(why),
     }
 }
 
@@ -274,7 +295,16 @@ pub fn plan_by_rule(
     machine: &Machine,
     policy: &Policy,
 ) -> Result<Plan, PlanError> {
-    let placements = place::place(graph, residency, machine, policy)?;
+    plan_placed(graph, residency, machine, policy, place::place(graph, residency, machine, policy)?)
+}
+
+fn plan_placed(
+    graph: &Graph,
+    residency: &Residency,
+    machine: &Machine,
+    policy: &Policy,
+    placements: IndexVec<NodeId, Placement>,
+) -> Result<Plan, PlanError> {
     let cut = split::split(graph, residency, machine, policy, &placements)?;
     let crossings = transfer::crossings(graph, machine, &placements, &cut)?;
     let uploads = ring::uploads(graph, residency, machine, &cut)?;

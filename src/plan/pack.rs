@@ -148,26 +148,43 @@ fn items(
 fn place_items(items: &mut [Item], alignment: u64) -> Bytes {
     let mut order: Vec<usize> = (0..items.len()).filter(|&i| items[i].span.len > Bytes::ZERO).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(items[i].span.len), items[i].life.first, i));
-    let mut placed: Vec<usize> = Vec::with_capacity(order.len());
+    let steps = items.iter().map(|item| item.life.last + 1).max().unwrap_or(0);
+    let mut placed = Placed { periods: vec![Vec::new(); steps.div_ceil(PERIOD)] };
     let mut end = Bytes::ZERO;
     for i in order {
-        let offset = lowest_gap(items, &placed, i, alignment);
-        items[i].span.offset = offset;
-        end = end.max(items[i].span.end());
-        let at = placed.partition_point(|&p| items[p].span.offset <= offset);
-        placed.insert(at, i);
+        let Item { life, span, .. } = &mut items[i];
+        span.offset = placed.lowest_gap(*life, span.len, alignment);
+        end = end.max(span.end());
+        placed.insert(*life, *span);
     }
     end
 }
 
-/// The lowest aligned offset at which item `i` meets no placed item that lives at the same time.
-fn lowest_gap(items: &[Item], placed: &[usize], i: usize, alignment: u64) -> Bytes {
-    let mut offset = Bytes::ZERO;
-    for &p in placed.iter().filter(|&&p| items[p].life.overlaps(items[i].life)) {
-        if offset + items[i].span.len <= items[p].span.offset {
-            break;
-        }
-        offset = offset.max(items[p].span.end().align_up(alignment));
+/// Steps of a period.
+const PERIOD: usize = 64;
+
+/// What has an offset, listed in every period in which it lives, so that few need be looked at.
+struct Placed {
+    periods: Vec<Vec<(Lifetime, Span)>>,
+}
+
+impl Placed {
+    fn insert(&mut self, life: Lifetime, span: Span) {
+        self.periods[life.first / PERIOD..=life.last / PERIOD].iter_mut().for_each(|period| period.push((life, span)));
     }
-    offset
+
+    /// The lowest aligned offset at which `len` bytes meet nothing that lives at the same time.
+    fn lowest_gap(&self, life: Lifetime, len: Bytes, alignment: u64) -> Bytes {
+        let near = self.periods[life.first / PERIOD..=life.last / PERIOD].iter().flatten();
+        let mut met: Vec<Span> = near.filter(|(other, _)| other.overlaps(life)).map(|&(_, span)| span).collect();
+        met.sort_unstable();
+        let mut offset = Bytes::ZERO;
+        for span in met {
+            if offset + len <= span.offset {
+                break;
+            }
+            offset = offset.max(span.end().align_up(alignment));
+        }
+        offset
+    }
 }

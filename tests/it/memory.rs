@@ -66,7 +66,9 @@ fn stated_is_allocated(gguf: &Arc<Gguf>, case: &Case<'_>) {
 #[test]
 fn a_plan_states_the_bytes_that_a_session_allocates() {
     // Repacked; used from the file for want of panels.
-    for (shape, dtype) in several_devices::tiny().into_iter().flat_map(|shape| [(shape, DType::Q4K), (shape, DType::Q5_1)]) {
+    for (shape, dtype) in
+        several_devices::tiny().into_iter().flat_map(|shape| [(shape, DType::Q4K), (shape, DType::Q5_1)])
+    {
         let gguf = several_devices::made(&named(shape).unwrap(), dtype);
         for kind in [BackendKind::Cpu, BackendKind::Null] {
             for keep_mapping in [false, true] {

@@ -199,6 +199,7 @@ pub fn with_accelerators(r: &mut Random, budget: Bytes) -> Machine {
             overhead: Bytes(if r.once_in(3) { 1000 } else { 0 }),
             types,
             rates: random_rates(r),
+            accelerator: None,
             overlaps: r.once_in(2),
         });
     }

@@ -1,14 +1,18 @@
 //! Simulated times against tables that people measured, and what must hold of every simulation.
 
-use loadmaster::device::{DeviceId, Machine, MemoryId};
+use loadmaster::device::{Bus, DeviceId, LinkId, Machine, MemoryId};
 use loadmaster::graph::ops::Moe;
 use loadmaster::graph::{Batch, Graph, Op};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
-use loadmaster::plan::{Offload, Policy, Split, Upload, node_time, partition, plan, timeline};
+use loadmaster::plan::{Activity, Offload, Policy, Split, Upload, node_time, partition, plan, timeline};
 use loadmaster::residency::{Home, Residency, WeightSlice};
-use loadmaster::sim::{CacheHome, Measurement, Overlap, Rows, Setting, Wish, homes, step_time};
+use loadmaster::sim::{
+    CacheHome, Level, Measurement, Overlap, Rows, RowsError, Setting, Wish, Workload, causes, homes, levels, simulate,
+    step_time, trace,
+};
 use loadmaster::tensor::DType;
-use loadmaster::units::{Bytes, BytesPerSec, Nanos, Tokens};
+use loadmaster::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Tokens};
+use proptest::prelude::*;
 
 /// A model of `graphs/models`.
 pub fn shipped_model(name: &str) -> Model {
@@ -151,6 +155,176 @@ fn roomy(mut machine: Machine) -> Machine {
         (memory.total, memory.free) = (Bytes(1 << 45), Bytes(1 << 45));
     }
     machine
+}
+
+/// A machine of a processor and up to three cards, every number from a seed.
+fn random_machine(mut number: impl FnMut(f64, f64) -> f64) -> Machine {
+    let mut machine = roomy(Machine::shipped("rtx3090x2-ddr4").unwrap());
+    let devices: Vec<DeviceId> = machine.devices.ids().collect();
+    for id in devices {
+        let device = &mut machine.devices[id];
+        let speed: f64 = if device.kind.is_accelerator() { 30.0 } else { 1.0 };
+        let rates = &mut device.rates;
+        rates.read = BytesPerSec(number(20e9, 100e9) * speed.min(10.0));
+        rates.int8 = OpsPerSec(number(0.2e12, 4e12) * speed);
+        (rates.f16, rates.f32) = (rates.int8, OpsPerSec(rates.int8.0 / 2.0));
+        rates.hides = number(0.0, 1.0);
+        rates.split = Nanos(number(0.0, 100e3) as u64);
+        device.overlaps = number(0.0, 1.0) < 0.7;
+    }
+    let bus = machine.buses.push(Bus { name: "root".into(), rate: BytesPerSec(number(2e9, 60e9)) });
+    let links: Vec<LinkId> = machine.links.ids().collect();
+    for id in links {
+        machine.links[id].rate = BytesPerSec(number(1e9, 60e9));
+        machine.links[id].bus = (number(0.0, 1.0) < 0.5).then_some(bus);
+    }
+    machine
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(60)))]
+    #[test]
+    fn auto_is_never_much_slower_on_random_machines(
+        numbers in proptest::collection::vec(0.0f64..1.0, 32), tokens in 1u32..4096, layers in 0u32..50, experts_on_host: bool,
+    ) {
+        let mut numbers = numbers.into_iter().cycle();
+        let machine = random_machine(|low, high| low + (high - low) * numbers.next().unwrap());
+        let graph = graph(&shipped_model("qwen3-30b-a3b-q4_k_m"), Tokens(tokens));
+        let residency = homes(&graph, &machine, Wish { layers, experts_on_host, ..Wish::default() }).unwrap();
+        let [auto, never, always] = by_rule(&graph, &residency, &machine);
+        prop_assert!(auto <= 1.05 * never.min(always), "{auto} {never} {always}");
+        adds_up(&graph, &residency, &machine, 3);
+    }
+}
+
+/// Checks a timeline by itself: every cause adds up, nothing starts before what it needs, no queue does two things at
+/// once, no more bytes cross a bus than it carries, and no more is in use than is allocated.
+fn adds_up(graph: &Graph, residency: &Residency, machine: &Machine, steps: u32) {
+    let policy = Policy::default();
+    let setting = Setting { residency, machine, policy: &policy, overlap: Overlap::Spec };
+    let tokens = graph.batch().tokens;
+    let workload = Workload { prompt: Tokens(tokens.0 * steps), generate: Tokens(0) };
+    let simulation = simulate(graph, graph, &setting, workload).unwrap();
+    assert!(simulation.decode.is_none());
+    let phase = simulation.prefill.as_ref().unwrap();
+    assert_eq!((phase.steps, phase.time), (steps, phase.timeline.end()));
+    for causes in causes(machine, &phase.plan, &phase.timeline).iter() {
+        assert_eq!(causes.total(), phase.timeline.end());
+    }
+    let events = &phase.timeline.events;
+    let all = phase.plan.splits.len() + phase.plan.transfers.len() + phase.plan.uploads.len();
+    assert_eq!(events.len(), all * steps as usize);
+    let at = |step, what| events.iter().find(|e| e.step == step && e.what == what).unwrap();
+    for step in 0..steps {
+        for (id, upload) in phase.plan.uploads.iter_ids() {
+            let brought = at(step, Activity::Upload(id));
+            assert!(brought.end <= at(step, Activity::Split(upload.split)).start);
+            upload.after.into_iter().for_each(|x| assert!(at(step, Activity::Split(x)).end <= brought.start));
+        }
+    }
+    let mut by_lane: Vec<_> = events.iter().map(|e| (e.lane, e.start, e.end)).collect();
+    by_lane.sort_unstable();
+    assert!(by_lane.windows(2).all(|w| w[0].0 != w[1].0 || w[0].2 <= w[1].1));
+    for (id, bus) in machine.buses.iter_ids() {
+        let on_bus =
+            |d: DeviceId| machine.link(MemoryId(0), machine.devices[d].memory).is_some_and(|l| l.bus == Some(id));
+        let share = |u: &Upload| {
+            let experts = phase.graph.weights()[u.slice.weight].count > 1;
+            if experts && tokens < Tokens(512) { 0.0 } else { u.span.len.0 as f64 * 0.99 }
+        };
+        let bytes: f64 = phase.plan.uploads.iter().filter(|u| on_bus(u.to)).map(share).sum();
+        assert!(bytes * f64::from(steps) <= bus.rate.0 * phase.timeline.end().seconds());
+    }
+    for (memory, levels) in levels(machine, phase).iter_ids() {
+        let allocated = phase.plan.memories[memory];
+        let fits =
+            |l: &Level| l.arena <= allocated.arenas && l.ring <= allocated.rings && l.weights == allocated.weights;
+        assert!(levels.iter().all(fits), "{memory}: {allocated:?} {levels:?}");
+        assert!(levels.last().unwrap().arena == Bytes::ZERO && levels.windows(2).all(|w| w[0].at < w[1].at));
+    }
+}
+
+/// Two cards behind one bus share it evenly while both take in weights; what one leaves the other gets.
+#[test]
+fn copies_share_a_bus_and_steps_follow_each_other() {
+    let model = shipped_model("qwen2.5-32b-q4_k_m");
+    let graph = graph(&model, Tokens(512));
+    let mut machine = roomy(Machine::shipped("rtx3090x2-ddr4").unwrap());
+    let apart = machine.clone();
+    let bus = machine.buses.push(Bus { name: "root".into(), rate: BytesPerSec(3.6e9) });
+    [LinkId(0), LinkId(1)].into_iter().for_each(|id| machine.links[id].bus = Some(bus));
+    let residency = homes(&graph, &machine, Wish { cache: CacheHome::Accelerator, ..Wish::default() }).unwrap();
+    let policy = Policy { offload: Offload::AtLeast(Tokens(1)), ..Policy::default() };
+    let time = |machine: &Machine, steps| {
+        let plan = plan(&graph, &residency, machine, &policy).unwrap();
+        timeline(&graph, machine, &policy, &plan, steps).end().seconds()
+    };
+    let streamed: u64 = plan(&graph, &residency, &machine, &policy).unwrap().uploads.iter().map(|u| u.span.len.0).sum();
+    let bound = streamed as f64 / 3.6e9;
+    // One bus: however many steps follow each other, their bytes follow each other too.
+    for steps in [1, 3] {
+        let (time, bound) = (time(&machine, steps), bound * f64::from(steps));
+        assert!(time >= bound && time < 1.05 * bound, "{steps}: {time} {bound}");
+    }
+    // A link of its own for each card carries twice as much, and several steps in flight use both.
+    let (one, four) = (time(&apart, 1), time(&apart, 4));
+    assert!(four < 3.2 * one && four >= 4.0 * streamed as f64 / 14.4e9, "{one} {four}");
+    adds_up(&graph, &residency, &machine, 2);
+}
+
+/// The form of the trace, as its specification asks: complete events with times, that do not overlap on a thread.
+#[test]
+fn traces_are_valid() {
+    let model = shipped_model("qwen3-30b-a3b-q4_k_m");
+    let machine = roomy(Machine::shipped("rtx3090x2-ddr4").unwrap());
+    let (prefill, decode) = (graph(&model, Tokens(512)), graph(&model, Tokens(1)));
+    let wish = Wish { layers: 99, experts_on_host: true, ..Wish::default() };
+    let residency = homes(&decode, &machine, wish).unwrap();
+    let policy = Policy::default();
+    let setting = Setting { residency: &residency, machine: &machine, policy: &policy, overlap: Overlap::Spec };
+    let simulation = simulate(&prefill, &decode, &setting, Workload::default()).unwrap();
+    assert_eq!((simulation.prefill.as_ref().unwrap().steps, simulation.decode.as_ref().unwrap().steps), (1, 128));
+    let trace: serde_json::Value = serde_json::from_str(&trace(&machine, &simulation)).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |ph: &str| events.iter().filter(|e| e["ph"] == ph).collect::<Vec<_>>();
+    assert_eq!(of("M").len(), 3 * 4);
+    assert!(!of("C").is_empty());
+    let mut spans: Vec<(u64, u64, f64, f64)> = Vec::new();
+    for event in of("X") {
+        let (ts, dur) = (event["ts"].as_f64().unwrap(), event["dur"].as_f64().unwrap());
+        assert!(!event["name"].as_str().unwrap().is_empty() && dur >= 0.0);
+        spans.push((event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap(), ts, ts + dur));
+    }
+    spans.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    let apart = |w: &[(u64, u64, f64, f64)]| (w[0].0, w[0].1) != (w[1].0, w[1].1) || w[0].3 <= w[1].2 + 1e-3;
+    assert!(spans.windows(2).all(apart));
+    let events: usize = simulation.phases().map(|(_, p)| p.timeline.events.len()).sum();
+    assert_eq!(spans.len(), events);
+}
+
+#[test]
+fn broken_rows_are_refused() {
+    let whole = include_str!("rows/rtx4080.json");
+    let model = shipped_model("qwen3-30b-a3b-q4_k_m");
+    let machine = roomy(Machine::shipped("rtx4080").unwrap());
+    for (from, to, why) in [
+        ("loadmaster-rows", "rows", "format"),
+        ("\"tokens\": 2048, \"tokens_per_second\": 985.3", "\"tokens\": 0, \"tokens_per_second\": 985.3", "positive"),
+        ("985.3", "-985.3", "positive"),
+        ("\"layers\": 40", "\"layer\": 40", "unknown field"),
+        ("\"offload\": 32", "\"offload\": \"often\"", "did not match"),
+    ] {
+        assert!(whole.contains(from));
+        let error = Rows::parse(&whole.replace(from, to)).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let single = whole.replacen("\"solves\": \"accelerators\", ", "", 1);
+    let error = Rows::parse(&single).unwrap().calibrate(&machine, &|t| graph(&model, t)).unwrap_err().to_string();
+    assert!(error.contains("two rows, found 1"), "{error}");
+    // Streaming more cannot be faster by so much: no link explains it.
+    let odd = whole.replace("703.04", "9000.0");
+    let found = Rows::parse(&odd).unwrap().calibrate(&machine, &|t| graph(&model, t));
+    assert!(matches!(found, Err(RowsError::Calibrate(_))), "{found:?}");
 }
 
 /// The time of a step by each rule: by price, never moved, always moved.
