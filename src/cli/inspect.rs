@@ -1,22 +1,19 @@
 //! `inspect`: what is in a model file, its graph, and what would run where.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::args::{EngineArgs, ModelArg};
-use super::open;
-use crate::bench::host;
-use crate::device::{BackendKind, Machine, MemoryId};
-use crate::exec::homes;
-use crate::graph::{Batch, Graph};
-use crate::index::Id;
-use crate::inspect::{Report, dot, json, shape, text};
-use crate::models::{CacheSpec, Model, ModelError};
-use crate::plan::{Policy, plan};
+use super::planning::{Asked, Site, Subject, offload};
+use super::{Usage, open, planning};
+use crate::inspect::{Planned, Report, Saved, diff, dot, html, json, text, why};
+use crate::models::{CacheSpec, Model};
+use crate::plan::Offload;
 use crate::text::Tokenizer;
-use crate::units::{Bytes, Tokens};
+use crate::units::Tokens;
 
 /// Show what is in a model file, its graph, and what would run where
 #[derive(Debug, ClapArgs)]
@@ -30,6 +27,15 @@ pub(super) struct Args {
     /// Write one part alone, in its file form
     #[arg(long, value_enum, value_name = "PART", conflicts_with = "format")]
     emit: Option<Emit>,
+    /// Explain why one node runs where it runs; NODE is a name, or an id such as n12
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["format", "emit"])]
+    why: Option<String>,
+    /// Machine to plan for: a machine file [default: this one, as `run` uses it]
+    #[arg(long, value_name = "MACHINE")]
+    machine: Option<String>,
+    /// Ops whose weights are in host memory: never, auto, or streamed to an accelerator from N rows on
+    #[arg(long, value_name = "RULE", default_value = "auto", value_parser = offload)]
+    offload: Offload,
     /// Tokens of the step that the graph is for
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
@@ -37,7 +43,34 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
     #[command(flatten)]
+    against: Against,
+    #[command(flatten)]
     engine: EngineArgs,
+}
+
+/// Another plan, from which the one asked for is told apart. What is not given is as for the one asked for.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Compare with another plan")]
+struct Against {
+    /// Show what differs from the plan for this machine
+    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["emit", "why"])]
+    against_machine: Option<String>,
+    /// Show what differs from the plan for a step of N tokens
+    #[arg(long, value_name = "N", conflicts_with_all = ["emit", "why"], value_parser = clap::value_parser!(u32).range(1..=65536))]
+    against_batch: Option<u32>,
+    /// Show what differs from the plan under this rule
+    #[arg(long, value_name = "RULE", conflicts_with_all = ["emit", "why"], value_parser = offload)]
+    against_offload: Option<Offload>,
+    /// Show what differs from a plan that --format json saved
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["emit", "why", "against_machine", "against_batch", "against_offload"])]
+    against_plan: Option<PathBuf>,
+}
+
+impl Against {
+    fn is_asked(&self) -> bool {
+        let Against { against_machine: machine, against_batch, against_offload, against_plan: plan } = self;
+        machine.is_some() || against_batch.is_some() || against_offload.is_some() || plan.is_some()
+    }
 }
 
 /// How a report is shown.
@@ -49,6 +82,8 @@ enum Format {
     Json,
     /// The graph for Graphviz
     Dot,
+    /// One page to look at in a browser, without a network
+    Html,
 }
 
 /// A part that is a file of its own.
@@ -61,58 +96,104 @@ enum Emit {
 const EXAMPLES: &str = "\
 Examples:
   loadmaster inspect model.gguf
+  loadmaster inspect qwen3-30b-a3b-q4_k_m --machine machine.json --batch 512 --why blk.3.ffn_down_exps
+  loadmaster inspect model.gguf --machine machine.json --batch 512 --against-batch 1
   loadmaster inspect model.gguf --batch 512 --format json | jq '.graph.nodes | length'
   loadmaster inspect model.gguf --format dot | dot -Tsvg > model.svg
+  loadmaster inspect model.gguf --format html > model.html
   loadmaster inspect model.gguf --emit shape > model.json";
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let gguf = open::gguf(&args.model.path())?;
+    let subject = Subject::open(&args.model.path())?;
     if let Some(Emit::Shape) = args.emit {
-        return Ok(io::stdout().write_all(shape(&gguf).as_bytes())?);
+        return show(&subject.shape());
     }
-    let threads = args.engine.threads.unwrap_or_else(host::physical_cores);
-    let budget = host::available_memory().unwrap_or(Bytes(1 << 60));
-    let machine = Machine::single(BackendKind::Cpu, threads, budget);
-    let model = Model::from_gguf(&gguf);
-    let graph = model.as_ref().map_err(ToString::to_string).and_then(|model| {
-        let context = open::context(&gguf, args.ctx_size).map_err(|e| e.to_string())?;
-        graph(model, &args, context).map_err(|e| e.to_string())
-    });
-    let plan = match &graph {
-        Ok(graph) => {
-            let homes = homes(graph, &gguf, MemoryId::from_index(0), args.engine.mmap);
-            plan(graph, &homes, &machine, &Policy::default()).map_err(|e| e.to_string())
-        }
+    let site = Site::resolve(args.machine.as_deref(), args.engine.threads)?;
+    let model = subject.model();
+    let housed = match &model {
+        Ok(model) => args.asked(&subject, model, &site).and_then(|asked| asked.graph()),
+        Err(why) => Err(why.to_string()),
+    };
+    let plan = match &housed {
+        Ok(housed) => housed.plan(&site.machine),
         Err(_) => Err("there is no graph".to_owned()),
     };
-    let unused = match (&model, &graph) {
+    let planned = match (&housed, &plan) {
+        (Ok(housed), Ok(plan)) => Ok(housed.planned(&site.machine, plan)),
+        (Err(why), _) if args.why.is_some() || args.against.is_asked() => Err(why.clone()),
+        (Ok(_) | Err(_), Err(why)) => Err(why.clone()),
+        (Err(_), Ok(_)) => Err("there is no graph".to_owned()),
+    };
+    if args.against.is_asked() {
+        let planned = planned.map_err(Error::msg)?;
+        return show(&args.compared(&subject, &model?, &site, &planned)?);
+    }
+    if let Some(asked) = &args.why {
+        return show(&why(&planned.map_err(Error::msg)?, asked)?);
+    }
+    let unused = match (&model, &housed) {
         (Ok(model), Ok(_)) => model.unused_tensors()?,
         (Ok(_) | Err(_), _) => Vec::new(),
     };
-    let notes = match Tokenizer::from_metadata(gguf.metadata()) {
-        Ok(tokenizer) => open::tokenizer_notes(&tokenizer),
-        Err(why) => vec![why.to_string()],
-    };
     let report = Report {
-        gguf: &gguf,
-        machine: &machine,
-        graph: graph.as_ref().map_err(Clone::clone),
-        plan: plan.as_ref().map_err(Clone::clone),
+        source: subject.source(),
+        machine: &site.machine,
+        graph: housed.as_ref().map(|housed| &housed.graph).map_err(Clone::clone),
+        plan: planned,
         unused: &unused,
-        notes: &notes,
+        notes: &notes(&subject),
     };
-    let shown = match args.format {
+    show(&match args.format {
         Format::Text => text(&report),
         Format::Json => json(&report),
         Format::Dot => dot(&report),
-    };
+        Format::Html => html(&report),
+    })
+}
+
+fn show(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(shown.as_bytes())?;
+    out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
 
-fn graph(model: &Model, args: &Args, context: Tokens) -> Result<Graph, ModelError> {
-    let batch = Batch { tokens: Tokens(args.batch), outputs: Tokens(1) };
-    let EngineArgs { cache_type_k: keys, cache_type_v: values, .. } = args.engine;
-    model.graph(batch, CacheSpec { cells: context, keys, values })
+/// What is odd in a file beside its graph.
+fn notes(subject: &Subject) -> Vec<String> {
+    let Subject::File(gguf) = subject else { return Vec::new() };
+    match Tokenizer::from_metadata(gguf.metadata()) {
+        Ok(tokenizer) => open::tokenizer_notes(&tokenizer),
+        Err(why) => vec![why.to_string()],
+    }
+}
+
+impl Args {
+    /// What differs between another plan and the one asked for.
+    fn compared(&self, subject: &Subject, model: &Model, site: &Site, to: &Planned<'_>) -> Result<String> {
+        let compare = |from: &Planned<'_>| match self.format {
+            Format::Text => Ok(diff(from, to).to_text()),
+            Format::Json => Ok(diff(from, to).to_json()),
+            Format::Dot | Format::Html => Err(Usage("plans are compared as text or json".to_owned())),
+        };
+        if let Some(path) = &self.against.against_plan {
+            let saved = Saved::parse(&planning::text(path)?).with_context(|| path.display().to_string())?;
+            return Ok(compare(&saved.planned())?);
+        }
+        let other = self.against.against_machine.as_deref();
+        let other = other.map(|name| Site::resolve(Some(name), self.engine.threads)).transpose()?;
+        let site = other.as_ref().unwrap_or(site);
+        let asked = self.asked(subject, model, site).map_err(Error::msg)?;
+        let batch = self.against.against_batch.map_or(asked.batch, Tokens);
+        let offload = self.against.against_offload.unwrap_or(asked.offload);
+        let housed = Asked { batch, offload, ..asked }.graph().map_err(Error::msg)?;
+        let plan = housed.plan(&site.machine).map_err(Error::msg)?;
+        Ok(compare(&housed.planned(&site.machine, &plan))?)
+    }
+
+    fn asked<'a>(&self, subject: &'a Subject, model: &'a Model, site: &'a Site) -> Result<Asked<'a>, String> {
+        let cells = open::context_of(model.hparams().context, self.ctx_size).map_err(|e| e.to_string())?;
+        let EngineArgs { cache_type_k: keys, cache_type_v: values, mmap: keep_mapping, .. } = self.engine;
+        let cache = CacheSpec { cells, keys, values };
+        let (batch, largest, offload) = (Tokens(self.batch), Tokens(self.engine.step()), self.offload);
+        Ok(Asked { subject, model, site, batch, largest, cache, offload, keep_mapping })
+    }
 }

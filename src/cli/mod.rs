@@ -13,6 +13,7 @@ mod logits;
 mod npy;
 mod open;
 mod perplexity;
+mod planning;
 mod progress;
 mod run;
 mod shipped;

@@ -23,7 +23,11 @@ const USUAL_CONTEXT: u32 = 4096;
 
 /// Cells for `asked` tokens; none is the usual number, 0 the model's own as far as a context may go.
 pub(super) fn context(gguf: &Gguf, asked: Option<u32>) -> Result<Tokens> {
-    let own = crate::models::Model::from_gguf(gguf)?.hparams().context;
+    context_of(crate::models::Model::from_gguf(gguf)?.hparams().context, asked)
+}
+
+/// The same for a model that was trained on `own` tokens.
+pub(super) fn context_of(own: u32, asked: Option<u32>) -> Result<Tokens> {
     Ok(Tokens(match asked {
         None => own.min(USUAL_CONTEXT),
         Some(0) if i64::from(own) > MOST_TOKENS => {

@@ -5,6 +5,7 @@ pub mod file;
 mod scratch;
 mod shipped;
 mod support;
+mod verify;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ pub use file::MachineFileError;
 pub(crate) use scratch::{ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, ROUTE_FLOATS, attention_floats};
 pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, supports};
+pub use verify::MachineError;
 
 define_id! {
     /// A device of a machine.

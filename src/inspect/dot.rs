@@ -48,7 +48,7 @@ fn label(report: &Report<'_>, graph: &Graph, id: NodeId) -> String {
     let node = graph.node(id);
     let dtype = weight_type(graph, &node.op).map_or(String::new(), |t| format!(" {t}"));
     let device = match &report.plan {
-        Ok(plan) => format!("\n{}", report.machine.devices[plan.placements[id].device].name),
+        Ok(planned) => format!("\n{}", planned.device(planned.plan.placements[id].device)),
         Err(_) => String::new(),
     };
     format!("{}\n{}{dtype}{device}", escape(&node.name), node.op.family().name())

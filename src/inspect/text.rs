@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use super::{Report, escape, one_line, reason, weight_type};
+use super::{Report, Source, escape, one_line, reason, weight_type};
 use crate::gguf::Value;
 use crate::graph::Graph;
 use crate::index::Id;
 use crate::plan::{MemoryUse, Plan};
+use crate::tensor::{DType, Shape};
 use crate::units::Bytes;
 
 /// The longest metadata value that is shown whole, in characters.
@@ -51,39 +52,59 @@ pub fn node_table(graph: &Graph, plan: Option<(&Plan, &crate::device::Machine)>)
 }
 
 fn file(report: &Report<'_>, out: &mut String) {
-    let gguf = report.gguf;
-    for (name, size) in gguf.shards() {
-        line(out, &format!("file {} ({size})", escape(name)));
+    match report.source {
+        Source::File(gguf) => {
+            for (name, size) in gguf.shards() {
+                line(out, &format!("file {} ({size})", escape(name)));
+            }
+            let bytes: Bytes = gguf.tensors().iter().map(|t| t.bytes).sum();
+            let (version, alignment, count) = (gguf.version(), gguf.alignment(), gguf.tensors().len());
+            line(out, &format!("GGUF v{version}, alignment {alignment}, {count} tensors of {bytes}"));
+        }
+        Source::Shape(shape) => {
+            let (count, bytes) = (shape.tensors().len(), shape.bytes());
+            line(out, &format!("shape file {}: {count} tensors of {bytes}, without their bytes", escape(shape.file())));
+            shape.about().lines().for_each(|about| line(out, &format!("  {}", escape(about))));
+        }
     }
-    let bytes: Bytes = gguf.tensors().iter().map(|t| t.bytes).sum();
-    let (version, alignment, count) = (gguf.version(), gguf.alignment(), gguf.tensors().len());
-    line(out, &format!("GGUF v{version}, alignment {alignment}, {count} tensors of {bytes}"));
 }
 
 fn metadata(report: &Report<'_>, out: &mut String) {
-    line(out, &format!("\nmetadata: {} keys", report.gguf.metadata().len()));
-    let rows =
-        report.gguf.metadata().iter().map(|(key, value)| [escape(key), value.kind().name().to_owned(), short(&value)]);
-    out.push_str(&table(&rows.collect::<Vec<_>>()));
+    let rows: Vec<[String; 3]> = match report.source {
+        Source::File(gguf) => {
+            let all = gguf.metadata().iter();
+            all.map(|(key, value)| [escape(key), value.kind().name().to_owned(), short(&value)]).collect()
+        }
+        Source::Shape(shape) => {
+            let all = shape.metadata().iter();
+            all.map(|(key, value)| [escape(key), String::new(), cut(one_line(&value.to_json().to_string()))]).collect()
+        }
+    };
+    line(out, &format!("\nmetadata: {} keys", rows.len()));
+    out.push_str(&table(&rows));
 }
 
 fn tensors(report: &Report<'_>, out: &mut String) {
     line(out, "\ntensors:");
-    let rows = report.gguf.tensors().iter().map(|t| {
-        let dims: Vec<String> = t.shape.dims().iter().map(u64::to_string).collect();
-        [escape(&t.name), t.dtype.name().to_owned(), dims.join(" x "), t.bytes.to_string()]
-    });
-    out.push_str(&table(&rows.collect::<Vec<_>>()));
+    let row = |name: &str, dtype: DType, shape: &Shape, bytes: Bytes| {
+        let dims: Vec<String> = shape.dims().iter().map(u64::to_string).collect();
+        [escape(name), dtype.name().to_owned(), dims.join(" x "), bytes.to_string()]
+    };
+    let rows: Vec<[String; 4]> = match report.source {
+        Source::File(gguf) => gguf.tensors().iter().map(|t| row(&t.name, t.dtype, &t.shape, t.bytes)).collect(),
+        Source::Shape(shape) => shape.tensors().iter().map(|t| row(&t.name, t.dtype, &t.shape, t.bytes())).collect(),
+    };
+    out.push_str(&table(&rows));
 }
 
 fn graph_part(report: &Report<'_>, graph: &Graph, out: &mut String) {
     let batch = graph.batch();
     let (nodes, tokens, outputs) = (graph.len(), batch.tokens, batch.outputs.0);
     line(out, &format!("\ngraph: {nodes} nodes for {tokens} and {outputs} rows of logits"));
-    let plan = report.plan.as_ref().ok().map(|plan| (*plan, report.machine));
+    let plan = report.plan.as_ref().ok().map(|planned| (planned.plan, report.machine));
     out.push_str(&node_table(graph, plan));
     match &report.plan {
-        Ok(plan) => memory(report, plan, out),
+        Ok(planned) => memory(report, planned.plan, out),
         Err(why) => line(out, &format!("\nno plan: {}", escape(why))),
     }
 }
@@ -115,9 +136,13 @@ fn short(value: &Value<'_>) -> String {
         // Texts in arrays come out quoted and escaped.
         other => one_line(&other.to_string()),
     };
-    match escaped.char_indices().nth(VALUE_WIDTH) {
-        Some((cut, _)) => format!("{}…", &escaped[..cut]),
-        None => escaped,
+    cut(escaped)
+}
+
+fn cut(text: String) -> String {
+    match text.char_indices().nth(VALUE_WIDTH) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
     }
 }
 

@@ -20,7 +20,7 @@ mod transfer;
 
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::define_id;
@@ -47,7 +47,7 @@ define_id! {
 }
 
 /// A range of an arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// First byte.
     pub offset: Bytes,
@@ -68,7 +68,7 @@ impl Span {
 }
 
 /// Consecutive nodes of one device: what a backend prepares and runs as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
     /// The device.
     pub device: DeviceId,
@@ -79,14 +79,14 @@ pub struct Split {
 }
 
 /// The memory for values and scratch of one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arena {
     /// Its size: the end of the last span.
     pub bytes: Bytes,
 }
 
 /// What is allocated in one memory, to the byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
     /// Weights that are copied or repacked, each with what aligns the next; those used from the file mapping are not
     /// in it.
@@ -107,7 +107,7 @@ impl MemoryUse {
 }
 
 /// A run-time input in the arena of a device that reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputCopy {
     /// The input.
     pub input: InputId,
@@ -118,7 +118,7 @@ pub struct InputCopy {
 }
 
 /// A value that another device reads, copied there as soon as its split is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transfer {
     /// The node whose value it is.
     pub value: NodeId,
@@ -131,7 +131,7 @@ pub struct Transfer {
 }
 
 /// A part of a weight that is brought into a device's ring ahead of the splits that read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// What is brought.
     pub slice: WeightSlice,
@@ -151,7 +151,7 @@ pub struct Upload {
 ///
 /// A device does what touches it in plan order: its splits by id, a transfer right after the split that makes its value.
 /// Uploads have a queue of their own and wait only for the split named in `after`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The batch shape it is for.
     pub batch: Batch,

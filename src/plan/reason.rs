@@ -1,6 +1,6 @@
 //! Why a node runs where it runs, as data, and what else was possible at which price.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cost::{node_time, upload_time};
 use super::policy::Policy;
@@ -10,7 +10,7 @@ use crate::residency::Residency;
 use crate::units::{Nanos, Tokens};
 
 /// What deciding between a processor and an accelerator went by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// The policy moves nothing.
@@ -29,7 +29,7 @@ pub enum Rule {
 }
 
 /// Predicted times of a node on two devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Price {
     /// Where its weight lives.
     pub host: Nanos,
@@ -38,7 +38,7 @@ pub struct Price {
 }
 
 /// Why a node runs where it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Its weight lives there.
@@ -70,7 +70,7 @@ pub enum Reason {
 }
 
 /// Where a node runs, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The device.
     pub device: DeviceId,

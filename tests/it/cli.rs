@@ -685,3 +685,70 @@ fn a_shape_is_emitted_alone() {
     let both = loadmaster(&["inspect", path, "--emit", "shape", "--format", "json"]);
     assert_eq!(both.code, 2, "{}", both.err);
 }
+
+/// A machine file, and `inspect` of a shipped model on it.
+fn on_machine(folder: &TempDir, name: &str) -> String {
+    let path = folder.path().join(format!("{name}.json"));
+    let machine = crate::placements::machine(name);
+    std::fs::write(&path, serde_json::to_string_pretty(&machine).unwrap()).unwrap();
+    text(&path).to_owned()
+}
+
+#[test]
+fn models_without_weights_are_planned_for_machines_that_are_not_here() {
+    let folder = folder();
+    let card = on_machine(&folder, "small-card");
+    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", &card];
+    let with = |args: &[&str]| loadmaster(&[&base[..], args].concat());
+    let shown = with(&[]);
+    assert_eq!((shown.code, shown.err.as_str()), (0, ""), "{}", shown.err);
+    let last =
+        shown.out.lines().find(|l| l.starts_with("  blk.47.ffn_down_exps ")).map(|l| l.split_whitespace().skip(1));
+    assert_eq!(last.unwrap().collect::<Vec<_>>(), ["moe", "q6_k", "cuda:0", "weight-home"]);
+    let why = with(&["--batch", "512", "--offload", "32", "--why", "blk.3.ffn_down_exps"]);
+    assert_eq!(why.code, 0, "{}", why.err);
+    assert!(why.out.contains("512 rows >= 32: the policy moves it to cuda:0"), "{}", why.out);
+    assert!(why.out.contains("streamed as p"), "{}", why.out);
+    let page = with(&["--format", "html"]).out;
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    let dot = with(&["--format", "dot"]).out;
+    assert!(dot.contains("cuda:0") && dot.contains("\\ncpu"));
+}
+
+#[test]
+fn plans_are_compared_and_saved() {
+    let folder = folder();
+    let (card, none) = (on_machine(&folder, "small-card"), on_machine(&folder, "cpu"));
+    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", &card, "--offload", "never"];
+    let with = |args: &[&str]| loadmaster(&[&base[..], args].concat());
+    assert!(with(&["--against-offload", "never"]).out.starts_with("the plans are equal\n"));
+    let moved = with(&["--against-machine", &none]);
+    assert!(moved.out.contains("blk.30-47.ffn_down_exps: cpu -> cuda:0, weight-home\n"), "{}{}", moved.out, moved.err);
+    let grown = with(&["--batch", "64", "--against-batch", "1", "--format", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&grown.out).unwrap();
+    assert_eq!((&document["before"]["tokens"], &document["after"]["tokens"]), (&1.into(), &64.into()));
+    let saved = folder.path().join("saved.json");
+    std::fs::write(&saved, with(&["--format", "json"]).out).unwrap();
+    let same = with(&["--against-plan", text(&saved)]);
+    assert!(same.out.starts_with("the plans are equal\n"), "{}{}", same.out, same.err);
+    std::fs::write(&saved, "{}").unwrap();
+    let asked = [&base[..], &["--against-plan", text(&saved)]].concat();
+    refused(&asked, 1, &["saved.json", "this is no saved plan"]);
+}
+
+#[test]
+fn what_inspect_cannot_plan_is_refused_with_what_there_is() {
+    let folder = folder();
+    let card = on_machine(&folder, "card");
+    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", &card];
+    let with = |args: &[&'static str]| [&base[..], args].concat();
+    refused(&with(&["--why", "blk.3.fn_down_exps"]), 1, &["no node is called", "blk.3.ffn_down_exps"]);
+    refused(&with(&["--offload", "0"]), 2, &["needed never, auto, or a number"]);
+    refused(&with(&["--why", "output", "--format", "json"]), 2, &["cannot be used with"]);
+    refused(&with(&["--against-batch", "1", "--format", "dot"]), 2, &["text or json"]);
+    refused(&["inspect", "qwen3-30b"], 1, &["nearest are qwen3-30b-a3b-q4_k_m"]);
+    refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "nowhere.json"], 1, &["nowhere.json"]);
+    let odd = folder.path().join("odd.json");
+    std::fs::write(&odd, std::fs::read_to_string(&card).unwrap().replace("\"memory\": 1", "\"memory\": 8")).unwrap();
+    refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", text(&odd)], 1, &["cuda:0 names m8"]);
+}

@@ -5,9 +5,10 @@ use loadmaster::exec::homes;
 use loadmaster::gguf::{Gguf, MetaValue, ValueType, Writer};
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::index::Id;
-use loadmaster::inspect::{Report, dot, escape, json, node_table, one_line, prose, shape, text};
+use loadmaster::inspect::{Planned, Report, Source, dot, escape, json, node_table, one_line, prose, shape, text, why};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Plan, Policy, plan};
+use loadmaster::residency::Residency;
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::{DType, Shape};
 use loadmaster::units::{Bytes, Tokens};
@@ -16,6 +17,8 @@ struct Parts {
     gguf: Gguf,
     machine: Machine,
     graph: Graph,
+    homes: Residency,
+    policy: Policy,
     plan: Plan,
 }
 
@@ -26,9 +29,9 @@ fn parts(shape: &ModelShape, dtype: DType) -> Parts {
     let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
     let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
     let graph = Model::from_gguf(&gguf).unwrap().graph(batch, cache).unwrap();
-    let plan =
-        plan(&graph, &homes(&graph, &gguf, MemoryId::from_index(0), false), &machine, &Policy::default()).unwrap();
-    Parts { gguf, machine, graph, plan }
+    let (homes, policy) = (homes(&graph, &gguf, MemoryId::from_index(0), false), Policy::default());
+    let plan = plan(&graph, &homes, &machine, &policy).unwrap();
+    Parts { gguf, machine, graph, homes, policy, plan }
 }
 
 fn one_layer(name: &str) -> ModelShape {
@@ -40,12 +43,17 @@ impl Parts {
         node_table(&self.graph, Some((&self.plan, &self.machine)))
     }
 
+    fn planned(&self) -> Planned<'_> {
+        let Parts { graph, homes, machine, policy, plan, .. } = self;
+        Planned { graph, homes, machine, policy, plan }
+    }
+
     fn report(&self) -> Report<'_> {
         Report {
-            gguf: &self.gguf,
+            source: Source::File(&self.gguf),
             machine: &self.machine,
             graph: Ok(&self.graph),
-            plan: Ok(&self.plan),
+            plan: Ok(self.planned()),
             unused: &[],
             notes: &[],
         }
@@ -160,6 +168,37 @@ fn deepseek2_runs_where_its_weights_are() {
 }
 
 #[test]
+fn why_names_reason_alternatives_reads_split_and_span() {
+    let parts = parts(&one_layer("llama-tiny"), DType::Q4_0);
+    insta::assert_snapshot!(why(&parts.planned(), "blk.0.ffn_down").unwrap(), @r"
+    blk.0.ffn_down (n14, layer 0)
+      matmul q4_0: makes 4 x 256 = 4.0 KiB
+      runs on cpu: its weight blk.0.ffn_down.weight (q4_0, 72.0 KiB) lives there
+
+    possible:
+      cpu  computes 5.1 us, its weights are there  chosen
+
+    reads:
+      blk.0.ffn_gated (n13, 8.0 KiB)          made on cpu
+      blk.0.ffn_down.weight (q4_0, 72.0 KiB)  in host
+      blk.0.attn_output (n9, 4.0 KiB)         made on cpu
+
+    read by:
+      output_rows  cpu
+
+    split: x0 of 1, on cpu, its node 15 of 18
+      from token_embd to output
+    arena: bytes 528128 to 532224 (4.0 KiB) of the 543.8 KiB on cpu
+    ");
+    assert_eq!(why(&parts.planned(), "n0").unwrap(), why(&parts.planned(), "token_embd").unwrap());
+    let error = why(&parts.planned(), "blk.0.fn_down").unwrap_err().to_string();
+    assert!(error.contains("\"blk.0.fn_down\"") && error.contains("nearest are blk.0.ffn_down,"), "{error}");
+    for odd in ["", "n", "n18", "n-1", "n99999999999999999999", "\u{1b}"] {
+        assert!(why(&parts.planned(), odd).is_err(), "{odd}");
+    }
+}
+
+#[test]
 fn text_shows_file_metadata_tensors_graph_and_memory() {
     let parts = parts(&one_layer("llama-tiny"), DType::Q8_0);
     let unused = ["blk.9.odd\u{1b}".to_owned()];
@@ -215,7 +254,7 @@ fn of_file(writer: &Writer, format: fn(&Report<'_>) -> String) -> String {
     let gguf = Gguf::from_bytes("made.gguf", bytes).unwrap();
     let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
     let (graph, plan) = (Err("none".to_owned()), Err("none".to_owned()));
-    format(&Report { gguf: &gguf, machine: &machine, graph, plan, unused: &[], notes: &[] })
+    format(&Report { source: Source::File(&gguf), machine: &machine, graph, plan, unused: &[], notes: &[] })
 }
 
 #[test]

@@ -100,6 +100,11 @@ impl ShapeFile {
         &self.about
     }
 
+    /// The metadata, in the order of the file.
+    pub fn metadata(&self) -> &[(String, MetaValue)] {
+        &self.metadata
+    }
+
     /// The tensors, in the order of the file's entries.
     pub fn tensors(&self) -> &[ShapeTensor] {
         &self.tensors
