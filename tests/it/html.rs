@@ -61,7 +61,7 @@ fn names_from_files_stay_text() {
         {
             assert!(!page.contains(part), "{odd}: {part} is in the page");
         }
-        let quotes = |line: &str| line.matches('"').count() % 2 == 0;
+        let quotes = |line: &str| line.matches('"').count().is_multiple_of(2);
         let markup = page.lines().filter(|l| l.starts_with('<') && !l.starts_with("<script type"));
         markup.for_each(|line| assert!(quotes(line), "{odd}: a quote is open in {line}"));
         let data = data(&page);
@@ -81,7 +81,23 @@ fn large_graphs_make_no_large_page() {
         let page = page(&case, name);
         assert!(case.graph.len() > 1200 && page.len() < 2 << 20, "{name}: {} bytes", page.len());
         assert_eq!(data(&page)["nodes"].as_array().unwrap().len(), case.graph.len());
+        held_fits(&page);
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("NaN"), "{name}");
+    }
+}
+
+/// What a device holds of its arena and ring is never more than their size.
+fn held_fits(page: &str) {
+    let bytes = |text: &str| {
+        let (number, unit) = text.trim().split_once(' ').unwrap();
+        let power = ["B", "KiB", "MiB", "GiB"].iter().position(|u| *u == unit).unwrap();
+        number.parse::<f64>().unwrap() * 1024f64.powi(power as i32)
+    };
+    let notes: Vec<&str> = page.split("<small>").filter_map(|part| part.split_once("</small>").map(|p| p.0)).collect();
+    let curves: Vec<_> = notes.iter().filter_map(|note| note.split_once(" at most, of ")).collect();
+    assert!(curves.len() > 1, "{notes:?}");
+    for (most, size) in curves {
+        assert!(bytes(most) > 0.0 && bytes(most) <= bytes(size), "{most} at most, of {size}");
     }
 }
 

@@ -186,8 +186,10 @@ fn held(planned: &Planned<'_>, device: DeviceId) -> Vec<Bytes> {
         });
         hold(0, readers.map(|(id, _)| order.of[id]).max().unwrap_or(0), copy.span.len);
     }
+    // Uploads come one after the other: none comes before those ahead of it.
+    let mut from = 0;
     for upload in plan.uploads.iter().filter(|u| u.to == device) {
-        let from = upload.after.map_or(0, |split| order.last(split) + 1);
+        from = upload.after.map_or(0, |split| order.last(split) + 1).max(from);
         let to = order.last(upload.split);
         hold(from.min(to), to, upload.span.len);
     }
