@@ -131,6 +131,18 @@ fn a_budget_one_byte_short_is_refused_with_the_need() {
     assert!(matches!(check(&graph, &homes, &short, &made), Err(Violation::Budget { .. })));
 }
 
+#[test]
+fn a_cache_whose_halves_live_apart_is_refused() {
+    let graph = random_graph(7, 20, 64, 64);
+    let mut homes = homes(&graph);
+    let values = graph.states().ids().nth(1).expect("seed 7 has a cache");
+    homes.states[values] = MemoryId(1);
+    let machine = Machine::isolated(BackendKind::Cpu, 2, 2, Bytes(1 << 40));
+    let found = plan(&graph, &homes, &machine, &Policy::default());
+    let state = &graph.states()[values].name;
+    assert!(matches!(&found, Err(PlanError::Apart { state: s, .. }) if s == state), "{found:?}");
+}
+
 /// Binds a graph on a device as a session would.
 pub fn bind(graph: &Graph, homes: &Residency, made: &Plan, backend: &dyn Backend) -> Bindings {
     let buffer = |bytes| backend.alloc(BufferKind::Device, bytes).unwrap();
