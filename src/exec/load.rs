@@ -85,6 +85,7 @@ fn load_all(what: &Load<'_>, progress: Progress<'_>) -> Result<IndexVec<DeviceId
             what.gguf.release(tensor);
         }
     }
+    places.iter().try_for_each(Place::wait)?;
     let bound = places.ids().map(|device| std::mem::take(&mut places[device].bound));
     Ok(bound.collect())
 }
@@ -124,6 +125,13 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Returns when all is there: a queue works in order, so an empty write at its end is done after all before it.
+    fn wait(&self) -> Result<(), BackendError> {
+        let end = Span { offset: Bytes::ZERO, len: Bytes::ZERO };
+        let last = self.backend.write(Queue::Upload, BufferSpan { buffer: self.buffer, span: end }, &[], &[])?;
+        self.backend.wait(last)
+    }
+
     fn settle(
         &mut self,
         gguf: &Arc<Gguf>,

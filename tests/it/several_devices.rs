@@ -1,7 +1,7 @@
 //! Plans over several devices give the logits of one: several CPUs, each over a memory of its own, stand for cards.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use loadmaster::backend::{
     self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, Event, HostBytes, ProgramId, Queue,
@@ -224,6 +224,154 @@ fn weights_streamed_to_a_device_give_the_bits_of_one() {
             }
         }
     }
+}
+
+/// The run-time arguments of a split that has not run yet.
+struct Kept {
+    tokens: Tokens,
+    outputs: Tokens,
+    cells: Vec<u32>,
+    sequences: Vec<SequenceRows>,
+    pages: Vec<u32>,
+}
+
+enum Late {
+    Write(BufferSpan, Vec<u8>),
+    Split(ProgramId, Kept),
+}
+
+/// Work that was asked for; taken once it is done.
+struct Asked {
+    queue: Queue,
+    todo: Option<(Vec<Event>, Late)>,
+}
+
+/// A device that does nothing before somebody waits for it, and then what was waited for first and what stands before it
+/// in its queue last. What is not waited for as it must be comes out wrong.
+struct Lazy {
+    inner: Box<dyn Backend>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+impl Lazy {
+    fn ask(&self, queue: Queue, waits: &[Event], what: Late) -> Event {
+        let mut asked = self.asked.lock().unwrap();
+        assert!(waits.iter().all(|w| w.0 <= asked.len() as u64), "an event of the future");
+        asked.push(Asked { queue, todo: Some((waits.to_vec(), what)) });
+        Event(asked.len() as u64)
+    }
+
+    fn force(&self, asked: &mut Vec<Asked>, event: Event) -> Result<(), BackendError> {
+        let at = event.0 as usize - 1;
+        let Some((waits, what)) = asked[at].todo.take() else { return Ok(()) };
+        waits.into_iter().try_for_each(|wait| self.force(asked, wait))?;
+        self.force_queue(asked, asked[at].queue, at)?;
+        match what {
+            Late::Write(dst, src) => self.inner.write(asked[at].queue, dst, &src, &[])?,
+            Late::Split(program, Kept { tokens, outputs, cells, sequences, pages }) => {
+                let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages: &pages };
+                self.inner.submit(program, &args, &[])?
+            }
+        };
+        Ok(())
+    }
+
+    /// Does what stands in a queue before `end`.
+    fn force_queue(&self, asked: &mut Vec<Asked>, queue: Queue, end: usize) -> Result<(), BackendError> {
+        let before = (0..end).filter(|&i| asked[i].queue == queue && asked[i].todo.is_some());
+        let before: Vec<usize> = before.collect();
+        before.into_iter().try_for_each(|i| self.force(asked, Event(i as u64 + 1)))
+    }
+}
+
+impl Backend for Lazy {
+    fn spec(&self) -> &DeviceSpec {
+        self.inner.spec()
+    }
+
+    fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
+        self.inner.alloc(kind, bytes)
+    }
+
+    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
+        self.inner.adopt(bytes)
+    }
+
+    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
+        self.inner.free(buffer)
+    }
+
+    fn allocated(&self) -> Bytes {
+        self.inner.allocated()
+    }
+
+    fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
+        Ok(self.ask(queue, waits, Late::Write(dst, src.to_vec())))
+    }
+
+    fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
+        let asked = &mut *self.asked.lock().unwrap();
+        waits.iter().try_for_each(|&wait| self.force(asked, wait))?;
+        self.force_queue(asked, queue, asked.len())?;
+        self.inner.read(queue, src, dst, &[])
+    }
+
+    fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
+        let mut bytes = vec![0; src.span.len.index()];
+        self.read(queue, src, &mut bytes, waits)?;
+        self.write(queue, dst, &bytes, &[])
+    }
+
+    fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
+        self.inner.prepare(work)
+    }
+
+    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
+        self.inner.discard(program)
+    }
+
+    fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
+        let Args { tokens, outputs, cells, sequences, pages } = *args;
+        let (cells, sequences, pages) = (cells.to_vec(), sequences.to_vec(), pages.to_vec());
+        let kept = Kept { tokens, outputs, cells, sequences, pages };
+        Ok(self.ask(Queue::Compute, waits, Late::Split(program, kept)))
+    }
+
+    fn wait(&self, event: Event) -> Result<(), BackendError> {
+        self.force(&mut self.asked.lock().unwrap(), event)
+    }
+}
+
+#[test]
+fn a_step_waits_for_all_that_it_needs_and_not_for_luck() {
+    let lazy = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
+        Ok(Box::new(Lazy { inner: backend::open(spec)?, asked: Mutex::new(Vec::new()) }))
+    };
+    let gguf = made(&deeper("qwen3moe-tiny"), DType::Q4K);
+    let expected = bits(&of_one(&gguf, DType::F16));
+    let policy = streaming(Offload::AtLeast(Tokens(1)), 1);
+    let same = |expected: &[u32], setup: Setup<'_>, homes: &dyn Fn(&Graph, &Machine) -> Residency| {
+        let mut session = open(&gguf, DType::F16, Setup { open: &lazy, ..setup }, homes).unwrap();
+        for batch in [TOKENS, 7] {
+            assert!(bits(&logits(&mut session, batch).unwrap()) == expected, "{batch} tokens at a time");
+        }
+    };
+    same(&expected, setup(isolated(3)), &|graph, machine| dealt(graph, &gguf, machine, false));
+    same(&expected, Setup { policy, ..setup(with_accelerator()) }, &|graph, _| cache_away(graph, &gguf, false));
+    // Every second layer's cache elsewhere: values cross back and forth over bytes that are used again.
+    same(&expected, setup(isolated(2)), &|graph, _| {
+        let mut residency = homes(graph, &gguf, MemoryId(0), false);
+        let states = graph.states().iter_ids();
+        states.for_each(|(id, state)| residency.states[id] = MemoryId(state.layer % 2));
+        residency
+    });
+    // Devices that have work at the same time.
+    let apart = |graph: &Graph, _: &Machine| {
+        experts_apart(graph, &gguf, &[1, 3, 6], &[MemoryId(2), MemoryId(0), MemoryId(1), MemoryId(2)])
+    };
+    let mut eager = open(&gguf, DType::F16, setup(isolated(3)), apart).unwrap();
+    let cut = bits(&logits(&mut eager, TOKENS).unwrap());
+    same(&cut, setup(isolated(3)), &apart);
 }
 
 /// Calls that are let through before one fails; below zero none does.
