@@ -218,7 +218,8 @@ struct PhaseReport {
     steps: u32,
     nanoseconds: Nanos,
     tokens_per_second: f64,
-    /// Of the steps whose timeline was worked out.
+    /// Steps whose timeline was worked out, which the times of devices are of.
+    shown: u32,
     devices: Vec<DeviceReport>,
     memories: Vec<MemoryReport>,
 }
@@ -247,6 +248,7 @@ impl Report {
             name,
             tokens: phase.tokens,
             steps: phase.steps,
+            shown: phase.timeline.events.iter().map(|event| event.step + 1).max().unwrap_or(0),
             nanoseconds: phase.time,
             tokens_per_second: phase.rate(),
             devices: devices_of(machine, phase),
@@ -262,6 +264,9 @@ impl Report {
             let steps = if phase.steps == 1 { "step" } else { "steps" };
             text +=
                 &format!("{}: {} in {} {steps}, {time}, {rate:.2} tokens/s\n", phase.name, phase.tokens, phase.steps);
+            if phase.shown < phase.steps {
+                text += &format!("  devices in the first {} steps:\n", phase.shown);
+            }
             text += &table(["device", "compute", "transfer", "upload", "idle"], &phase.devices, |d| {
                 let Causes { compute, transfer, upload, idle } = d.causes;
                 (&d.name, [compute, transfer, upload, idle].map(|n| n.to_string()).to_vec())

@@ -644,7 +644,7 @@ fn an_interrupt_ends_the_text_and_still_reports() {
 
 #[test]
 fn help_has_examples_everywhere_and_completions_exist() {
-    for command in ["run", "logits", "tokenize", "inspect", "synth", "bench", "perplexity", "completions"] {
+    for command in ["run", "logits", "tokenize", "inspect", "synth", "sim", "bench", "perplexity", "completions"] {
         let ran = loadmaster(&[command, "--help"]);
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains("Examples:\n  loadmaster ") || ran.out.contains("loadmaster tokenize"), "{}", ran.out);
@@ -751,4 +751,25 @@ fn what_inspect_cannot_plan_is_refused_with_what_there_is() {
     let odd = folder.path().join("odd.json");
     std::fs::write(&odd, std::fs::read_to_string(&card).unwrap().replace("\"memory\": 1", "\"memory\": 8")).unwrap();
     refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", text(&odd)], 1, &["cuda:0 names m8"]);
+}
+
+#[test]
+fn sim_says_how_fast_and_why_not() {
+    let usual = ["sim", "qwen2.5-32b-q4_k_m", "--machine", "rtx4080"];
+    let with = |more: &[&str]| loadmaster(&[&usual[..], more].concat());
+    let shown = with(&["-ngl", "20", "-ub", "256", "--workload", "512:16"]);
+    assert!(shown.code == 0 && shown.out.contains("prefill: 512 tokens in 2 steps"), "{} {}", shown.out, shown.err);
+    let json = with(&["-ngl", "0", "-nkvo", "--no-overlap", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert!(report["phases"][1]["tokens_per_second"].as_f64().unwrap() > 0.1);
+    for (args, why) in [
+        (&["-ngl", "64"][..], "its budget is"),
+        (&["--workload", "0:0"], "needed two numbers"),
+        (&["--offload", "often"], "never, auto or a number"),
+        (&["--calibrate", "missing.json"], "missing.json: cannot open"),
+    ] {
+        let ran = with(args);
+        assert!(ran.code != 0 && ran.err.contains(why), "{args:?}: {}", ran.err);
+    }
+    assert!(loadmaster(&["sim", "missing", "--machine", "rtx4080"]).err.contains("shipped models are"));
 }
