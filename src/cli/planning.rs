@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::open;
+use super::{devices, open};
 use crate::bench::host;
 use crate::device::{BackendKind, Machine, MemoryId};
 use crate::exec::{homes, homes_for};
@@ -104,9 +104,7 @@ impl Site {
             let budget = host::available_memory().unwrap_or(Bytes(1 << 60));
             return Ok(Site { machine: Machine::single(BackendKind::Cpu, threads, budget), own: true });
         };
-        let machine: Machine = serde_json::from_str(&text(Path::new(named))?).with_context(|| named.to_owned())?;
-        machine.verify().with_context(|| named.to_owned())?;
-        Ok(Site { machine, own: false })
+        Ok(Site { machine: devices::described(named)?.machine()?, own: false })
     }
 }
 

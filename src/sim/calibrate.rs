@@ -140,7 +140,7 @@ impl Knobs {
         let ids: Vec<_> = machine.devices.ids().collect();
         for id in ids {
             let device = &mut machine.devices[id];
-            if device.kind.is_accelerator() == (self.side == Side::Accelerators) {
+            if device.is_accelerator() == (self.side == Side::Accelerators) {
                 slow(&mut device.rates, compute);
                 if self.side == Side::Host {
                     device.rates.split += Nanos::of_seconds(other);

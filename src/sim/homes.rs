@@ -103,7 +103,7 @@ impl Places {
         let hosts = machine.memories.ids().find(|&m| machine.is_host(m));
         let host = hosts.or_else(|| machine.memories.ids().next()).ok_or(NoMemory)?;
         let own = |&m: &MemoryId| {
-            !machine.is_host(m) && machine.devices.iter().any(|d| d.memory == m && d.kind.is_accelerator())
+            !machine.is_host(m) && machine.devices.iter().any(|d| d.memory == m && d.is_accelerator())
         };
         let mut accelerators: Vec<(MemoryId, u64)> =
             machine.memories.ids().filter(own).map(|m| (m, machine.budget(m).0)).collect();

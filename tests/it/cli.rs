@@ -690,7 +690,7 @@ fn a_shape_is_emitted_alone() {
 fn on_machine(folder: &TempDir, name: &str) -> String {
     let path = folder.path().join(format!("{name}.json"));
     let machine = crate::placements::machine(name);
-    std::fs::write(&path, serde_json::to_string_pretty(&machine).unwrap()).unwrap();
+    std::fs::write(&path, machine.to_json()).unwrap();
     text(&path).to_owned()
 }
 
@@ -747,10 +747,10 @@ fn what_inspect_cannot_plan_is_refused_with_what_there_is() {
     refused(&with(&["--why", "output", "--format", "json"]), 2, &["cannot be used with"]);
     refused(&with(&["--against-batch", "1", "--format", "dot"]), 2, &["text or json"]);
     refused(&["inspect", "qwen3-30b"], 1, &["nearest are qwen3-30b-a3b-q4_k_m"]);
-    refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "nowhere.json"], 1, &["nowhere.json"]);
+    refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "nowhere.json"], 2, &["nowhere.json"]);
     let odd = folder.path().join("odd.json");
-    std::fs::write(&odd, std::fs::read_to_string(&card).unwrap().replace("\"memory\": 1", "\"memory\": 8")).unwrap();
-    refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", text(&odd)], 1, &["cuda:0 names m8"]);
+    std::fs::write(&odd, std::fs::read_to_string(&card).unwrap().replace("\"memory\": \"cuda:0\"", "\"memory\": \"cuda:8\"")).unwrap();
+    refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", text(&odd)], 1, &["memory", "cuda:8"]);
 }
 
 #[test]

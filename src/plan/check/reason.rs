@@ -26,9 +26,9 @@ fn holds(case: Case<'_>, id: NodeId, &Placement { device, reason }: &Placement) 
     match reason {
         Reason::WeightHome(w) => at_home(w),
         Reason::StateHome(s) => op.states().any(|own| own == s) && residency.states[s] == memory,
-        Reason::Offloaded { weight, rule: _ } => reads(weight) && machine.devices[device].kind.is_accelerator(),
+        Reason::Offloaded { weight, rule: _ } => reads(weight) && machine.devices[device].is_accelerator(),
         Reason::Stays { weight, accelerator, rule: _ } => {
-            at_home(weight) && machine.devices[accelerator].kind.is_accelerator()
+            at_home(weight) && machine.devices[accelerator].is_accelerator()
         }
         Reason::FollowsInput(n) => op.node_operands().contains(&n) && beside(n),
         Reason::FollowsUser(n) => graph.node(n).op.node_operands().contains(&id) && beside(n),
