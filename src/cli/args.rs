@@ -117,14 +117,14 @@ impl EngineArgs {
     }
 }
 
-fn cache_type(text: &str) -> Result<DType, String> {
+pub(super) fn cache_type(text: &str) -> Result<DType, String> {
     let types = CACHE_TYPES;
     let names = || types.map(DType::name).join(", ");
     let found = DType::from_name(text).filter(|t| types.contains(t));
     found.ok_or_else(|| format!("a cache has one of the types {}", names()))
 }
 
-fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+pub(super) fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
     match text {
         "all" => Ok(GpuLayers::All),
         "auto" | "-1" => Ok(GpuLayers::Auto),

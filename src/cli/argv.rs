@@ -11,6 +11,8 @@ const LONG: &[(&str, &str)] = &[
     ("-ngl", "--n-gpu-layers"),
     ("-nkvo", "--no-kv-offload"),
     ("-cmoe", "--cpu-moe"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-ts", "--tensor-split"),
     ("-cnv", "--conversation"),
     ("-no-cnv", "--no-conversation"),
     ("-sys", "--system-prompt"),

@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod completions;
 mod devices;
+mod fit;
 mod inspect;
 mod interrupt;
 mod logits;
@@ -55,6 +56,7 @@ enum Command {
     Tokenize(tokenize::Args),
     Inspect(inspect::Args),
     Synth(synth::Args),
+    Fit(fit::Args),
     Sim(sim::Args),
     Bench(bench::Args),
     Devices(devices::Args),
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Fit(args) => fit::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),

@@ -131,8 +131,9 @@ pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<F
     let study = Study { graphs, machine, endless, request, base: &base };
     let mut best: Option<Fit> = None;
     let mut failed = None;
-    for &order in Order::worth_trying(&parts, machine)? {
-        match fit_as(&study, &parts, order) {
+    let orders = Order::worth_trying(&parts, machine)?;
+    for (order, rule) in orders.iter().flat_map(|&order| study.rules().map(move |rule| (order, rule))) {
+        match fit_as(&study, &parts, order, rule) {
             Ok(found) => {
                 let better = |b: &Fit| found.time(request.workload) < b.time(request.workload);
                 if best.as_ref().is_none_or(better) {
@@ -145,20 +146,15 @@ pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<F
     best.ok_or_else(|| failed.unwrap_or(FitError::NoDevice))
 }
 
-fn fit_as(study: &Study<'_>, parts: &Parts, order: Order) -> Result<Fit, FitError> {
+fn fit_as(study: &Study<'_>, parts: &Parts, order: Order, rule: Offload) -> Result<Fit, FitError> {
     let Study { machine, request, base, .. } = *study;
     let mut capacity = Capacity::of(machine)?;
+    request.wishes.divide(capacity.devices.len())?;
     let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
-    let mut rule = None;
     for _ in 0..ROUNDS {
         let assignment = Assignment::deal(parts, machine, &capacity, order, &request.wishes)?;
         let residency = homes::homes(base, parts, machine, &assignment);
-        // The rule that is fastest at first stays: homes change by little from round to round.
-        let largest = match rule {
-            None => bucket(study, &residency, request.ubatch)?,
-            Some(rule) => bucket_by(study, base, &residency, rule)?,
-        };
-        rule = Some(largest.offload);
+        let largest = bucket_by(study, base, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);
         let over = study.over(&uses);
         let held: Bytes = capacity.devices.iter().map(|&d| uses[machine.devices[d].memory].weights).sum();
@@ -200,12 +196,8 @@ fn bucket_by(study: &Study<'_>, graph: &Graph, residency: &Residency, offload: O
 /// The fastest of a bucket's plans that fits, or if none does the fastest. Of `Auto`, its wholes are compared too.
 fn bucket(study: &Study<'_>, residency: &Residency, tokens: Tokens) -> Result<Bucket, FitError> {
     let graph = if tokens == study.request.ubatch { study.base.clone() } else { build(study.graphs, tokens)? };
-    let rules = match study.request.policy.offload {
-        Offload::Auto => vec![Offload::Auto, Offload::Never, Offload::AtLeast(Tokens(1))],
-        told @ (Offload::Never | Offload::AtLeast(_)) => vec![told],
-    };
     let mut found = Vec::new();
-    for rule in rules {
+    for rule in study.rules() {
         found.push(bucket_by(study, &graph, residency, rule)?);
     }
     let rank = |b: &Bucket| (study.over(&study.together(&[&b.plan])).is_some(), study.time(b, 1));
@@ -236,6 +228,15 @@ struct Study<'a> {
 }
 
 impl Study<'_> {
+    /// The rules to plan by: of `Auto` its prices, nothing moved, and everything moved.
+    fn rules(&self) -> impl Iterator<Item = Offload> + use<> {
+        let rules = match self.request.policy.offload {
+            Offload::Auto => vec![Offload::Auto, Offload::Never, Offload::AtLeast(Tokens(1))],
+            told @ (Offload::Never | Offload::AtLeast(_)) => vec![told],
+        };
+        rules.into_iter()
+    }
+
     fn time(&self, bucket: &Bucket, steps: u32) -> Nanos {
         timeline(&bucket.graph, &self.endless, &self.request.policy, &bucket.plan, steps).end()
     }

@@ -25,11 +25,21 @@ pub struct Wishes {
 pub enum WishError {
     #[error("--fit-margin names {found}, needed one of {}", names.join(", "))]
     Device { found: String, names: Vec<String> },
-    #[error("-ts has {found} proportions, the machine has {needed} devices to split over")]
-    Proportions { needed: usize, found: usize },
+    #[error("-ts {found:?}: needed 1 to {devices} proportions, not all 0, for as many devices")]
+    Proportions { devices: usize, found: Vec<f64> },
 }
 
 impl Wishes {
+    /// Whether the proportions are for `devices` devices.
+    pub(super) fn divide(&self, devices: usize) -> Result<(), WishError> {
+        match &self.tensor_split {
+            Some(found) if found.len() > devices || found.iter().all(|&n| n <= 0.0) => {
+                Err(WishError::Proportions { devices, found: found.clone() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// The machine with the margins as reserves.
     pub(super) fn with_margins(&self, machine: &Machine) -> Result<Machine, WishError> {
         let mut machine = machine.clone();

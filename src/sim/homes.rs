@@ -102,9 +102,8 @@ impl Places {
     fn of(graph: &Graph, machine: &Machine, wish: Wish) -> Result<Places, NoMemory> {
         let hosts = machine.memories.ids().find(|&m| machine.is_host(m));
         let host = hosts.or_else(|| machine.memories.ids().next()).ok_or(NoMemory)?;
-        let own = |&m: &MemoryId| {
-            !machine.is_host(m) && machine.devices.iter().any(|d| d.memory == m && d.is_accelerator())
-        };
+        let own =
+            |&m: &MemoryId| !machine.is_host(m) && machine.devices.iter().any(|d| d.memory == m && d.is_accelerator());
         let mut accelerators: Vec<(MemoryId, u64)> =
             machine.memories.ids().filter(own).map(|m| (m, machine.budget(m).0)).collect();
         accelerators.sort_by_key(|&(m, bytes)| (std::cmp::Reverse(bytes), m));

@@ -749,7 +749,11 @@ fn what_inspect_cannot_plan_is_refused_with_what_there_is() {
     refused(&["inspect", "qwen3-30b"], 1, &["nearest are qwen3-30b-a3b-q4_k_m"]);
     refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "nowhere.json"], 2, &["nowhere.json"]);
     let odd = folder.path().join("odd.json");
-    std::fs::write(&odd, std::fs::read_to_string(&card).unwrap().replace("\"memory\": \"cuda:0\"", "\"memory\": \"cuda:8\"")).unwrap();
+    std::fs::write(
+        &odd,
+        std::fs::read_to_string(&card).unwrap().replace("\"memory\": \"cuda:0\"", "\"memory\": \"cuda:8\""),
+    )
+    .unwrap();
     refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", text(&odd)], 1, &["memory", "cuda:8"]);
 }
 
@@ -772,4 +776,29 @@ fn sim_says_how_fast_and_why_not() {
         assert!(ran.code != 0 && ran.err.contains(why), "{args:?}: {}", ran.err);
     }
     assert!(loadmaster(&["sim", "missing", "--machine", "rtx4080"]).err.contains("shipped models are"));
+}
+
+#[test]
+fn fit_says_where_everything_lives_and_how_other_engines_are_told() {
+    let usual = ["fit", "qwen3-30b-a3b-q4_k_m", "--machine", "rtx4080"];
+    let with = |more: &[&str]| loadmaster(&[&usual[..], more].concat());
+    let shown = with(&[]);
+    assert!(shown.code == 0 && shown.out.contains("predicted: prompt"), "{} {}", shown.out, shown.err);
+    let document: serde_json::Value = serde_json::from_str(&with(&["--emit", "json"]).out).unwrap();
+    let bytes = |key: &str| document["devices"][1][key].as_u64().unwrap();
+    assert!(bytes("weight_bytes") > 1 << 33 && bytes("kv_bytes") > 0 && bytes("arena_bytes") > 0);
+    let flags = with(&["--emit", "llama.cpp"]).out;
+    assert!(flags.starts_with("-ngl 49 -ot 'blk\\.("), "{flags}");
+    assert!(with(&["-cmoe", "--emit", "llama.cpp"]).out.contains("(0|1|2|"));
+    for (args, code, why) in [
+        (&["--fit-margin", "cuda:9=100"][..], 1, "--fit-margin names cuda:9"),
+        (&["--fit-margin", "many"], 2, "needed a number of MiB"),
+        (&["-ts", "1,2,3"], 1, "needed 1 to 1 proportions"),
+        (&["-ts", "0"], 1, "not all 0"),
+        (&["--workload", "0:1"], 2, "needed two numbers"),
+        (&["-c", "4000000", "-ngl", "99"], 1, "cuda:0 lacks"),
+    ] {
+        let ran = with(args);
+        assert!(ran.code == code && ran.err.contains(why), "{args:?}: {} {}", ran.code, ran.err);
+    }
 }
