@@ -277,20 +277,41 @@ impl Machine {
 
     /// The way between two memories: their link, or through the host memory that makes it fastest.
     pub fn way(&self, a: MemoryId, b: MemoryId) -> Option<Way> {
-        let direct = |a, b| self.link(a, b).map(|l| Way { rate: l.rate, latency: l.latency });
-        let through = |host| {
-            let (first, second) = (direct(a, host)?, direct(host, b)?);
-            // The two copies follow each other.
-            let rate = BytesPerSec(1.0 / (1.0 / first.rate.0 + 1.0 / second.rate.0));
-            Some(Way { rate, latency: first.latency + second.latency })
+        let (first, second) = self.legs(a, b)?;
+        let first = &self.links[first];
+        let Some(second) = second.map(|second| &self.links[second]) else {
+            return Some(Way { rate: first.rate, latency: first.latency });
         };
+        Some(Way { rate: in_turn(first.rate, second.rate), latency: first.latency + second.latency })
+    }
+
+    /// The links of that way, in the order in which bytes take them.
+    pub fn legs(&self, a: MemoryId, b: MemoryId) -> Option<(LinkId, Option<LinkId>)> {
+        if a == b {
+            return None;
+        }
+        if let Some(direct) = self.link_id(a, b) {
+            return Some((direct, None));
+        }
         let hosts = self.memories.ids().filter(|&m| self.is_host(m));
-        let fastest = || hosts.filter_map(through).max_by(|x, y| x.rate.0.total_cmp(&y.rate.0));
-        if a == b { None } else { direct(a, b).or_else(fastest) }
+        let pairs = hosts.filter_map(|host| Some((self.link_id(a, host)?, self.link_id(host, b)?)));
+        let rate = |&(first, second): &(LinkId, LinkId)| in_turn(self.links[first].rate, self.links[second].rate).0;
+        let fastest = pairs.max_by(|x, y| rate(x).total_cmp(&rate(y)))?;
+        Some((fastest.0, Some(fastest.1)))
     }
 
     /// The link between two memories.
     pub fn link(&self, a: MemoryId, b: MemoryId) -> Option<&Link> {
-        self.links.iter().find(|l| (l.a, l.b) == (a, b) || (l.a, l.b) == (b, a))
+        self.link_id(a, b).map(|id| &self.links[id])
     }
+
+    fn link_id(&self, a: MemoryId, b: MemoryId) -> Option<LinkId> {
+        let joins = |l: &Link| (l.a, l.b) == (a, b) || (l.a, l.b) == (b, a);
+        self.links.iter_ids().find(|(_, l)| joins(l)).map(|(id, _)| id)
+    }
+}
+
+/// The rate of two copies that follow each other.
+fn in_turn(first: BytesPerSec, second: BytesPerSec) -> BytesPerSec {
+    BytesPerSec(1.0 / (1.0 / first.0 + 1.0 / second.0))
 }

@@ -80,20 +80,13 @@ impl<'a> Routes<'a> {
         Route { most, latency, uses }
     }
 
-    /// The links of the way between two memories.
-    fn legs(&self, from: MemoryId, to: MemoryId) -> Vec<(LinkId, bool)> {
-        let link = |a, b| {
-            let found = |(_, l): &(LinkId, &crate::device::Link)| (l.a, l.b) == (a, b) || (l.a, l.b) == (b, a);
-            self.machine.links.iter_ids().find(found).map(|(id, l)| (id, l.a == a))
-        };
-        if let Some(direct) = link(from, to) {
-            return vec![direct];
-        }
-        let rate = |leg: (LinkId, bool)| self.machine.links[leg.0].rate.0;
-        let hosts = self.machine.memories.ids().filter(|&m| self.machine.is_host(m));
-        let pairs = hosts.filter_map(|host| Some([link(from, host)?, link(host, to)?]));
-        let together = |[first, second]: &[(LinkId, bool); 2]| 1.0 / (1.0 / rate(*first) + 1.0 / rate(*second));
-        pairs.max_by(|x, y| together(x).total_cmp(&together(y))).map_or_else(Vec::new, Vec::from)
+    /// The links of the way between two memories, and whether they are taken from their first memory to their second.
+    fn legs(&self, from: MemoryId, to: MemoryId) -> impl Iterator<Item = (LinkId, bool)> + use<> {
+        let links = &self.machine.links;
+        let (first, second) = self.machine.legs(from, to).unzip();
+        let first = first.map(|id| (id, links[id].a == from));
+        let second = second.flatten().map(|id| (id, links[id].b == to));
+        first.into_iter().chain(second)
     }
 
     fn read_rate(&self, memory: MemoryId) -> f64 {
