@@ -92,6 +92,12 @@ pub struct Home {
 }
 
 impl Home {
+    /// The matrices in `range` of `weight`, allocated in the file's layout.
+    pub fn of_matrices(weight: WeightId, range: Range<u32>, memory: MemoryId) -> Home {
+        let slice = WeightSlice { weight, axis: Axis::Expert, range };
+        Home { slice, memory, layout: Layout::Gguf, storage: Storage::Allocated }
+    }
+
     /// Bytes that are allocated for the slice, a part of `weight`: with what aligns the next one.
     pub fn allocated(&self, weight: &Weight) -> Bytes {
         match self.storage {

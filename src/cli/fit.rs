@@ -9,11 +9,12 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::args::{GpuLayers, ModelArg, cache_type, gpu_layers};
 use super::devices;
 use super::planning::{Subject, offload};
-use crate::fit::{Flavor, Request, Wishes, Workload, fit, flags, json, table};
+use crate::fit::{Request, Wishes, fit, flags, json, table};
 use crate::graph::Batch;
 use crate::inspect::prose;
 use crate::models::CacheSpec;
 use crate::plan::{Offload, Policy};
+use crate::sim::Workload;
 use crate::tensor::DType;
 use crate::units::{Bytes, Tokens};
 
@@ -107,8 +108,11 @@ pub(super) fn run(args: Args) -> Result<()> {
     let shown = match args.emit {
         Emit::Table => table(&found, &machine, args.workload),
         Emit::Json => json(&found, &machine, args.workload),
-        Emit::LlamaCpp => flags(&found, &machine, Flavor::LlamaCpp) + "\n",
-        Emit::IkLlamaCpp => flags(&found, &machine, Flavor::IkLlamaCpp) + "\n",
+        Emit::LlamaCpp | Emit::IkLlamaCpp => {
+            flags(&found, &machine)
+                + "
+"
+        }
     };
     Ok(io::stdout().write_all(prose(&shown).as_bytes())?)
 }
@@ -126,11 +130,13 @@ fn wishes(args: &Args) -> Wishes {
     }
 }
 
+/// As `sim` takes it, with a prompt.
 fn workload(text: &str) -> Result<Workload, String> {
-    let numbers = text.split_once(':').and_then(|(pp, tg)| Some((pp.parse().ok()?, tg.parse().ok()?)));
-    match numbers.filter(|&(pp, tg): &(u32, u32)| pp > 0 && pp <= 1 << 26 && tg <= 1 << 26) {
-        Some((pp, tg)) => Ok(Workload { prompt: Tokens(pp), generated: Tokens(tg) }),
-        None => Err("needed two numbers such as 512:128, the first at least 1".into()),
+    let asked = super::sim::workload(text)?;
+    if asked.prompt > Tokens(0) {
+        Ok(asked)
+    } else {
+        Err("needed two numbers such as 512:128, the first at least 1".into())
     }
 }
 

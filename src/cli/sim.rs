@@ -86,7 +86,8 @@ enum Kv {
     Host,
 }
 
-fn workload(text: &str) -> Result<Workload, String> {
+/// `PP:TG`; one of them may be 0.
+pub(super) fn workload(text: &str) -> Result<Workload, String> {
     let needed = || format!("needed two numbers up to {} such as 512:128", super::args::MOST_TOKENS);
     let number = |n: &str| n.parse().ok().filter(|&n: &u32| i64::from(n) <= super::args::MOST_TOKENS).map(Tokens);
     let (prompt, generate) = text.split_once(':').ok_or_else(needed)?;

@@ -8,7 +8,7 @@ use crate::graph::ops::{Moe, Rows};
 use crate::graph::{Graph, NodeId, Op, Weight, WeightId};
 use crate::index::IndexVec;
 use crate::plan::Policy;
-use crate::residency::{Axis, Home, Layout, Residency, Storage, WEIGHT_ALIGN, WeightSlice};
+use crate::residency::{Home, Residency, WEIGHT_ALIGN};
 use crate::units::Bytes;
 
 /// Homes for `graph`, that of a model's largest batch, on `machine`; they are the same for its smaller ones. Some of every
@@ -18,12 +18,7 @@ pub fn homes_for(graph: &Graph, machine: &Machine, policy: &Policy) -> Residency
     let readers = Readers::of(graph);
     let layers = deal(graph, machine, &readers, |device| left_free(graph, policy, device));
     let at = |layer: &Layer| layers.get(layer).copied().unwrap_or(host);
-    let home = |weight: WeightId, spec: &Weight, memory| Home {
-        slice: WeightSlice { weight, axis: Axis::Expert, range: 0..spec.count },
-        memory,
-        layout: Layout::Gguf,
-        storage: Storage::Allocated,
-    };
+    let home = |weight, spec: &Weight, memory| Home::of_matrices(weight, 0..spec.count, memory);
     let weights = graph.weights().iter_ids().map(|(id, spec)| match readers.layer[id] {
         Some(layer) => vec![home(id, spec, at(&layer))],
         None => computing(machine).map(|memory| home(id, spec, memory)).collect(),

@@ -4,20 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Value as Json, json as object};
 
-use super::{Fit, Workload};
+use super::Fit;
 use crate::device::{Machine, MemoryId};
 use crate::graph::WeightId;
 use crate::plan::MemoryUse;
 use crate::residency::Home;
-
-/// Whose flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavor {
-    /// `llama-cli` and its like.
-    LlamaCpp,
-    /// The fork.
-    IkLlamaCpp,
-}
+use crate::sim::Workload;
+use crate::units::Bytes;
 
 /// Devices with what they hold, then the predicted speeds.
 pub fn table(fit: &Fit, machine: &Machine, workload: Workload) -> String {
@@ -47,8 +40,8 @@ fn speeds(fit: &Fit, workload: Workload) -> (f64, f64) {
     (rate(f64::from(workload.prompt.0), fit.prompt_time.seconds()), rate(1.0, fit.token_time.seconds()))
 }
 
-fn left(fit: &Fit, machine: &Machine, memory: MemoryId) -> crate::units::Bytes {
-    crate::units::Bytes(machine.budget(memory).0.saturating_sub(fit.memories[memory].total().0))
+fn left(fit: &Fit, machine: &Machine, memory: MemoryId) -> Bytes {
+    Bytes(machine.budget(memory).0.saturating_sub(fit.memories[memory].total().0))
 }
 
 /// One document: devices, the home of every weight, predicted speeds.
@@ -86,9 +79,9 @@ pub fn json(fit: &Fit, machine: &Machine, workload: Workload) -> String {
     format!("{document:#}\n")
 }
 
-/// `-ngl`, `-ts` and `-ot` of another engine. It places whole tensors: a stack of experts that is cut here stays in host
+/// `-ngl`, `-ts` and `-ot` as llama.cpp and ik_llama.cpp both read them. They place whole tensors: a stack of experts that is cut here stays in host
 /// memory there.
-pub fn flags(fit: &Fit, machine: &Machine, flavor: Flavor) -> String {
+pub fn flags(fit: &Fit, machine: &Machine) -> String {
     let layers = Layers::of(fit, machine);
     let on_devices = layers.memories.iter().filter(|m| **m != layers.host).count();
     let all = on_devices == layers.memories.len();
@@ -97,7 +90,7 @@ pub fn flags(fit: &Fit, machine: &Machine, flavor: Flavor) -> String {
     if split.len() > 1 {
         parts.push(format!("-ts {}", split.join(",")));
     }
-    parts.extend(layers.overrides(fit, flavor));
+    parts.extend(layers.overrides(fit));
     parts.join(" ")
 }
 
@@ -131,7 +124,7 @@ impl Layers {
     }
 
     /// Stacks that do not stand whole with their layer go to host memory, layers of one pattern together.
-    fn overrides(&self, fit: &Fit, flavor: Flavor) -> Option<String> {
+    fn overrides(&self, fit: &Fit) -> Option<String> {
         let mut layers: Vec<usize> = Vec::new();
         for (id, homes) in fit.residency.weights.iter_ids().filter(|(id, _)| fit.graph.weights()[*id].count > 1) {
             let Some(layer) = layer_of(fit, id) else { continue };
@@ -143,10 +136,7 @@ impl Layers {
         }
         layers.sort_unstable();
         let names: Vec<String> = layers.iter().map(usize::to_string).collect();
-        let device = match flavor {
-            Flavor::LlamaCpp | Flavor::IkLlamaCpp => "CPU",
-        };
-        let pattern = format!("-ot 'blk\\.({})\\.ffn_(gate|up|down)_exps\\.weight={device}'", names.join("|"));
+        let pattern = format!("-ot 'blk\\.({})\\.ffn_(gate|up|down)_exps\\.weight=CPU'", names.join("|"));
         (!names.is_empty()).then_some(pattern)
     }
 }

@@ -9,7 +9,6 @@ mod homes;
 mod parts;
 mod wishes;
 
-use serde::Serialize;
 use thiserror::Error;
 
 use crate::device::{DeviceId, Machine, MemoryId};
@@ -17,29 +16,15 @@ use crate::graph::{Batch, Graph};
 use crate::index::IndexVec;
 use crate::plan::{MemoryUse, Offload, Plan, PlanError, Policy, partition, plan_by_rule, streamed_runs, timeline};
 use crate::residency::Residency;
+use crate::sim::Workload;
 use crate::units::{Bytes, Nanos, Tokens};
 
 use deal::{Assignment, Capacity, Order};
 use parts::Parts;
 
-pub use emit::{Flavor, flags, json, table};
+pub use emit::{flags, json, table};
 pub use groups::groups;
 pub use wishes::{WishError, Wishes};
-
-/// What the homes are to be best at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Workload {
-    /// Tokens of the prompt.
-    pub prompt: Tokens,
-    /// Tokens that are generated.
-    pub generated: Tokens,
-}
-
-impl Default for Workload {
-    fn default() -> Workload {
-        Workload { prompt: Tokens(512), generated: Tokens(128) }
-    }
-}
 
 /// What is to be fitted.
 #[derive(Clone, Debug)]
@@ -92,7 +77,7 @@ pub struct Fit {
 impl Fit {
     /// Predicted time of `workload`.
     pub fn time(&self, workload: Workload) -> Nanos {
-        let tokens = Nanos(self.token_time.0.saturating_mul(workload.generated.0.into()));
+        let tokens = Nanos(self.token_time.0.saturating_mul(workload.generate.0.into()));
         self.prompt_time + tokens
     }
 }
@@ -153,7 +138,7 @@ fn fit_as(study: &Study<'_>, parts: &Parts, order: Order, rule: Offload) -> Resu
     let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
     for _ in 0..ROUNDS {
         let assignment = Assignment::deal(parts, machine, &capacity, order, &request.wishes)?;
-        let residency = homes::homes(base, parts, machine, &assignment);
+        let residency = homes::homes(base, parts, &assignment);
         let largest = bucket_by(study, base, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);
         let over = study.over(&uses);
@@ -230,11 +215,9 @@ struct Study<'a> {
 impl Study<'_> {
     /// The rules to plan by: of `Auto` its prices, nothing moved, and everything moved.
     fn rules(&self) -> impl Iterator<Item = Offload> + use<> {
-        let rules = match self.request.policy.offload {
-            Offload::Auto => vec![Offload::Auto, Offload::Never, Offload::AtLeast(Tokens(1))],
-            told @ (Offload::Never | Offload::AtLeast(_)) => vec![told],
-        };
-        rules.into_iter()
+        let told = self.request.policy.offload;
+        let others = if told == Offload::Auto { &Offload::WHOLES[..] } else { &[] };
+        std::iter::once(told).chain(others.iter().copied())
     }
 
     fn time(&self, bucket: &Bucket, steps: u32) -> Nanos {

@@ -1,7 +1,7 @@
 //! What a model consists of, as far as homes go: layers with their dense weights, stacks of experts and states, and what
 //! stands before and behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::ops::{Moe, Rows};
 use crate::graph::{Graph, Op, StateId, WeightId};
@@ -70,13 +70,15 @@ impl Parts {
     /// The parts of `graph`: a weight belongs to the first layer whose nodes read it.
     pub fn of(graph: &Graph) -> Parts {
         let mut owner: BTreeMap<WeightId, Option<u32>> = BTreeMap::new();
-        let (mut stacks, mut tables) = (BTreeMap::new(), Vec::new());
+        let (mut stacks, mut tables) = (BTreeSet::new(), Vec::new());
         for (_, node) in graph.nodes() {
             for weight in node.op.weight_operands() {
                 owner.entry(weight).or_insert(node.layer);
             }
             match &node.op {
-                Op::Moe(Moe::Experts(op)) => drop(stacks.insert(op.weight, ())),
+                Op::Moe(Moe::Experts(op)) => {
+                    stacks.insert(op.weight);
+                }
                 Op::Rows(Rows::Embed(op)) => tables.push(op.weight),
                 _ => {}
             }
@@ -86,7 +88,7 @@ impl Parts {
         let count = graph.nodes().filter_map(|(_, n)| n.layer).max().map_or(0, |l| l as usize + 1);
         let mut parts = Parts { layers: vec![Layer::default(); count], ..Parts::default() };
         for (weight, layer) in owner {
-            parts.add(graph, weight, layer, stacks.contains_key(&weight), tables.contains(&weight));
+            parts.add(graph, weight, layer, stacks.contains(&weight), tables.contains(&weight));
         }
         for (id, state) in graph.states().iter_ids() {
             if let Some(layer) = parts.layers.get_mut(state.layer as usize) {

@@ -28,7 +28,7 @@ use crate::device::{DeviceId, Machine, MemoryId, Unsupported};
 use crate::graph::{Batch, Graph, InputId, NodeId};
 use crate::index::IndexVec;
 use crate::residency::{Residency, WeightSlice};
-use crate::units::{Bytes, Tokens};
+use crate::units::Bytes;
 
 pub use check::{Violation, check};
 pub use cost::{Work, node_time, node_work, upload_bytes};
@@ -257,7 +257,7 @@ pub fn plan(graph: &Graph, residency: &Residency, machine: &Machine, policy: &Po
     }
     let mut seen = vec![placed(Offload::Auto)?];
     let mut fastest = whole(seen[0].clone());
-    for offload in [Offload::Never, Offload::AtLeast(Tokens(1))] {
+    for offload in Offload::WHOLES {
         let other = placed(offload)?;
         let is_same =
             |known: &IndexVec<_, Placement>| known.iter().map(|p| p.device).eq(other.iter().map(|p| p.device));

@@ -16,6 +16,11 @@ pub enum Offload {
     Auto,
 }
 
+impl Offload {
+    /// The rules whose whole plans `Auto` compares its own with: nothing moved, and everything.
+    pub const WHOLES: [Offload; 2] = [Offload::Never, Offload::AtLeast(Tokens(1))];
+}
+
 /// What a plan may decide by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::device::{Machine, MemoryId};
 use crate::graph::{Graph, Op, Weight, WeightId};
 use crate::index::IndexVec;
-use crate::residency::{Axis, Home, Layout, Residency, Storage, WeightSlice};
+use crate::residency::{Home, Residency};
 
 /// Where caches live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,15 +52,10 @@ pub fn homes(graph: &Graph, machine: &Machine, wish: Wish) -> Result<Residency, 
     let uses = uses(graph);
     let weights = graph.weights().iter_ids().map(|(id, weight)| {
         let memories = places.weight(weight, uses[id]);
-        memories.into_iter().map(|memory| whole(id, weight, memory)).collect()
+        memories.into_iter().map(|memory| Home::of_matrices(id, 0..weight.count, memory)).collect()
     });
     let states = graph.states().iter().map(|state| places.cache(state.layer));
     Ok(Residency { weights: weights.collect(), states: states.collect() })
-}
-
-fn whole(id: WeightId, weight: &Weight, memory: MemoryId) -> Home {
-    let slice = WeightSlice { weight: id, axis: Axis::Expert, range: 0..weight.count };
-    Home { slice, memory, layout: Layout::Gguf, storage: Storage::Allocated }
 }
 
 /// What a weight is read for.

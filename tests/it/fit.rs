@@ -1,21 +1,17 @@
 //! Fits of shipped models on shipped machines: what the measured rigs must reach, and what may never be.
 
 use loadmaster::device::{DeviceId, Machine};
-use loadmaster::fit::{Fit, FitError, Request, Wishes, Workload, fit, groups, json};
+use loadmaster::fit::{Fit, FitError, Request, Wishes, fit, groups, json};
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Policy, check};
+use loadmaster::sim::Workload;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
-fn shipped(kind: &str, name: &str) -> String {
-    let path = format!("{}/graphs/{kind}/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(path).unwrap()
-}
-
 fn machine(name: &str) -> Machine {
-    Machine::from_json(&shipped("machines", name)).unwrap()
+    Machine::shipped(name).unwrap()
 }
 
 fn request(ubatch: u32) -> Request {
@@ -24,7 +20,7 @@ fn request(ubatch: u32) -> Request {
 }
 
 fn fitted(model: &str, machine: &Machine, context: u32, request: &Request) -> Result<Fit, FitError> {
-    let shape = ShapeFile::parse(model, &shipped("models", model)).unwrap();
+    let shape = ShapeFile::shipped(model).unwrap().unwrap();
     let model = Model::from_shape(&shape).unwrap();
     let cache = CacheSpec { cells: Tokens(context), keys: DType::F16, values: DType::F16 };
     let graphs = |batch: Batch| model.graph(batch, cache).map_err(|e| e.to_string());

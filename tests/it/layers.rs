@@ -18,7 +18,7 @@ const TABLE: [(&str, &str); 21] = [
     ("residency", "vocab graph device"),
     ("plan", "vocab graph device residency"),
     ("sim", "vocab graph device residency plan"),
-    ("fit", "vocab graph device residency plan"),
+    ("fit", "vocab graph device residency plan sim"),
     ("backend", "vocab graph device residency plan"),
     ("exec", "vocab graph gguf device residency plan backend"),
     ("models", "vocab graph gguf"),
