@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use crate::gguf_walk::walk;
 use crate::gguf_write::{small_model, to_bytes};
+use crate::json_smoke::{seeds, xorshift};
 
 /// A file in the making.
 #[derive(Default)]
@@ -237,20 +238,8 @@ proptest! {
 /// Seeds of the fuzz target, and some thousand changes of each.
 #[test]
 fn the_fuzz_corpus_never_panics() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/gguf");
-    let mut seeds: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).collect();
-    // A fuzzer leaves its finds beside the seeds, under names without an ending.
-    seeds.retain(|p| p.extension().is_some_and(|e| e == "gguf"));
-    seeds.sort();
-    assert!(seeds.len() >= 4, "{seeds:?}");
-    let mut state = 1u64;
-    let mut random = |below: usize| {
-        // Xorshift (Marsaglia 2003).
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 16) as usize % below
-    };
+    let seeds = seeds("gguf", "gguf", 4);
+    let mut random = xorshift();
     let (mut read, mut refused) = (0, 0);
     for seed in seeds {
         let seed = std::fs::read(seed).unwrap();

@@ -1,28 +1,38 @@
 //! Seeds of the JSON fuzz targets, and some thousand changes of each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Pieces that JSON readers trip over.
 const PIECES: [&str; 12] =
     ["-", "0", "9", "1e308", "1e-400", "null", "[", "}", "\"", "\\ud800", "18446744073709551616", "\u{fffd}"];
 
-/// Runs `read` on every seed of `fuzz/corpus/<target>`, which it must read, and on `changes` changes of each; some
-/// must be read and some refused, or the changes say nothing.
-pub fn smoke(target: &str, changes: usize, read: impl Fn(&str) -> bool) {
+/// The seeds of `fuzz/corpus/<target>`, at least so many, in order of names.
+pub fn seeds(target: &str, ending: &str, least: usize) -> Vec<PathBuf> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut seeds: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|e| e.unwrap().path()).collect();
     // A fuzzer leaves its finds beside the seeds, under names without an ending.
-    seeds.retain(|p| p.extension().is_some_and(|e| e == "json"));
+    seeds.retain(|p| p.extension().is_some_and(|e| e == ending));
     seeds.sort();
-    assert!(seeds.len() >= 3, "{seeds:?}");
+    assert!(seeds.len() >= least, "{seeds:?}");
+    seeds
+}
+
+/// Numbers below what is asked, the same in every run (xorshift, Marsaglia 2003).
+pub fn xorshift() -> impl FnMut(usize) -> usize {
     let mut state = 1u64;
-    let mut random = |below: usize| {
-        // Xorshift (Marsaglia 2003).
+    move |below| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         (state >> 16) as usize % below
-    };
+    }
+}
+
+/// Runs `read` on every seed of `fuzz/corpus/<target>`, which it must read, and on `changes` changes of each; some
+/// must be read and some refused, or the changes say nothing.
+pub fn smoke(target: &str, changes: usize, read: impl Fn(&str) -> bool) {
+    let seeds = seeds(target, "json", 3);
+    let mut random = xorshift();
     let (mut accepted, mut refused) = (0, 0);
     for path in seeds {
         let seed = std::fs::read_to_string(&path).unwrap();
