@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::device::MemoryId;
-use crate::graph::{Graph, StateId, Weight, WeightId};
+use crate::graph::{Graph, LaneId, StateId, Weight, WeightId};
 use crate::index::IndexVec;
 use crate::tensor::panel;
 
@@ -114,6 +114,9 @@ pub struct Residency {
     pub weights: IndexVec<WeightId, Vec<Home>>,
     /// The memory of each state.
     pub states: IndexVec<StateId, MemoryId>,
+    /// The memory of each lane, where several devices work on a layer together.
+    #[serde(default, skip_serializing_if = "IndexVec::is_empty")]
+    pub lanes: IndexVec<LaneId, MemoryId>,
 }
 
 impl Residency {
@@ -127,6 +130,7 @@ impl Residency {
         Residency {
             weights: graph.weights().iter_ids().map(home).collect(),
             states: graph.states().iter().map(|_| memory).collect(),
+            lanes: IndexVec::new(),
         }
     }
 }

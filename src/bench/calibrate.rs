@@ -129,14 +129,14 @@ impl Chain {
     fn new(tokens: u32, width: u32) -> Result<Chain, GraphError> {
         let mut builder = GraphBuilder::new(Batch { tokens: Tokens(tokens), outputs: Tokens(tokens) });
         let ids = builder.input(Input::TokenIds);
-        let table = Weight { name: "table".into(), dtype: DType::F32, count: 1, rows: TOKENS, cols: width };
+        let table = Weight { name: "table".into(), dtype: DType::F32, count: 1, rows: TOKENS, cols: width, part: None };
         let weight = builder.weight(table)?;
         let last = builder.node("rows", Op::Rows(Rows::Embed(Embed { weight, ids })))?;
         Ok(Chain { builder, width, last })
     }
 
     fn weight(&mut self, name: &str, dtype: DType, rows: u32) -> Result<WeightId, GraphError> {
-        self.builder.weight(Weight { name: name.into(), dtype, count: 1, rows, cols: self.width })
+        self.builder.weight(Weight { name: name.into(), dtype, count: 1, rows, cols: self.width, part: None })
     }
 
     fn then(&mut self, name: &str, op: impl FnOnce(NodeId) -> Op) -> Result<(), GraphError> {

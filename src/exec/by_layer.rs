@@ -24,7 +24,7 @@ pub fn homes_for(graph: &Graph, machine: &Machine, policy: &Policy) -> Residency
         None => computing(machine).map(|memory| home(id, spec, memory)).collect(),
     });
     let states = graph.states().iter().map(|state| at(&Layer::Block(state.layer)));
-    Residency { weights: weights.collect(), states: states.collect() }
+    Residency { weights: weights.collect(), states: states.collect(), lanes: IndexVec::new() }
 }
 
 /// What is moved as a whole, in the order of the model.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::ExecError;
+use super::{ExecError, part};
 use crate::backend::{Backend, BackendError, BoundSlice, BufferId, BufferKind, BufferSpan, HostBytes, Queue};
 use crate::device::{DeviceId, MemoryId};
 use crate::gguf::{Gguf, TensorInfo};
@@ -103,7 +103,8 @@ impl Load<'_> {
             let weight = &self.graph.weights()[id];
             for home in homes {
                 let WeightSlice { axis, range, .. } = &home.slice;
-                if *axis != Axis::Expert || range.start >= range.end || range.end > weight.count {
+                let in_place = weight.part.is_some() && home.storage == Storage::Mapped;
+                if *axis != Axis::Expert || range.start >= range.end || range.end > weight.count || in_place {
                     let (name, range) = (weight.name.clone(), range.clone());
                     return Err(ExecError::Slice { name, axis: *axis, range, count: weight.count });
                 }
@@ -148,8 +149,8 @@ impl Place<'_> {
                 let len = slice_bytes(weight, range, home.layout);
                 let at = BufferSpan { buffer: self.buffer, span: Span { offset: self.end, len } };
                 self.end += home.allocated(weight);
-                let bytes = &gguf.bytes(tensor)[from.index()..(from + bytes).index()];
-                put(weight, home, bytes, self.backend, at, meter)?;
+                let all = part::bytes(weight, gguf.bytes(tensor));
+                put(weight, home, &all[from.index()..(from + bytes).index()], self.backend, at, meter)?;
                 at
             }
             Storage::Mapped => {
@@ -163,9 +164,9 @@ impl Place<'_> {
 }
 
 fn tensor_of<'a>(gguf: &'a Gguf, weight: &Weight) -> Result<&'a TensorInfo, ExecError> {
-    let needed = weight.bytes();
-    let found = gguf.tensor(&weight.name).filter(|t| t.bytes == needed && t.dtype == weight.dtype);
-    found.ok_or_else(|| ExecError::Weight { name: weight.name.clone(), needed: needed.0 })
+    let needed = part::tensor_bytes(weight);
+    let found = gguf.tensor(weight.tensor()).filter(|t| t.bytes == needed && t.dtype == weight.dtype);
+    found.ok_or_else(|| ExecError::Weight { name: weight.tensor().to_owned(), needed: needed.0 })
 }
 
 /// A tensor's bytes, holding on to the mapping.

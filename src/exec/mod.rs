@@ -6,8 +6,10 @@ mod by_layer;
 mod devices;
 mod homes;
 mod load;
+mod part;
 mod session;
 mod step;
+mod together;
 
 use std::ops::Range;
 
@@ -24,6 +26,7 @@ pub use devices::Open;
 pub use homes::{dealt, homes};
 pub use load::Progress;
 pub use session::{Session, SessionLimits, Setup, StepInput};
+pub use together::Together;
 
 /// Makes the graph of a batch bucket; all its graphs have the same weights and states in the same order.
 pub trait GraphSource: Send + Sync {
@@ -60,7 +63,7 @@ pub enum ExecError {
     OutputRow { row: u32, tokens: usize },
     #[error("{what} lives in {memory}, from which no device of this machine computes")]
     NoKeeper { what: String, memory: MemoryId },
-    #[error("weight {name}: a home has {axis:?} {range:?}, needed whole matrices of {count}")]
+    #[error("weight {name}: a home has {axis:?} {range:?}, needed whole matrices of {count}, of a part in a copy")]
     Slice { name: String, axis: Axis, range: Range<u32>, count: u32 },
     #[error("weight {name} is brought for {split} after {after}, needed an earlier split")]
     Late { name: String, split: SplitId, after: SplitId },

@@ -24,7 +24,7 @@ pub(super) fn homes(graph: &Graph, parts: &Parts, assignment: &Assignment) -> Re
         layer.states.iter().for_each(|&id| states[id] = memory);
         layer.stacks.iter().for_each(|&id| weights[id] = runs(id, &assignment.experts[l]));
     }
-    Residency { weights, states }
+    Residency { weights, states, lanes: IndexVec::new() }
 }
 
 fn runs(id: WeightId, runs: &[Run]) -> Vec<Home> {

@@ -6,7 +6,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use super::infer::Scope;
 use super::verify::{verify_names, verify_node, verify_size, verify_state, verify_weight};
 use super::{
-    Batch, Element, Graph, GraphError, Input, InputId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight,
+    Batch, Element, Graph, GraphError, Input, InputId, LaneId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight,
     WeightId,
 };
 use crate::index::{Id, IndexVec};
@@ -17,6 +17,7 @@ use crate::units::Bytes;
 pub struct GraphBuilder {
     batch: Batch,
     layer: Option<u32>,
+    lane: Option<LaneId>,
     /// Of all that was added.
     bytes: Bytes,
     weights: IndexVec<WeightId, Weight>,
@@ -32,6 +33,7 @@ impl GraphBuilder {
         GraphBuilder {
             batch,
             layer: None,
+            lane: None,
             bytes: Bytes::ZERO,
             weights: IndexVec::new(),
             states: IndexVec::new(),
@@ -44,6 +46,11 @@ impl GraphBuilder {
     /// Sets the layer of the nodes that follow.
     pub fn set_layer(&mut self, layer: Option<u32>) {
         self.layer = layer;
+    }
+
+    /// Sets the lane of the nodes that follow.
+    pub fn set_lane(&mut self, lane: Option<LaneId>) {
+        self.lane = lane;
     }
 
     /// Adds a weight.
@@ -87,7 +94,7 @@ impl GraphBuilder {
     /// An operand is missing or does not fit, or the graph becomes too large.
     pub fn node(&mut self, name: impl Into<String>, op: Op) -> Result<NodeId, GraphError> {
         let placeholder = Value { element: Element::F32, rows: RowDim::Tokens, cols: 0 };
-        let mut node = Node { name: name.into(), layer: self.layer, op, out: placeholder };
+        let mut node = Node { name: name.into(), layer: self.layer, lane: self.lane, op, out: placeholder };
         let id = NodeId::from_index(self.nodes.len());
         node.out = verify_node(id, &node, &self.scope())?;
         self.bytes = verify_size(self.bytes, node.out.bytes(self.batch), &node.name)?;

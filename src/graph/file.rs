@@ -80,8 +80,9 @@ impl Graph {
 }
 
 fn add_declared(builder: &mut GraphBuilder, node: Node) -> Result<(), GraphError> {
-    let Node { name, layer, op, out: declared } = node;
+    let Node { name, layer, lane, op, out: declared } = node;
     builder.set_layer(layer);
+    builder.set_lane(lane);
     let id = builder.node(name.clone(), op)?;
     let inferred = builder.value_of(id);
     if declared != inferred {

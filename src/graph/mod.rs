@@ -18,6 +18,7 @@ use crate::units::{Bytes, Tokens};
 
 pub use build::GraphBuilder;
 pub use file::GraphFileError;
+pub(crate) use op::OperandMut;
 pub use op::{Family, Op, Operand};
 pub use verify::{CACHE_TYPES, GraphError};
 
@@ -30,6 +31,8 @@ define_id! {
     pub StateId("s"),
     /// A run-time input, such as token ids.
     pub InputId("i"),
+    /// One of the devices that work on a layer together; which one is for homes to say.
+    pub LaneId("l"),
 }
 
 /// The batch shape that a graph is built for: upper bounds on the rows of a step.
@@ -112,6 +115,9 @@ pub struct Node {
     pub name: String,
     /// The layer it belongs to, if any.
     pub layer: Option<u32>,
+    /// Of several devices that work on a layer together, the one that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<LaneId>,
     /// What it does, and to what.
     pub op: Op,
     /// What it makes.
@@ -121,7 +127,7 @@ pub struct Node {
 /// A weight matrix, or a stack of them for experts: `count x rows x cols`, rows contiguous.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Weight {
-    /// The tensor's name in the model file.
+    /// Unique name: that of the tensor in the model file, unless it is a part of one.
     pub name: String,
     /// Element type.
     pub dtype: DType,
@@ -131,9 +137,28 @@ pub struct Weight {
     pub rows: u32,
     /// Elements of a row (inputs of a matmul).
     pub cols: u32,
+    /// The part of a tensor that it is, where several devices work on a layer together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+}
+
+/// A part of a tensor: from `first` on as many matrices, rows and columns as its weight has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The tensor's name in the model file.
+    pub tensor: String,
+    /// Matrices, rows and columns of the tensor.
+    pub whole: [u32; 3],
+    /// The first matrix, row and column of the part; the column is the first of a block.
+    pub first: [u32; 3],
 }
 
 impl Weight {
+    /// The name of the tensor in the model file that it is, or is a part of.
+    pub fn tensor(&self) -> &str {
+        self.part.as_ref().map_or(&self.name, |part| &part.tensor)
+    }
+
     /// Bytes in the model file's layout.
     ///
     /// # Panics

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::ops::{Attention, CacheWrite, Elementwise, HeadMatMul, MatMul, Moe, Norm, Rope, Rows};
+use super::ops::{Attention, CacheWrite, Elementwise, HeadMatMul, MatMul, Moe, Norm, Rope, Rows, Values};
 use super::{InputId, NodeId, StateId, WeightId};
 
 /// What a node does, with its operands.
@@ -157,41 +157,91 @@ impl Op {
 
     /// Calls `change` on every node operand, to renumber it.
     pub(crate) fn nodes_mut(&mut self, change: &mut dyn FnMut(&mut NodeId)) {
+        self.operands_mut(&mut |operand| match operand {
+            OperandMut::Node(id) => change(id),
+            OperandMut::Weight(_) | OperandMut::State(_) => {}
+        });
+    }
+
+    /// Calls `change` on every operand but inputs, to renumber it.
+    pub(crate) fn operands_mut(&mut self, change: &mut dyn FnMut(OperandMut<'_>)) {
+        use OperandMut::{Node, State, Weight};
         match self {
-            Op::Rows(Rows::Embed(_)) => {}
-            Op::Rows(Rows::Select(op)) => change(&mut op.x),
-            Op::Norm(op) => change(&mut op.x),
-            Op::MatMul(op) => {
-                change(&mut op.x);
-                op.residual.iter_mut().for_each(change);
+            Op::Rows(Rows::Embed(op)) => change(Weight(&mut op.weight)),
+            Op::Rows(Rows::Select(op)) => change(Node(&mut op.x)),
+            Op::Norm(op) => {
+                change(Node(&mut op.x));
+                change(Weight(&mut op.weight));
             }
-            Op::HeadMatMul(op) => change(&mut op.x),
-            Op::Rope(op) => change(&mut op.x),
+            Op::MatMul(op) => {
+                change(Node(&mut op.x));
+                change(Weight(&mut op.weight));
+                op.bias.iter_mut().for_each(|id| change(Weight(id)));
+                op.residual.iter_mut().for_each(|id| change(Node(id)));
+            }
+            Op::HeadMatMul(op) => {
+                change(Node(&mut op.x));
+                change(Weight(&mut op.weight));
+            }
+            Op::Rope(op) => {
+                change(Node(&mut op.x));
+                op.factors.iter_mut().for_each(|id| change(Weight(id)));
+            }
             Op::Cache(op) => {
-                change(&mut op.k);
-                op.v.iter_mut().for_each(change);
+                change(Node(&mut op.k));
+                op.v.iter_mut().for_each(|id| change(Node(id)));
+                change(State(&mut op.keys));
+                op.values.iter_mut().for_each(|id| change(State(id)));
             }
             Op::Attention(op) => {
-                change(&mut op.q);
-                change(&mut op.write);
+                change(Node(&mut op.q));
+                change(Node(&mut op.write));
+                change(State(&mut op.keys));
+                if let Values::State(id) = &mut op.values {
+                    change(State(id));
+                }
             }
             Op::Elementwise(Elementwise::Gated { gate: a, up: b, .. } | Elementwise::Add { a, b }) => {
-                change(a);
-                change(b);
+                change(Node(a));
+                change(Node(b));
             }
-            Op::Moe(Moe::Route(op)) => change(&mut op.logits),
-            Op::Moe(Moe::Experts(op)) => {
-                change(&mut op.x);
-                change(&mut op.routing);
+            Op::Moe(op) => op.operands_mut(change),
+        }
+    }
+}
+
+impl Moe {
+    fn operands_mut(&mut self, change: &mut dyn FnMut(OperandMut<'_>)) {
+        use OperandMut::{Node, Weight};
+        match self {
+            Moe::Route(op) => {
+                change(Node(&mut op.logits));
+                op.bias.iter_mut().for_each(|id| change(Weight(id)));
             }
-            Op::Moe(Moe::Combine(op)) => {
-                change(&mut op.x);
-                change(&mut op.routing);
-                op.shared.iter_mut().for_each(&mut *change);
-                op.residual.iter_mut().for_each(change);
+            Moe::Experts(op) => {
+                change(Node(&mut op.x));
+                change(Node(&mut op.routing));
+                change(Weight(&mut op.weight));
+                op.bias.iter_mut().for_each(|id| change(Weight(id)));
+            }
+            Moe::Combine(op) => {
+                change(Node(&mut op.x));
+                change(Node(&mut op.routing));
+                op.shared.iter_mut().for_each(|id| change(Node(id)));
+                op.residual.iter_mut().for_each(|id| change(Node(id)));
             }
         }
     }
+}
+
+/// An operand to renumber.
+pub(crate) enum OperandMut<'a> {
+    /// The value of another node.
+    Node(&'a mut NodeId),
+    /// A weight.
+    Weight(&'a mut WeightId),
+    /// A state, read or written.
+    State(&'a mut StateId),
 }
 
 /// Operands of one kind and an optional one of the same kind, flattened in order.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use thiserror::Error;
 
 use super::infer::{Scope, infer};
-use super::{Element, Node, NodeId, Operand, State, StateId, Value, Weight, WeightId};
+use super::{Element, Node, NodeId, Operand, Part, State, StateId, Value, Weight, WeightId};
 use crate::index::{Id, IndexVec};
 use crate::tensor::DType;
 use crate::units::{Bytes, Tokens};
@@ -34,6 +34,10 @@ pub enum GraphError {
     #[error("weight {name}: {count} x {rows} x {cols} of {dtype} is empty or no whole number of blocks")]
     Weight { name: String, dtype: DType, count: u32, rows: u32, cols: u32 },
     #[error(
+        "weight {name}: {shape:?} from {first:?} on is no part of a tensor of {whole:?} in matrices, rows and columns"
+    )]
+    Part { name: String, shape: [u32; 3], first: [u32; 3], whole: [u32; 3] },
+    #[error(
         "state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages"
     )]
     State { name: String, dtype: DType, heads: u32, head_dim: u32, cells: u32 },
@@ -60,13 +64,25 @@ pub(super) fn verify_size(held: Bytes, more: Option<Bytes>, what: &str) -> Resul
 
 /// Checks one weight on its own.
 pub(super) fn verify_weight(weight: &Weight) -> Result<(), GraphError> {
-    let &Weight { ref name, dtype, count, rows, cols } = weight;
+    let &Weight { ref name, dtype, count, rows, cols, ref part } = weight;
     let elements = u64::from(rows).checked_mul(u64::from(count));
     let bytes = dtype.row_bytes(u64::from(cols)).zip(elements).and_then(|(row, n)| row.0.checked_mul(n));
     if bytes.is_none_or(|n| n == 0) {
         return Err(GraphError::Weight { name: name.clone(), dtype, count, rows, cols });
     }
-    Ok(())
+    part.as_ref().map_or(Ok(()), |part| verify_part(weight, part))
+}
+
+/// A part lies within its tensor and begins with a block, as do the tensor's rows.
+fn verify_part(weight: &Weight, part: &Part) -> Result<(), GraphError> {
+    let shape = [weight.count, weight.rows, weight.cols];
+    let Part { tensor: _, whole, first } = part;
+    let within = (0..3).all(|i| first[i].checked_add(shape[i]).is_some_and(|end| end <= whole[i]));
+    let blocks = [first[2], whole[2]].iter().all(|n| n.is_multiple_of(weight.dtype.block().elements));
+    if within && blocks {
+        return Ok(());
+    }
+    Err(GraphError::Part { name: weight.name.clone(), shape, first: *first, whole: *whole })
 }
 
 /// Checks one state on its own.

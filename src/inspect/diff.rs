@@ -163,7 +163,7 @@ fn said(planned: &Planned<'_>, id: NodeId) -> String {
             let node = planned.graph.node(n);
             format!("{} {}", kind(reason), escape(within_layer(&node.name, node.layer)))
         }
-        Reason::WeightHome(_) | Reason::StateHome(_) | Reason::FirstDevice => kind(reason),
+        Reason::WeightHome(_) | Reason::StateHome(_) | Reason::Lane(_) | Reason::FirstDevice => kind(reason),
         Reason::Offloaded { .. } | Reason::Stays { .. } => kind(reason),
     }
 }
@@ -176,7 +176,7 @@ fn quantities(reason: Reason) -> Option<String> {
             Rule::Never | Rule::Threshold { .. } | Rule::NoKernel => None,
         },
         Reason::FollowsInput(_) | Reason::FollowsUser(_) => None,
-        Reason::WeightHome(_) | Reason::StateHome(_) | Reason::FirstDevice => None,
+        Reason::WeightHome(_) | Reason::StateHome(_) | Reason::Lane(_) | Reason::FirstDevice => None,
     }
 }
 

@@ -107,6 +107,7 @@ fn reason(graph: &Graph, reason: Reason) -> String {
         Reason::StateHome(_) => "state-home".to_owned(),
         Reason::Offloaded { weight: _, rule } => format!("offloaded {}", by(rule)),
         Reason::Stays { weight: _, accelerator: _, rule } => format!("stays {}", by(rule)),
+        Reason::Lane(lane) => format!("lane {lane}"),
         Reason::FollowsInput(node) => format!("follows-input {}", escape(&graph.node(node).name)),
         Reason::FollowsUser(node) => format!("follows-user {}", escape(&graph.node(node).name)),
         Reason::FirstDevice => "first-device".to_owned(),

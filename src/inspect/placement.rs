@@ -90,6 +90,7 @@ pub(super) fn kind(reason: Reason) -> String {
         Reason::StateHome(_) => "state-home".to_owned(),
         Reason::Offloaded { weight: _, rule } => format!("offloaded {}", rule_kind(rule)),
         Reason::Stays { weight: _, accelerator: _, rule } => format!("stays {}", rule_kind(rule)),
+        Reason::Lane(_) => "lane".to_owned(),
         Reason::FollowsInput(_) => "follows-input".to_owned(),
         Reason::FollowsUser(_) => "follows-user".to_owned(),
         Reason::FirstDevice => "first-device".to_owned(),

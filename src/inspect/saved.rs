@@ -94,7 +94,8 @@ impl Saved {
                 }
             }
         }
-        self.homes.states.iter().try_for_each(|&memory| within("homes", memory, &self.machine.memories))
+        let mut memories = self.homes.states.iter().chain(self.homes.lanes.iter());
+        memories.try_for_each(|&memory| within("homes", memory, &self.machine.memories))
     }
 
     fn plan_names_things(&self) -> Result<(), SavedError> {
@@ -115,6 +116,7 @@ impl Saved {
                     within("reasons", accelerator, &machine.devices)?;
                 }
                 Reason::StateHome(s) => within("reasons", s, graph.states())?,
+                Reason::Lane(lane) => within("reasons", lane, &self.homes.lanes)?,
                 Reason::FollowsInput(n) | Reason::FollowsUser(n) => within("reasons", n, nodes)?,
                 Reason::FirstDevice => {}
             }

@@ -73,6 +73,7 @@ pub(super) fn in_words(planned: &Planned<'_>, id: NodeId) -> String {
             let other = planned.device(accelerator);
             format!("its weight {} lives there, and {}", weight(planned, id, w), kept(rule, &other))
         }
+        Reason::Lane(lane) => format!("several devices work on its layer together, and {here} has its lane, {lane}"),
         Reason::FollowsInput(n) => format!("{}, which it reads, is made there, {fewest}", planned.node(n)),
         Reason::FollowsUser(n) => format!("{}, which reads it, runs there, {fewest}", planned.node(n)),
         Reason::FirstDevice => "nothing that it reads or feeds is bound to a device".to_owned(),

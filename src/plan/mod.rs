@@ -14,6 +14,7 @@ mod policy;
 mod queues;
 mod reason;
 mod ring;
+mod shard;
 mod split;
 mod timeline;
 mod transfer;
@@ -35,6 +36,7 @@ pub use cost::{Work, node_time, node_work, upload_bytes};
 pub use partition::{partition, streamed_runs};
 pub use policy::{Offload, Policy};
 pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
+pub use shard::{Member, Sharded, Whole, shard};
 pub use timeline::{Activity, Event, Lane, Queue, Timeline, timeline};
 
 define_id! {
@@ -222,6 +224,9 @@ pub enum PlanError {
     /// A graph that is cut along its homes is none.
     #[error("the graph cannot be cut along the homes of its experts: {0}")]
     Partition(String),
+    /// A layer cannot be cut over the devices that are to work on it together.
+    #[error("the layers cannot be cut over groups of devices: {0}")]
+    Shard(String),
     /// The residency is of another graph.
     #[error("the residency has homes for {found} {what}, the graph has {needed}")]
     Homes {

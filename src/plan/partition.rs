@@ -170,6 +170,7 @@ impl Rewrite<'_> {
             }
         }
         self.builder.set_layer(node.layer);
+        self.builder.set_lane(node.lane);
         self.builder.node(name, op)
     }
 
@@ -208,6 +209,7 @@ impl Rewrite<'_> {
         let (shared, residual) = (once(op.shared), once(op.residual));
         let op = Combine { x: new(op.x), routing: new(op.routing), shared, residual, part: Some(part) };
         self.builder.set_layer(self.graph.node(sum).layer);
+        self.builder.set_lane(self.graph.node(sum).lane);
         let ExpertPart { first, count } = part;
         self.builder
             .node(format!("{}[{first}..{}]", self.graph.node(sum).name, first + count), Op::Moe(Moe::Combine(op)))

@@ -58,7 +58,7 @@ fn complete(graph: &Graph, residency: &Residency) -> Result<(), PlanError> {
 /// The placement that a node's own weight or state demands.
 fn seed(chooser: &Chooser<'_>, id: NodeId) -> Result<Option<Placement>, PlanError> {
     let Chooser { graph, residency, machine, .. } = *chooser;
-    let Some(operand) = deciding_operand(&graph.node(id).op) else { return Ok(None) };
+    let Some(operand) = deciding_operand(&graph.node(id).op) else { return lane(chooser, id) };
     match operand {
         Operand::Weight(w) => {
             let weight = &graph.weights()[w];
@@ -81,6 +81,18 @@ fn seed(chooser: &Chooser<'_>, id: NodeId) -> Result<Option<Placement>, PlanErro
         }
         Operand::Node(_) | Operand::Input(_) => Ok(None),
     }
+}
+
+/// The placement of a node without such an operand that is for one of several devices.
+fn lane(chooser: &Chooser<'_>, id: NodeId) -> Result<Option<Placement>, PlanError> {
+    let node = chooser.graph.node(id);
+    let Some(lane) = node.lane else { return Ok(None) };
+    let lanes = &chooser.residency.lanes;
+    let needed = lane.index() + 1;
+    let missing = || PlanError::Homes { what: "lanes", needed, found: lanes.len() };
+    let memory = *lanes.get(lane).ok_or_else(missing)?;
+    let device = device_of(chooser.machine, memory, &node.name)?;
+    Ok(Some(Placement { device, reason: Reason::Lane(lane) }))
 }
 
 /// The operand whose home is worth going to: a matrix or a cache. Small vectors follow the node instead.

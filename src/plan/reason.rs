@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::cost::{node_time, upload_time};
 use super::policy::Policy;
 use crate::device::{DeviceId, Machine, supports};
-use crate::graph::{Graph, NodeId, StateId, WeightId};
+use crate::graph::{Graph, LaneId, NodeId, StateId, WeightId};
 use crate::residency::Residency;
 use crate::units::{Nanos, Tokens};
 
@@ -61,6 +61,8 @@ pub enum Reason {
         /// The rule.
         rule: Rule,
     },
+    /// Several devices work on its layer together, and this one has its lane.
+    Lane(LaneId),
     /// The value it reads is made there, and no other device needs fewer bytes moved.
     FollowsInput(NodeId),
     /// Its value is read there, and no other device needs fewer bytes moved.

@@ -55,7 +55,7 @@ pub fn homes(graph: &Graph, machine: &Machine, wish: Wish) -> Result<Residency, 
         memories.into_iter().map(|memory| Home::of_matrices(id, 0..weight.count, memory)).collect()
     });
     let states = graph.states().iter().map(|state| places.cache(state.layer));
-    Ok(Residency { weights: weights.collect(), states: states.collect() })
+    Ok(Residency { weights: weights.collect(), states: states.collect(), lanes: IndexVec::new() })
 }
 
 /// What a weight is read for.

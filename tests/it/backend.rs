@@ -38,7 +38,7 @@ fn wide_graph(tokens: u32) -> Graph {
     let mut b = GraphBuilder::new(batch);
     let (ids, rows) = (b.input(Input::TokenIds), b.input(Input::OutputRows));
     let weight = |b: &mut GraphBuilder, name: &str| {
-        let weight = Weight { name: name.into(), dtype: DType::F32, count: 1, rows: 256, cols: 256 };
+        let weight = Weight { name: name.into(), dtype: DType::F32, count: 1, rows: 256, cols: 256, part: None };
         b.weight(weight).unwrap()
     };
     let (table, first) = (weight(&mut b, "table"), weight(&mut b, "first"));
@@ -156,7 +156,7 @@ fn routed_graph(interleaved: bool, tokens: u32) -> Graph {
     let mut b = GraphBuilder::new(batch);
     let (ids, rows) = (b.input(Input::TokenIds), b.input(Input::OutputRows));
     let mut weight = |name: String, count: u32, rows: u32| {
-        b.weight(Weight { name, dtype: DType::F32, count, rows, cols: 64 }).unwrap()
+        b.weight(Weight { name, dtype: DType::F32, count, rows, cols: 64, part: None }).unwrap()
     };
     let table = weight("table".into(), 1, 256);
     let layers = [4, 3].map(|n| (n, weight(format!("router{n}"), 1, n), weight(format!("experts{n}"), n, 64)));

@@ -32,7 +32,8 @@ struct Dims {
 /// A file of one layer with attention and experts, consistent in itself wherever the products fit their fields.
 fn file(d: &Dims) -> String {
     let width = d.heads.saturating_mul(d.head_dim);
-    let weight = |name: &str, dtype, count, rows, cols| Weight { name: name.into(), dtype, count, rows, cols };
+    let weight =
+        |name: &str, dtype, count, rows, cols| Weight { name: name.into(), dtype, count, rows, cols, part: None };
     let state = |name: &str, half| State {
         name: name.into(),
         layer: 0,
@@ -102,7 +103,7 @@ fn file(d: &Dims) -> String {
             value(Element::F32, RowDim::Outputs, width),
         ),
     ];
-    let node = |(i, (op, out)): (usize, (Op, Value))| Node { name: format!("n{i}"), layer: None, op, out };
+    let node = |(i, (op, out)): (usize, (Op, Value))| Node { name: format!("n{i}"), layer: None, lane: None, op, out };
     json!({
         "version": 1,
         "batch": Batch { tokens: Tokens(d.tokens), outputs: Tokens(d.outputs) },

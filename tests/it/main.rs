@@ -49,3 +49,4 @@ fn cases(usual: u32) -> u32 {
     let factor = std::env::var("PROPERTY_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1u32);
     usual.saturating_mul(factor)
 }
+mod together;

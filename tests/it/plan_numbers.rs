@@ -34,6 +34,7 @@ const IDS: &[Field] = &[
             Reason::WeightHome(w) | Reason::Offloaded { weight: w, .. } | Reason::Stays { weight: w, .. } => id(w, c),
             Reason::StateHome(s) => id(s, c),
             Reason::FollowsInput(n) | Reason::FollowsUser(n) => id(n, c),
+            Reason::Lane(lane) => id(lane, c),
             Reason::FirstDevice => {}
         })
     }),

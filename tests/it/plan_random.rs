@@ -50,7 +50,7 @@ impl Grower {
         self.names += 1;
         let dtype = if rows == 1 { DType::F32 } else { self.random.of(&TYPES) };
         let name = format!("w{}", self.names);
-        self.builder.weight(Weight { name, dtype, count, rows, cols }).unwrap()
+        self.builder.weight(Weight { name, dtype, count, rows, cols, part: None }).unwrap()
     }
 
     fn weight(&mut self, rows: u32, cols: u32) -> WeightId {
@@ -61,7 +61,7 @@ impl Grower {
     fn table(&mut self, rows: u32, cols: u32) -> WeightId {
         self.names += 1;
         let name = format!("w{}", self.names);
-        self.builder.weight(Weight { name, dtype: DType::F32, count: 1, rows, cols }).unwrap()
+        self.builder.weight(Weight { name, dtype: DType::F32, count: 1, rows, cols, part: None }).unwrap()
     }
 
     fn state(&mut self, half: CacheHalf, heads: u32, head_dim: u32) -> StateId {
@@ -268,7 +268,7 @@ pub fn random_homes(r: &mut Random, graph: &Graph, machine: &Machine) -> Residen
         }
         last
     });
-    Residency { weights, states: states.collect() }
+    Residency { weights, states: states.collect(), lanes: IndexVec::new() }
 }
 
 /// One to four runs of `count` experts.
@@ -356,6 +356,7 @@ impl Case {
             | PlanError::Torn { .. }
             | PlanError::Apart { .. }
             | PlanError::Partition(_)
+            | PlanError::Shard(_)
             | PlanError::Homes { .. } => false,
         }
     }

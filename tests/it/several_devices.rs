@@ -67,7 +67,7 @@ fn open(
 }
 
 /// The logits of all tokens of a sequence, `batch` at a time, from a session whose cache it has for itself.
-fn logits(session: &mut Session, batch: u32) -> Result<Vec<f32>, ExecError> {
+pub fn logits(session: &mut Session, batch: u32) -> Result<Vec<f32>, ExecError> {
     let mut all = Vec::new();
     for first in (0..TOKENS).step_by(batch as usize) {
         let places: Vec<u32> = (first..TOKENS.min(first + batch)).collect();
@@ -90,7 +90,7 @@ fn logits(session: &mut Session, batch: u32) -> Result<Vec<f32>, ExecError> {
     Ok(all)
 }
 
-fn bits(logits: &[f32]) -> Vec<u32> {
+pub fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()
 }
 
@@ -103,7 +103,7 @@ pub fn isolated(count: u32) -> Machine {
 }
 
 /// The logits of one device.
-fn of_one(gguf: &Arc<Gguf>, cache: DType) -> Vec<f32> {
+pub fn of_one(gguf: &Arc<Gguf>, cache: DType) -> Vec<f32> {
     let mut one = open(gguf, cache, setup(single()), |graph, _| homes(graph, gguf, MemoryId(0), false)).unwrap();
     let all = logits(&mut one, TOKENS).unwrap();
     assert!(all.iter().all(|x| x.is_finite()) && all.iter().any(|&x| x != all[0]));

@@ -137,7 +137,7 @@ impl<'a> Blocks<'a> {
             return Err(ModelError::TensorShape { file: file(), name: name.into(), needed, found });
         }
         let [cols, rows, count, _] = padded(needed).map(|n| n as u32);
-        let id = self.builder.weight(Weight { name: name.into(), dtype, count, rows, cols })?;
+        let id = self.builder.weight(Weight { name: name.into(), dtype, count, rows, cols, part: None })?;
         self.weights.insert(name.into(), id);
         Ok(id)
     }

@@ -51,10 +51,13 @@ fn homes(Case { residency, machine, .. }: Case<'_>) -> Result<(), Violation> {
     for &memory in residency.states.iter() {
         among("the home of a state", memory, &machine.memories)?;
     }
+    for &memory in residency.lanes.iter() {
+        among("the memory of a lane", memory, &machine.memories)?;
+    }
     Ok(())
 }
 
-fn placements(Case { graph, machine, plan, .. }: Case<'_>) -> Result<(), Violation> {
+fn placements(Case { graph, residency, machine, plan }: Case<'_>) -> Result<(), Violation> {
     for placement in plan.placements.iter() {
         among("the device of a node", placement.device, &machine.devices)?;
         match placement.reason {
@@ -69,6 +72,7 @@ fn placements(Case { graph, machine, plan, .. }: Case<'_>) -> Result<(), Violati
                 }
             }
             Reason::StateHome(s) => among("the state of a reason", s, graph.states())?,
+            Reason::Lane(lane) => among("the lane of a reason", lane, &residency.lanes)?,
             Reason::FollowsInput(n) | Reason::FollowsUser(n) => one_of("the node of a reason", n, graph.len())?,
             Reason::FirstDevice => {}
         }

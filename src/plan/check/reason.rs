@@ -30,6 +30,7 @@ fn holds(case: Case<'_>, id: NodeId, &Placement { device, reason }: &Placement) 
         Reason::Stays { weight, accelerator, rule: _ } => {
             at_home(weight) && machine.devices[accelerator].is_accelerator()
         }
+        Reason::Lane(lane) => graph.node(id).lane == Some(lane) && residency.lanes[lane] == memory,
         Reason::FollowsInput(n) => op.node_operands().contains(&n) && beside(n),
         Reason::FollowsUser(n) => graph.node(n).op.node_operands().contains(&id) && beside(n),
         Reason::FirstDevice => true,

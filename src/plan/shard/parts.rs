@@ -1,0 +1,247 @@
+//! Weights and states of the new graph: those of the old one, copies of them, and parts, each with its home. Numbered by
+//! first use.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::block::{Block, Role};
+use super::layers::{Lanes, Layers};
+use crate::device::MemoryId;
+use crate::graph::ops::{Experts, Moe, Values};
+use crate::graph::{Graph, GraphBuilder, GraphError, LaneId, Node, NodeId, Op, Part, State, StateId, Weight, WeightId};
+use crate::index::IndexVec;
+use crate::residency::{Axis, Home, Layout, Residency, Storage, WeightSlice};
+
+/// Some of the units of a block.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub range: Range<u32>,
+    /// All units.
+    pub units: u32,
+}
+
+impl Run {
+    /// The part of `extent`, a multiple of all units.
+    fn of(&self, extent: u32) -> Range<u32> {
+        let each = extent / self.units.max(1);
+        self.range.start * each..self.range.end * each
+    }
+
+    /// How many that is.
+    fn share(&self, extent: u32) -> u32 {
+        self.of(extent).len() as u32
+    }
+}
+
+/// A part of a weight.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Window {
+    matrices: Range<u32>,
+    rows: Range<u32>,
+    cols: Range<u32>,
+}
+
+impl Window {
+    fn all(weight: &Weight) -> Window {
+        Window { matrices: 0..weight.count, rows: 0..weight.rows, cols: 0..weight.cols }
+    }
+}
+
+pub(super) struct Copies<'a> {
+    graph: &'a Graph,
+    homes: &'a Residency,
+    builder: GraphBuilder,
+    residency: Residency,
+    weights: HashMap<WeightId, WeightId>,
+    parts: HashMap<(WeightId, LaneId, Window), WeightId>,
+    states: HashMap<(StateId, Option<LaneId>), StateId>,
+}
+
+impl<'a> Copies<'a> {
+    pub fn new(graph: &'a Graph, homes: &'a Residency, layers: &Layers) -> Copies<'a> {
+        let mut builder = GraphBuilder::new(graph.batch());
+        graph.inputs().iter().for_each(|&input| _ = builder.input(input));
+        let lanes = layers.memories.clone();
+        let residency = Residency { weights: IndexVec::new(), states: IndexVec::new(), lanes };
+        Copies {
+            graph,
+            homes,
+            builder,
+            residency,
+            weights: HashMap::new(),
+            parts: HashMap::new(),
+            states: HashMap::new(),
+        }
+    }
+
+    pub fn finish(self, output: NodeId) -> Result<(Graph, Residency), GraphError> {
+        Ok((self.builder.finish(output)?, self.residency))
+    }
+
+    /// Adds a node.
+    pub fn emit(
+        &mut self,
+        layer: Option<u32>,
+        lane: Option<LaneId>,
+        name: String,
+        op: Op,
+    ) -> Result<NodeId, GraphError> {
+        self.builder.set_layer(layer);
+        self.builder.set_lane(lane);
+        self.builder.node(name, op)
+    }
+
+    /// Adds a lane's copy or part of `node`.
+    pub fn emit_at(&mut self, node: &Node, lane: LaneId, op: Op) -> Result<NodeId, GraphError> {
+        self.emit(node.layer, Some(lane), format!("{}@{lane}", node.name), op)
+    }
+
+    /// The memory of the experts that a product reads, unless they have several homes.
+    pub fn home_of(&self, op: &Experts) -> Option<MemoryId> {
+        let range = op.matrices(self.graph.weights()[op.weight].count);
+        self.homes.weights[op.weight].iter().find(|home| home.slice.holds(&range)).map(|home| home.memory)
+    }
+
+    /// Whether every weight of a block lives whole with a member.
+    pub fn live_with(&self, block: &Block, lanes: &Lanes) -> bool {
+        let with = |w: WeightId| self.homes.weights[w].iter().any(|home| lanes.member(home.memory).is_some());
+        block.roles.keys().all(|&id| self.graph.node(id).op.weight_operands().into_iter().all(with))
+    }
+
+    /// A weight as it was.
+    pub fn same(&mut self, id: WeightId) -> Result<WeightId, GraphError> {
+        if let Some(&known) = self.weights.get(&id) {
+            return Ok(known);
+        }
+        let new = self.builder.weight(self.graph.weights()[id].clone())?;
+        let rename = |home: &Home| Home { slice: WeightSlice { weight: new, ..home.slice.clone() }, ..home.clone() };
+        self.residency.weights.push(self.homes.weights[id].iter().map(rename).collect());
+        self.weights.insert(id, new);
+        Ok(new)
+    }
+
+    /// A state as it was.
+    pub fn same_state(&mut self, id: StateId) -> Result<StateId, GraphError> {
+        let state = self.graph.states()[id].clone();
+        self.state((id, None), state, self.homes.states[id])
+    }
+
+    /// A lane's copy of a weight.
+    pub fn copy(&mut self, id: WeightId, lane: LaneId) -> Result<WeightId, GraphError> {
+        self.window(id, lane, Window::all(&self.graph.weights()[id]))
+    }
+
+    /// A lane's copy of a state.
+    pub fn copy_state(&mut self, id: StateId, lane: LaneId) -> Result<StateId, GraphError> {
+        let heads = self.graph.states()[id].heads;
+        self.heads(id, lane, heads)
+    }
+
+    fn heads(&mut self, id: StateId, lane: LaneId, heads: u32) -> Result<StateId, GraphError> {
+        let state = &self.graph.states()[id];
+        let state = State { name: format!("{}@{lane}", state.name), heads, ..state.clone() };
+        self.state((id, Some(lane)), state, self.residency.lanes[lane])
+    }
+
+    fn state(&mut self, key: (StateId, Option<LaneId>), state: State, memory: MemoryId) -> Result<StateId, GraphError> {
+        if let Some(&known) = self.states.get(&key) {
+            return Ok(known);
+        }
+        let new = self.builder.state(state)?;
+        self.residency.states.push(memory);
+        self.states.insert(key, new);
+        Ok(new)
+    }
+
+    /// A lane's part of a weight; a second, other part of the same weight would have the same name and be refused.
+    fn window(&mut self, id: WeightId, lane: LaneId, window: Window) -> Result<WeightId, GraphError> {
+        if let Some(&known) = self.parts.get(&(id, lane, window.clone())) {
+            return Ok(known);
+        }
+        let of = &self.graph.weights()[id];
+        let Window { matrices, rows, cols } = window.clone();
+        let (whole, before) = of.part.as_ref().map_or(([of.count, of.rows, of.cols], [0; 3]), |p| (p.whole, p.first));
+        let first = [before[0] + matrices.start, before[1] + rows.start, before[2] + cols.start];
+        let part = Part { tensor: of.tensor().to_owned(), whole, first };
+        let weight = Weight {
+            name: format!("{}@{lane}", of.name),
+            dtype: of.dtype,
+            count: matrices.len() as u32,
+            rows: rows.len() as u32,
+            cols: cols.len() as u32,
+            part: Some(part),
+        };
+        let layout = self.homes.weights[id].first().map_or(Layout::Gguf, |home| home.layout);
+        let range = 0..weight.count;
+        let new = self.builder.weight(weight)?;
+        let slice = WeightSlice { weight: new, axis: Axis::Expert, range };
+        let memory = self.residency.lanes[lane];
+        self.residency.weights.push(vec![Home { slice, memory, layout, storage: Storage::Allocated }]);
+        self.parts.insert((id, lane, window), new);
+        Ok(new)
+    }
+
+    /// Cuts what `op` reads of weights and states to `run`, and its heads; a bias of a term is the first member's alone.
+    pub fn part(&mut self, op: &mut Op, run: &Run, role: Role, lane: LaneId, first: bool) -> Result<(), GraphError> {
+        match op {
+            Op::MatMul(op) if role == Role::Sink => {
+                op.weight = self.cols(op.weight, run, lane)?;
+                op.bias = op.bias.filter(|_| first).map(|b| self.copy(b, lane)).transpose()?;
+            }
+            Op::MatMul(op) => {
+                op.weight = self.rows(op.weight, run, lane)?;
+                op.bias = op.bias.map(|b| self.cols(b, run, lane)).transpose()?;
+            }
+            Op::Moe(Moe::Experts(op)) if op.slotted => {
+                op.weight = self.cols(op.weight, run, lane)?;
+                op.bias = op.bias.filter(|_| first).map(|b| self.copy(b, lane)).transpose()?;
+            }
+            Op::Moe(Moe::Experts(op)) => {
+                op.weight = self.rows(op.weight, run, lane)?;
+                op.bias = op.bias.map(|b| self.cols(b, run, lane)).transpose()?;
+            }
+            Op::HeadMatMul(op) => {
+                let weight = &self.graph.weights()[op.weight];
+                let matrices = run.of(weight.count);
+                op.weight = self.window(op.weight, lane, Window { matrices, ..Window::all(weight) })?;
+            }
+            Op::Norm(op) => {
+                op.heads = run.share(op.heads);
+                op.weight = self.copy(op.weight, lane)?;
+            }
+            Op::Rope(op) => {
+                op.heads = run.share(op.heads);
+                op.factors = op.factors.map(|w| self.copy(w, lane)).transpose()?;
+            }
+            Op::Cache(op) => {
+                op.keys = self.head_run(op.keys, run, lane)?;
+                op.values = op.values.map(|s| self.head_run(s, run, lane)).transpose()?;
+            }
+            Op::Attention(op) => {
+                op.heads = run.share(op.heads);
+                op.keys = self.head_run(op.keys, run, lane)?;
+                if let Values::State(id) = op.values {
+                    op.values = self.head_run(id, run, lane)?.into();
+                }
+            }
+            Op::Elementwise(_) | Op::Moe(Moe::Route(_) | Moe::Combine(_)) | Op::Rows(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A lane's heads of a state; all of one that all heads share.
+    fn head_run(&mut self, id: StateId, run: &Run, lane: LaneId) -> Result<StateId, GraphError> {
+        let heads = self.graph.states()[id].heads;
+        self.heads(id, lane, if heads > 1 { run.share(heads) } else { heads })
+    }
+
+    fn rows(&mut self, id: WeightId, run: &Run, lane: LaneId) -> Result<WeightId, GraphError> {
+        let weight = &self.graph.weights()[id];
+        self.window(id, lane, Window { rows: run.of(weight.rows), ..Window::all(weight) })
+    }
+
+    fn cols(&mut self, id: WeightId, run: &Run, lane: LaneId) -> Result<WeightId, GraphError> {
+        let weight = &self.graph.weights()[id];
+        self.window(id, lane, Window { cols: run.of(weight.cols), ..Window::all(weight) })
+    }
+}
