@@ -60,6 +60,7 @@ fn dealt(gguf: Gguf, devices: u32) -> usize {
         cache_keys: DType::F16,
         cache_values: DType::F16,
         keep_mapping: false,
+        together: 1,
         budget: Bytes(1 << 32),
     };
     let machine = Machine::isolated(BackendKind::Cpu, devices, 2, Bytes(1 << 32));

@@ -60,12 +60,37 @@ pub(super) struct EngineArgs {
     /// Devices over which the layers are dealt; each `cpu` has a memory of its own, as a card has
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu")]
     pub devices: Vec<DeviceName>,
+    /// What several devices share: layers, each with its own, or every layer, cut into parts [-sm]
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SplitMode::Layer)]
+    pub split_mode: SplitMode,
+    /// Devices that work on a layer together under --split-mode tensor [default: all]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_gpu: Option<u32>,
     /// Memory that a device may take, in MiB: one number for each, or one for all [default: what is available]
     #[arg(long, value_name = "MIB,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub budget: Vec<u64>,
     /// Keep weights in the file mapping instead of rearranging them in memory: starts sooner, computes slower
     #[arg(long)]
     pub mmap: bool,
+}
+
+/// What devices share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SplitMode {
+    /// Each has layers of its own
+    Layer,
+    /// Groups work on every layer together: heads and hidden columns are cut
+    Tensor,
+}
+
+impl SplitMode {
+    /// Devices that work on a layer together, of at most `most`.
+    pub fn together(self, most: Option<u32>) -> u32 {
+        match self {
+            SplitMode::Layer => 1,
+            SplitMode::Tensor => most.unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// A device that can be named.

@@ -13,6 +13,7 @@ const LONG: &[(&str, &str)] = &[
     ("-cmoe", "--cpu-moe"),
     ("-ncmoe", "--n-cpu-moe"),
     ("-ts", "--tensor-split"),
+    ("-sm", "--split-mode"),
     ("-cnv", "--conversation"),
     ("-no-cnv", "--no-conversation"),
     ("-sys", "--system-prompt"),

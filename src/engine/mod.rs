@@ -8,13 +8,14 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::backend::SequenceRows;
-use crate::device::{BackendKind, Machine};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, StepInput, dealt};
+use crate::device::{BackendKind, DeviceId, Machine};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, StepInput, Together, dealt};
+use crate::fit::groups;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
 use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::models::{CacheSpec, Model, ModelError};
-use crate::plan::MemoryUse;
+use crate::plan::{Member, MemoryUse};
 use crate::sample::SampleError;
 use crate::tensor::DType;
 use crate::text::{TextError, Tokenizer};
@@ -41,6 +42,8 @@ pub struct EngineOptions {
     pub keep_mapping: bool,
     /// Host memory that weights, cache and arena may take.
     pub budget: Bytes,
+    /// Devices that work on a layer together, paired by their links; with 1, each has layers of its own.
+    pub together: u32,
 }
 
 /// Why the engine cannot start or go on.
@@ -87,6 +90,15 @@ impl GraphSource for ModelSource {
     }
 }
 
+/// Groups of `size` devices; each takes its share by the budget of its memory.
+fn teams(machine: &Machine, size: u32) -> Vec<Vec<Member>> {
+    let member = |device: DeviceId| {
+        let memory = machine.devices[device].memory;
+        Member { memory, share: machine.budget(memory).0.max(1) as f64 }
+    };
+    groups(machine, size as usize).into_iter().map(|group| group.into_iter().map(member).collect()).collect()
+}
+
 impl Engine {
     /// Builds, plans and loads the model on the CPU. A file without a usable tokenizer still evaluates token ids.
     ///
@@ -97,7 +109,7 @@ impl Engine {
         Engine::open_on(machine, gguf, options, progress)
     }
 
-    /// As [`Engine::open`], on the devices of `machine`, layers dealt over them; the machine's workers and budgets count
+    /// As [`Engine::open`], on the devices of `machine`, layers dealt over them or cut; the machine's workers and budgets count
     /// instead of those in `options`.
     ///
     /// # Errors
@@ -116,8 +128,10 @@ impl Engine {
         let tokens = Tokens(options.step.0.clamp(1, context.0.max(1)));
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
         let source = Box::new(ModelSource { model: model.clone(), cache });
-        let home = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, options.keep_mapping);
-        let session = Session::open(source, &gguf, Setup::new(machine, limits), home, progress)?;
+        let home = |graph: &Graph| dealt(graph, &gguf, &machine, options.keep_mapping);
+        let (together, residency) = Together::new(source, home, teams(&machine, options.together))?;
+        let setup = Setup::new(machine.clone(), limits);
+        let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
         let kv = PagedKv::new(context);
         let (cells, positions) = (Vec::with_capacity(tokens.index()), Vec::with_capacity(tokens.index()));
         let pages = Vec::with_capacity(context.pages() as usize);

@@ -3,11 +3,14 @@
 
 use crate::device::{DeviceId, Machine};
 
-/// Groups of `size` accelerators, the one with the fastest slowest link first; what is left over forms a last, smaller
-/// group. Devices in a group are in order of their uids.
+/// Groups of `size` accelerators, or processors where there is no accelerator, the one with the fastest slowest link
+/// first; what is left over forms a last, smaller group. Devices in a group are in order of their uids.
 pub fn groups(machine: &Machine, size: usize) -> Vec<Vec<DeviceId>> {
-    let mut left: Vec<DeviceId> =
-        machine.devices.iter_ids().filter(|(_, d)| d.is_accelerator()).map(|(id, _)| id).collect();
+    let of = |accelerators: bool| machine.devices.iter_ids().filter(move |(_, d)| d.is_accelerator() == accelerators);
+    let mut left: Vec<DeviceId> = of(true).map(|(id, _)| id).collect();
+    if left.is_empty() {
+        left = of(false).map(|(id, _)| id).collect();
+    }
     left.sort_by_key(|&id| machine.devices[id].uid.as_str());
     let mut groups = Vec::new();
     while !left.is_empty() {

@@ -323,6 +323,22 @@ fn a_model_of_an_unknown_kind_is_refused_and_still_inspected() {
 }
 
 #[test]
+fn devices_that_work_on_every_layer_together_tell_the_story_of_one() {
+    let story = |more: &[&str]| {
+        let ran = loadmaster(&[&["run", "--temp", "0", "-n", "24", "-t", "1"], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        (ran.out, ran.err)
+    };
+    let (one, _) = story(&[]);
+    let (two, told) = story(&["--devices", "cpu,cpu", "-sm", "tensor"]);
+    assert_eq!(two, one);
+    assert!(["cpu:0: weights", "cpu:1: weights"].iter().all(|part| told.contains(part)), "{told}");
+    let (four, _) = story(&["--devices", "cpu,cpu,cpu,cpu", "-sm", "tensor", "--max-gpu", "2"]);
+    assert_eq!(four, one);
+    refused(&["run", "-n", "1", "-sm", "diagonal"], 2, &["diagonal", "possible values: layer, tensor"]);
+}
+
+#[test]
 fn several_devices_give_the_logits_and_the_text_of_one() {
     let folder = folder();
     let model = tiny(&folder, "deepseek2-tiny", DType::Q4K);

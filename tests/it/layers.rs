@@ -25,7 +25,7 @@ const TABLE: [(&str, &str); 21] = [
     ("text", "gguf"),
     ("sample", "text"),
     ("synth", "vocab gguf"),
-    ("engine", "vocab graph gguf device residency plan backend exec models kv text sample"),
+    ("engine", "vocab graph gguf device residency plan fit backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models fit"),
     ("bench", "vocab graph gguf device residency plan backend exec models kv text sample engine"),
     (

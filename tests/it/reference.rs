@@ -17,6 +17,7 @@ pub fn options() -> EngineOptions {
         cache_keys: DType::F16,
         cache_values: DType::F16,
         keep_mapping: false,
+        together: 1,
         budget: Bytes(4 << 30),
     }
 }

@@ -105,8 +105,8 @@ fn overlap(parts: &[&&Weight]) -> bool {
         [(first[0], w.count), (first[1], w.rows), (first[2], w.cols)]
     };
     let meet = |a: &Weight, b: &Weight| {
-        let both = ranges(a).into_iter().zip(ranges(b));
-        both.map(|((a, n), (b, m))| a < b + m && b < a + n).all(|meets| meets)
+        let mut both = ranges(a).into_iter().zip(ranges(b));
+        both.all(|((a, n), (b, m))| a < b + m && b < a + n)
     };
     (0..parts.len()).any(|i| (0..i).any(|j| meet(parts[i], parts[j])))
 }

@@ -63,6 +63,10 @@ pub struct Sharded {
 /// A memory is in two groups or has a share that is none; the homes are of another graph; or a rewritten graph is none.
 pub fn shard(graph: &Graph, residency: &Residency, groups: &[Vec<Member>]) -> Result<Sharded, PlanError> {
     let layers = Layers::of(graph, residency, groups)?;
+    if layers.groups.is_empty() {
+        let graph = partition(graph, residency)?;
+        return Ok(Sharded { graph, residency: residency.clone(), whole: Vec::new() });
+    }
     let mut whole = Vec::new();
     let homes = deal::experts(graph, residency, &layers, &mut whole);
     let graph = partition(graph, &homes)?;
