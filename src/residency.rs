@@ -107,6 +107,20 @@ impl Home {
     }
 }
 
+/// Where the caches of layers live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheHome {
+    /// With their layers.
+    #[default]
+    Layer,
+    /// On accelerators, also those of layers whose weights stay with the processor: engines that stream these for a
+    /// long prompt compute attention there, too.
+    Accelerator,
+    /// With the processor: `--no-kv-offload`.
+    Host,
+}
+
 /// The home of every weight slice and every state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Residency {

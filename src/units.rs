@@ -37,6 +37,11 @@ impl Bytes {
         Bytes(self.0.saturating_mul(n))
     }
 
+    /// `self` less `other`, at least none.
+    pub const fn saturating_sub(self, other: Bytes) -> Bytes {
+        Bytes(self.0.saturating_sub(other.0))
+    }
+
     /// `self + other`, or `None` past 2^64.
     pub const fn checked_add(self, other: Bytes) -> Option<Bytes> {
         match self.0.checked_add(other.0) {

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::Usage;
 use crate::device::{BackendKind, Machine};
 use crate::graph::CACHE_TYPES;
+use crate::residency::CacheHome;
 use crate::sample::SampleOptions;
 use crate::tensor::DType;
 use crate::units::Bytes;
@@ -32,6 +33,40 @@ impl ModelArg {
     /// The file; empty only where the parser was not asked for one.
     pub fn path(&self) -> PathBuf {
         self.model.as_ref().or(self.positional.as_ref()).cloned().unwrap_or_default()
+    }
+}
+
+/// Where caches live.
+#[derive(Debug, Args)]
+pub(super) struct CacheArgs {
+    /// Where caches live [default: layer; fit: accelerator where that is faster]
+    #[arg(long, value_enum)]
+    kv: Option<Kv>,
+    /// The same as --kv host [-nkvo]
+    #[arg(long, conflicts_with = "kv")]
+    no_kv_offload: bool,
+}
+
+/// What `--kv` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kv {
+    /// With their layers
+    Layer,
+    /// On accelerators, also those of layers whose weights are streamed
+    Accelerator,
+    /// With the processor
+    Host,
+}
+
+impl CacheArgs {
+    /// What was asked for.
+    pub fn home(&self) -> Option<CacheHome> {
+        let told = self.kv.map(|kv| match kv {
+            Kv::Layer => CacheHome::Layer,
+            Kv::Accelerator => CacheHome::Accelerator,
+            Kv::Host => CacheHome::Host,
+        });
+        told.or(self.no_kv_offload.then_some(CacheHome::Host))
     }
 }
 

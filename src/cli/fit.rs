@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::args::{GpuLayers, ModelArg, cache_type, gpu_layers};
+use super::args::{CacheArgs, GpuLayers, ModelArg, cache_type, gpu_layers};
 use super::devices;
 use super::planning::{Subject, offload};
 use crate::fit::{Request, Wishes, fit, flags, json, table};
@@ -42,6 +42,8 @@ pub(super) struct Args {
     /// All experts stay with the processor [-cmoe]
     #[arg(long)]
     cpu_moe: bool,
+    #[command(flatten)]
+    caches: CacheArgs,
     /// Proportions of the layers, a device each [-ts]
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = proportion)]
     tensor_split: Option<Vec<f64>>,
@@ -126,6 +128,7 @@ fn wishes(args: &Args) -> Wishes {
         }),
         tensor_split: args.tensor_split.clone(),
         host_moe_layers: if args.cpu_moe { u32::MAX } else { args.n_cpu_moe },
+        cache: args.caches.home(),
         margins: args.fit_margin.clone(),
     }
 }

@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::args::ModelArg;
+use super::args::{CacheArgs, ModelArg};
 use super::{Usage, devices};
 use crate::device::Machine;
 use crate::graph::{Batch, Graph};
@@ -16,8 +16,7 @@ use crate::inspect::escape;
 use crate::models::{CacheSpec, Model, ShapeFile};
 use crate::plan::{MemoryUse, Offload, Policy};
 use crate::sim::{
-    CacheHome, Causes, Overlap, Phase, Rows, Setting, Simulation, Wish, Workload, causes, homes, levels, simulate,
-    trace,
+    Causes, Overlap, Phase, Rows, Setting, Simulation, Wish, Workload, causes, homes, levels, simulate, trace,
 };
 use crate::tensor::DType;
 use crate::units::{Bytes, Nanos, Tokens};
@@ -43,12 +42,8 @@ pub(super) struct Args {
     /// Keep experts with the processor all the same [-cmoe]
     #[arg(long)]
     cpu_moe: bool,
-    /// Where caches live
-    #[arg(long, value_enum, default_value_t = Kv::Layer)]
-    kv: Kv,
-    /// The same as --kv host [-nkvo]
-    #[arg(long, conflicts_with = "kv")]
-    no_kv_offload: bool,
+    #[command(flatten)]
+    caches: CacheArgs,
     /// When ops whose weights the processor has run on an accelerator: never, auto, or from N tokens on
     #[arg(long, value_name = "RULE", default_value = "auto", value_parser = offload)]
     offload: Offload,
@@ -74,17 +69,6 @@ Examples:
   loadmaster sim qwen2.5-32b-q4_k_m --machine rtx4080 -ngl 40
   loadmaster sim qwen2.5-32b-q4_k_m --machine rtx4080 -ngl 0 --kv accelerator -ub 2048 --workload 2048:0 --trace t.json
   loadmaster sim deepseek-v3-iq1_s --machine rtx3090x2-ddr4 -cmoe --workload 4096:128 -ub 4096";
-
-/// Where caches live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kv {
-    /// With their layers
-    Layer,
-    /// On accelerators, also those of layers whose weights are streamed
-    Accelerator,
-    /// With the processor
-    Host,
-}
 
 /// `PP:TG`; one of them may be 0.
 pub(super) fn workload(text: &str) -> Result<Workload, String> {
@@ -146,12 +130,7 @@ pub(super) fn run(args: Args) -> Result<()> {
 
 impl Args {
     fn wish(&self) -> Wish {
-        let cache = match self.kv {
-            Kv::Layer if self.no_kv_offload => CacheHome::Host,
-            Kv::Layer => CacheHome::Layer,
-            Kv::Accelerator => CacheHome::Accelerator,
-            Kv::Host => CacheHome::Host,
-        };
+        let cache = self.caches.home().unwrap_or_default();
         Wish { layers: self.n_gpu_layers, experts_on_host: self.cpu_moe, cache }
     }
 }

@@ -7,6 +7,7 @@ use super::{FitError, name};
 use crate::device::{DeviceId, Machine, MemoryId};
 use crate::index::IndexVec;
 use crate::plan::MemoryUse;
+use crate::residency::CacheHome;
 use crate::units::Bytes;
 
 /// How layers are dealt to devices.
@@ -18,12 +19,17 @@ pub(super) enum Order {
     Share,
 }
 
-impl Order {
-    /// Those that differ: a model that fills every device leaves no choice.
-    pub fn worth_trying(parts: &Parts, machine: &Machine) -> Result<&'static [Order], FitError> {
-        let room: u64 = Capacity::of(machine)?.bytes.iter().map(|b| b.0).sum();
-        let need: u64 = parts.layers.iter().map(|l| l.bytes().0).sum();
-        Ok(if need < room { &[Order::Fastest, Order::Share] } else { &[Order::Fastest] })
+/// What a deal may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub order: Order,
+    pub cache: CacheHome,
+}
+
+impl Choice {
+    /// What is tried first.
+    pub fn first(wishes: &Wishes) -> Choice {
+        Choice { order: Order::Fastest, cache: wishes.cache.unwrap_or_default() }
     }
 }
 
@@ -83,8 +89,10 @@ pub(super) struct Run {
 /// Where everything goes.
 #[derive(Clone, Debug)]
 pub(super) struct Assignment {
-    /// The memory of each layer's dense weights and states.
+    /// The memory of each layer's dense weights.
     pub layers: Vec<MemoryId>,
+    /// The memory of each layer's states.
+    pub caches: Vec<MemoryId>,
     /// The runs of each layer's experts, in order; they cover it.
     pub experts: Vec<Vec<Run>>,
     /// The memory of the head.
@@ -102,20 +110,27 @@ impl Assignment {
         parts: &Parts,
         machine: &Machine,
         capacity: &Capacity,
-        order: Order,
+        choice: Choice,
         wishes: &Wishes,
     ) -> Result<Assignment, FitError> {
-        let mut dealer = Dealer { parts, machine, capacity, wishes, left: capacity.bytes.clone() };
+        let mut dealer = Dealer { parts, machine, capacity, choice, wishes, left: capacity.bytes.clone() };
         let count = parts.layers.len();
         let on_devices = dealer.layers_on_devices();
         let head = if on_devices > 0 || count == 0 { dealer.head() } else { capacity.host };
         let mut layers = vec![capacity.host; count];
-        for (layer, device) in dealer.runs(count - on_devices, order).into_iter().enumerate() {
+        let mut caches = vec![capacity.host; count];
+        if choice.cache == CacheHome::Accelerator {
+            dealer.caches_of_host(&mut caches[..count - on_devices]);
+        }
+        for (layer, device) in dealer.runs(count - on_devices).into_iter().enumerate() {
             layers[count - on_devices + layer] = machine.devices[device].memory;
         }
-        dealer.respect(&layers)?;
+        if choice.cache != CacheHome::Host {
+            caches[count - on_devices..].copy_from_slice(&layers[count - on_devices..]);
+        }
+        dealer.respect(&layers, &caches)?;
         let experts = dealer.experts(&layers);
-        Ok(Assignment { layers, experts, head, host: capacity.host })
+        Ok(Assignment { layers, caches, experts, head, host: capacity.host })
     }
 }
 
@@ -123,6 +138,7 @@ struct Dealer<'a> {
     parts: &'a Parts,
     machine: &'a Machine,
     capacity: &'a Capacity,
+    choice: Choice,
     wishes: &'a Wishes,
     /// What each device has left.
     left: Vec<Bytes>,
@@ -139,13 +155,46 @@ impl Dealer<'_> {
             return (asked as usize).min(count);
         }
         let total: u64 = self.left.iter().map(|b| b.0).sum();
-        let mut used = self.parts.head_bytes.0;
-        let weight = |layer: &Layer| layer.fixed().0;
+        let caches = match self.choice.cache {
+            CacheHome::Layer | CacheHome::Host => 0,
+            CacheHome::Accelerator => self.parts.layers.iter().map(|l| l.state_bytes.0).sum(),
+        };
+        let mut used = self.parts.head_bytes.0 + caches;
         let fits = |layer: &&Layer| {
-            used += weight(layer);
+            used += match self.choice.cache {
+                CacheHome::Layer => self.fixed(layer).0,
+                CacheHome::Accelerator | CacheHome::Host => layer.dense_bytes.0,
+            };
             used <= total
         };
         self.parts.layers.iter().rev().take_while(fits).count()
+    }
+
+    /// Bytes that a layer on a device has there beside experts.
+    fn fixed(&self, layer: &Layer) -> Bytes {
+        match self.choice.cache {
+            CacheHome::Layer | CacheHome::Accelerator => layer.dense_bytes + layer.state_bytes,
+            CacheHome::Host => layer.dense_bytes,
+        }
+    }
+
+    /// Deals the caches of the first layers, whose weights stay with the host: in runs as long as the links are fast,
+    /// since that is how these weights would come.
+    fn caches_of_host(&mut self, caches: &mut [MemoryId]) {
+        let memory = |i: usize| self.machine.devices[self.capacity.devices[i]].memory;
+        let rate = |i| self.machine.way(self.capacity.host, memory(i)).map_or(0.0, |way| way.rate.0);
+        let rates: Vec<f64> = (0..self.left.len()).map(rate).collect();
+        let (total, count) = (rates.iter().sum::<f64>(), caches.len() as f64);
+        let (mut device, mut end) = (0, rates.first().copied().unwrap_or_default());
+        for (l, cache) in caches.iter_mut().enumerate() {
+            let (place, bytes) = ((l as f64 + 0.5) / count * total, self.parts.layers[l].state_bytes);
+            while device + 1 < rates.len() && (place >= end || self.left[device] < bytes) {
+                device += 1;
+                end += rates[device];
+            }
+            self.left[device] = self.left[device].saturating_sub(bytes);
+            *cache = memory(device);
+        }
     }
 
     /// Puts the head with the last layer's device: the last one that has room for it.
@@ -161,31 +210,32 @@ impl Dealer<'_> {
     }
 
     /// The device of every layer from `first` on: contiguous runs in order of devices.
-    fn runs(&mut self, first: usize, order: Order) -> Vec<DeviceId> {
+    fn runs(&mut self, first: usize) -> Vec<DeviceId> {
         let layers = &self.parts.layers[first..];
-        let targets = self.targets(layers, order);
+        let targets = self.targets(layers);
         let share = self.share_of_experts(layers);
         let (mut found, mut device, mut dealt) = (Vec::with_capacity(layers.len()), 0, 0.0);
         for layer in layers {
-            let weight = layer.fixed().0 as f64 + share * layer.experts_bytes(layer.experts).0 as f64;
+            let fixed = self.fixed(layer);
+            let weight = fixed.0 as f64 + share * layer.experts_bytes(layer.experts).0 as f64;
             // A layer goes where most of it falls; its fixed part must fit there.
             while device + 1 < targets.len() && dealt + weight / 2.0 > targets[device] {
                 (device, dealt) = (device + 1, 0.0);
             }
-            while device + 1 < targets.len() && self.left[device] < layer.fixed() {
+            while device + 1 < targets.len() && self.left[device] < fixed {
                 (device, dealt) = (device + 1, 0.0);
             }
             dealt += weight;
-            self.left[device] = Bytes(self.left[device].0.saturating_sub(layer.fixed().0));
+            self.left[device] = self.left[device].saturating_sub(fixed);
             found.push(self.capacity.devices[device]);
         }
         found
     }
 
     /// The bytes of layers that each device is to get.
-    fn targets(&self, layers: &[Layer], order: Order) -> Vec<f64> {
+    fn targets(&self, layers: &[Layer]) -> Vec<f64> {
         let capacity: Vec<f64> = self.left.iter().map(|b| b.0 as f64).collect();
-        let total: f64 = layers.iter().map(|l| l.bytes().0 as f64).sum();
+        let total: f64 = layers.iter().map(|l| (self.fixed(l) + l.experts_bytes(l.experts)).0 as f64).sum();
         let room: f64 = capacity.iter().sum();
         if let Some(shares) = &self.wishes.tensor_split {
             let sum: f64 = shares.iter().sum();
@@ -193,7 +243,7 @@ impl Dealer<'_> {
                 .map(|i| total.min(room) * shares.get(i).copied().unwrap_or(0.0) / sum)
                 .collect();
         }
-        match order {
+        match self.choice.order {
             Order::Share if total < room => capacity.iter().map(|c| c * total / room).collect(),
             Order::Fastest | Order::Share => capacity,
         }
@@ -201,21 +251,23 @@ impl Dealer<'_> {
 
     /// The share of all experts that devices have room for beside the fixed parts.
     fn share_of_experts(&self, layers: &[Layer]) -> f64 {
-        let sum = |of: fn(&Layer) -> Bytes| layers.iter().map(|l| of(l).0 as f64).sum::<f64>();
-        let (fixed, experts) = (sum(Layer::fixed), sum(|l| l.experts_bytes(l.experts)));
+        let sum = |of: &dyn Fn(&Layer) -> Bytes| layers.iter().map(|l| of(l).0 as f64).sum::<f64>();
+        let (fixed, experts) = (sum(&|l| self.fixed(l)), sum(&|l| l.experts_bytes(l.experts)));
         let room = self.left.iter().map(|b| b.0 as f64).sum::<f64>() - fixed;
         if experts > 0.0 { (room / experts).clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    /// A number of layers that was asked for must fit.
-    fn respect(&self, layers: &[MemoryId]) -> Result<(), FitError> {
-        if self.wishes.gpu_layers.is_none() {
+    /// Layers and caches that were asked for must fit.
+    fn respect(&self, layers: &[MemoryId], caches: &[MemoryId]) -> Result<(), FitError> {
+        if self.wishes.gpu_layers.is_none() && self.wishes.cache.is_none() {
             return Ok(());
         }
         for (i, &device) in self.capacity.devices.iter().enumerate() {
             let memory = self.machine.devices[device].memory;
-            let here = self.parts.layers.iter().zip(layers).filter(|(_, m)| **m == memory);
-            let need: Bytes = here.map(|(l, _)| l.fixed()).sum();
+            let here = |homes: &[MemoryId], of: fn(&Layer) -> Bytes| -> Bytes {
+                self.parts.layers.iter().zip(homes).filter(|(_, m)| **m == memory).map(|(l, _)| of(l)).sum()
+            };
+            let need = here(layers, |l| l.dense_bytes) + here(caches, |l| l.state_bytes);
             let budget = self.capacity.bytes[i];
             if need > budget {
                 let (memory, because) = (name(self.machine, device).to_owned(), self.wishes.named());

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json as object};
 
 use super::Fit;
 use crate::device::{Machine, MemoryId};
-use crate::graph::WeightId;
+use crate::graph::{State, StateId, WeightId};
 use crate::plan::MemoryUse;
 use crate::residency::Home;
 use crate::sim::Workload;
@@ -80,7 +80,7 @@ pub fn json(fit: &Fit, machine: &Machine, workload: Workload) -> String {
 }
 
 /// `-ngl`, `-ts` and `-ot` as llama.cpp and ik_llama.cpp both read them. They place whole tensors: a stack of experts that is cut here stays in host
-/// memory there.
+/// memory there, and so does the cache of a layer whose weights do.
 pub fn flags(fit: &Fit, machine: &Machine) -> String {
     let layers = Layers::of(fit, machine);
     let on_devices = layers.memories.iter().filter(|m| **m != layers.host).count();
@@ -89,6 +89,13 @@ pub fn flags(fit: &Fit, machine: &Machine) -> String {
     let split: Vec<String> = layers.order.iter().map(|m| layers.count(*m).to_string()).collect();
     if split.len() > 1 {
         parts.push(format!("-ts {}", split.join(",")));
+    }
+    let cached_by_host = |(id, state): (StateId, &State)| {
+        let layer = layers.memories.get(state.layer as usize).copied().unwrap_or(layers.host);
+        layer != layers.host && fit.residency.states[id] == layers.host
+    };
+    if fit.graph.states().iter_ids().any(cached_by_host) {
+        parts.push("-nkvo".to_owned());
     }
     parts.extend(layers.overrides(fit));
     parts.join(" ")
@@ -107,8 +114,13 @@ impl Layers {
         let host = machine.memories.ids().find(|&m| machine.is_host(m)).unwrap_or(MemoryId(0));
         let count = fit.graph.states().iter().map(|s| s.layer as usize + 1).max().unwrap_or(0);
         let mut memories = vec![host; count];
-        for (id, state) in fit.graph.states().iter_ids() {
-            memories[state.layer as usize] = fit.residency.states[id];
+        // A layer is where its first matrix is.
+        for (id, homes) in fit.residency.weights.iter_ids().rev() {
+            let weight = &fit.graph.weights()[id];
+            let slot = layer_of(fit, id).and_then(|layer| memories.get_mut(layer));
+            if let (Some(slot), 1, true) = (slot, weight.count, weight.rows > 1) {
+                *slot = homes.first().map_or(host, |h| h.memory);
+            }
         }
         let mut order: Vec<MemoryId> = Vec::new();
         for &memory in memories.iter().filter(|m| **m != host) {

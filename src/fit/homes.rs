@@ -21,7 +21,7 @@ pub(super) fn homes(graph: &Graph, parts: &Parts, assignment: &Assignment) -> Re
     for (l, layer) in parts.layers.iter().enumerate() {
         let memory = assignment.layers[l];
         layer.dense.iter().for_each(|&id| weights[id] = whole(id, memory));
-        layer.states.iter().for_each(|&id| states[id] = memory);
+        layer.states.iter().for_each(|&id| states[id] = assignment.caches[l]);
         layer.stacks.iter().for_each(|&id| weights[id] = runs(id, &assignment.experts[l]));
     }
     Residency { weights, states, lanes: IndexVec::new() }

@@ -7,6 +7,7 @@ mod emit;
 mod groups;
 mod homes;
 mod parts;
+mod search;
 mod wishes;
 
 use thiserror::Error;
@@ -19,7 +20,7 @@ use crate::residency::Residency;
 use crate::sim::Workload;
 use crate::units::{Bytes, Nanos, Tokens};
 
-use deal::{Assignment, Capacity, Order};
+use deal::{Assignment, Capacity, Choice};
 use parts::Parts;
 
 pub use emit::{flags, json, table};
@@ -114,30 +115,16 @@ pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<F
         endless.memories[memory].free = Bytes(u64::MAX >> 2);
     }
     let study = Study { graphs, machine, endless, request, base: &base };
-    let mut best: Option<Fit> = None;
-    let mut failed = None;
-    let orders = Order::worth_trying(&parts, machine)?;
-    for (order, rule) in orders.iter().flat_map(|&order| study.rules().map(move |rule| (order, rule))) {
-        match fit_as(&study, &parts, order, rule) {
-            Ok(found) => {
-                let better = |b: &Fit| found.time(request.workload) < b.time(request.workload);
-                if best.as_ref().is_none_or(better) {
-                    best = Some(found);
-                }
-            }
-            Err(why) => failed = failed.or(Some(why)),
-        }
-    }
-    best.ok_or_else(|| failed.unwrap_or(FitError::NoDevice))
+    search::fastest(&study, &parts)
 }
 
-fn fit_as(study: &Study<'_>, parts: &Parts, order: Order, rule: Offload) -> Result<Fit, FitError> {
+fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Result<Fit, FitError> {
     let Study { machine, request, base, .. } = *study;
     let mut capacity = Capacity::of(machine)?;
-    request.wishes.divide(capacity.devices.len())?;
+    request.wishes.suit(capacity.devices.len())?;
     let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
     for _ in 0..ROUNDS {
-        let assignment = Assignment::deal(parts, machine, &capacity, order, &request.wishes)?;
+        let assignment = Assignment::deal(parts, machine, &capacity, choice, &request.wishes)?;
         let residency = homes::homes(base, parts, &assignment);
         let largest = bucket_by(study, base, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);

@@ -30,12 +30,7 @@ pub(super) struct Layer {
 impl Layer {
     /// Bytes of everything.
     pub fn bytes(&self) -> Bytes {
-        self.fixed() + self.experts_bytes(self.experts)
-    }
-
-    /// Bytes of what is not an expert.
-    pub fn fixed(&self) -> Bytes {
-        self.dense_bytes + self.state_bytes
+        self.dense_bytes + self.state_bytes + self.experts_bytes(self.experts)
     }
 
     /// Bytes of `n` experts, with what aligns each stack's run.

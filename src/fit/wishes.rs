@@ -4,6 +4,7 @@
 use thiserror::Error;
 
 use crate::device::Machine;
+use crate::residency::CacheHome;
 use crate::units::Bytes;
 
 /// Constraints on homes.
@@ -15,6 +16,8 @@ pub struct Wishes {
     pub tensor_split: Option<Vec<f64>>,
     /// `--n-cpu-moe`: layers, from the first, whose experts stay in host memory.
     pub host_moe_layers: u32,
+    /// `--kv`: where caches live; not said, on accelerators also for layers that stay with the host where that is faster.
+    pub cache: Option<CacheHome>,
     /// `--fit-margin`: bytes left free of each device, by name; one without a name is for all.
     pub margins: Vec<(Option<String>, Bytes)>,
 }
@@ -25,13 +28,18 @@ pub struct Wishes {
 pub enum WishError {
     #[error("--fit-margin names {found}, needed one of {}", names.join(", "))]
     Device { found: String, names: Vec<String> },
+    #[error("--kv accelerator: no accelerator of this machine has a memory of its own")]
+    NoAccelerator,
     #[error("-ts {found:?}: needed 1 to {devices} proportions, not all 0, for as many devices")]
     Proportions { devices: usize, found: Vec<f64> },
 }
 
 impl Wishes {
-    /// Whether the proportions are for `devices` devices.
-    pub(super) fn divide(&self, devices: usize) -> Result<(), WishError> {
+    /// Whether the wishes can be met with `devices` devices that have memories of their own.
+    pub(super) fn suit(&self, devices: usize) -> Result<(), WishError> {
+        if self.cache == Some(CacheHome::Accelerator) && devices == 0 {
+            return Err(WishError::NoAccelerator);
+        }
         match &self.tensor_split {
             Some(found) if found.len() > devices || found.iter().all(|&n| n <= 0.0) => {
                 Err(WishError::Proportions { devices, found: found.clone() })
@@ -76,6 +84,11 @@ impl Wishes {
         if self.host_moe_layers > 0 {
             parts.push(format!("--n-cpu-moe {}", self.host_moe_layers));
         }
+        parts.extend(self.cache.map(|home| match home {
+            CacheHome::Layer => "--kv layer".to_owned(),
+            CacheHome::Accelerator => "--kv accelerator".to_owned(),
+            CacheHome::Host => "--kv host".to_owned(),
+        }));
         if parts.is_empty() { String::new() } else { format!(", with {}", parts.join(" ")) }
     }
 }

@@ -11,20 +11,7 @@ use thiserror::Error;
 use crate::device::{Machine, MemoryId};
 use crate::graph::{Graph, Op, Weight, WeightId};
 use crate::index::IndexVec;
-use crate::residency::{Home, Residency};
-
-/// Where caches live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CacheHome {
-    /// With their layers.
-    #[default]
-    Layer,
-    /// On accelerators, also those of layers that stay with the processor.
-    Accelerator,
-    /// With the processor: `--no-kv-offload`.
-    Host,
-}
+use crate::residency::{CacheHome, Home, Residency};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

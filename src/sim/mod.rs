@@ -19,7 +19,7 @@ use crate::units::{Bytes, Nanos, Tokens};
 
 pub use calibrate::{CalibrateError, Row, Side, calibrate};
 pub use causes::{Causes, causes};
-pub use homes::{CacheHome, NoMemory, Wish, homes};
+pub use homes::{NoMemory, Wish, homes};
 pub use memory::{Level, levels};
 pub use rows::{Measurement, Named, Rows, RowsError, Rule};
 pub use trace::trace;

@@ -806,6 +806,7 @@ fn fit_says_where_everything_lives_and_how_other_engines_are_told() {
     let flags = with(&["--emit", "llama.cpp"]).out;
     assert!(flags.starts_with("-ngl 49 -ot 'blk\\.("), "{flags}");
     assert!(with(&["-cmoe", "--emit", "llama.cpp"]).out.contains("(0|1|2|"));
+    assert!(with(&["-nkvo", "--emit", "llama.cpp"]).out.contains(" -nkvo"));
     for (args, code, why) in [
         (&["--fit-margin", "cuda:9=100"][..], 1, "--fit-margin names cuda:9"),
         (&["--fit-margin", "many"], 2, "needed a number of MiB"),

@@ -6,6 +6,7 @@ use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Policy, check};
+use loadmaster::residency::CacheHome;
 use loadmaster::sim::Workload;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -84,7 +85,9 @@ fn pairs_of_ten_cards_have_equal_links_in_any_order_and_the_fastest_come_first()
 #[test]
 fn layers_that_are_asked_for_are_kept_or_refused_with_the_bytes_that_lack() {
     let machine = machine("rtx4090");
-    let ask = |layers| Request { wishes: Wishes { gpu_layers: Some(layers), ..Wishes::default() }, ..request(512) };
+    let cache = Some(CacheHome::Layer);
+    let ask =
+        |layers| Request { wishes: Wishes { gpu_layers: Some(layers), cache, ..Wishes::default() }, ..request(512) };
     let found = fitted("qwen2.5-32b-q4_k_m", &machine, 4096, &ask(40)).unwrap();
     holds(&found, &machine);
     let card = machine.memories.iter_ids().find(|&(m, _)| !machine.is_host(m)).unwrap().0;
@@ -114,4 +117,55 @@ fn shipped_models_fit_shipped_machines_and_every_bucket_checks() {
         let found = fitted(model, &machine, 4096, &request(512)).unwrap_or_else(|e| panic!("{model} on {name}: {e}"));
         holds(&found, &machine);
     }
+}
+
+/// States that live in host memory, and elsewhere.
+fn caches(found: &Fit, machine: &Machine) -> (usize, usize) {
+    let on_host = found.residency.states.iter().filter(|&&m| machine.is_host(m)).count();
+    (on_host, found.residency.states.len() - on_host)
+}
+
+#[test]
+fn caches_live_where_they_are_wished_to() {
+    let machine = machine("rtx4080");
+    let ask = |cache, layers| {
+        let wishes = Wishes { cache: Some(cache), gpu_layers: Some(layers), ..Wishes::default() };
+        let found = fitted("qwen2.5-32b-q4_k_m", &machine, 4096, &Request { wishes, ..request(512) }).unwrap();
+        holds(&found, &machine);
+        caches(&found, &machine)
+    };
+    assert_eq!(ask(CacheHome::Layer, 20), (2 * 44, 2 * 20));
+    assert_eq!(ask(CacheHome::Accelerator, 20), (0, 2 * 64));
+    assert_eq!(ask(CacheHome::Accelerator, 0), (0, 2 * 64));
+    assert_eq!(ask(CacheHome::Host, 20), (2 * 64, 0));
+}
+
+/// Streaming all of a model for a long prompt, attention is faster where the rest of the layer is computed.
+#[test]
+fn caches_of_layers_that_stay_with_the_host_go_to_a_card_where_that_is_faster() {
+    let machine = machine("rtx4080");
+    let workload = Workload { prompt: Tokens(2048), generate: Tokens(0) };
+    let ask = |cache| {
+        let wishes = Wishes { cache, gpu_layers: Some(0), ..Wishes::default() };
+        fitted("qwen2.5-32b-q4_k_m", &machine, 4096, &Request { wishes, workload, ..request(2048) }).unwrap()
+    };
+    let (free, told) = (ask(None), ask(Some(CacheHome::Layer)));
+    holds(&free, &machine);
+    assert_eq!(caches(&free, &machine), (0, 2 * 64));
+    assert!(free.time(workload) < told.time(workload), "{} {}", free.time(workload), told.time(workload));
+}
+
+#[test]
+fn caches_that_find_no_room_or_no_accelerator_are_refused() {
+    let wishes = Wishes { cache: Some(CacheHome::Accelerator), ..Wishes::default() };
+    let ask = Request { wishes, ..request(512) };
+    match fitted("qwen2.5-32b-q4_k_m", &machine("rtx4080"), 131_072, &ask) {
+        Err(FitError::Short { need, budget, missing, because, .. }) => {
+            assert_eq!(missing, need - budget);
+            assert!(because.contains("--kv accelerator"), "{because}");
+        }
+        other => panic!("{:?}", other.map(|f| f.memories)),
+    }
+    let refused = fitted("qwen3-30b-a3b-q4_k_m", &machine("cpu-2core"), 4096, &ask).unwrap_err();
+    assert!(refused.to_string().contains("--kv accelerator"), "{refused}");
 }

@@ -5,10 +5,10 @@ use loadmaster::graph::ops::Moe;
 use loadmaster::graph::{Batch, Graph, Op};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Activity, Offload, Policy, Split, Upload, node_time, partition, plan, timeline};
-use loadmaster::residency::{Home, Residency, WeightSlice};
+use loadmaster::residency::{CacheHome, Home, Residency, WeightSlice};
 use loadmaster::sim::{
-    CacheHome, Level, Measurement, Overlap, Rows, RowsError, Setting, Wish, Workload, causes, homes, levels, simulate,
-    step_time, trace,
+    Level, Measurement, Overlap, Rows, RowsError, Setting, Wish, Workload, causes, homes, levels, simulate, step_time,
+    trace,
 };
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Tokens};
