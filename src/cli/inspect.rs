@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// Explain why one node runs where it runs; NODE is a name, or an id such as n12
     #[arg(long, value_name = "NODE", conflicts_with_all = ["format", "emit"])]
     why: Option<String>,
-    /// Machine to plan for: a machine file [default: this one, as `run` uses it]
-    #[arg(long, value_name = "MACHINE")]
+    /// Machine to plan for: the name of a shipped one, or a JSON file [default: this one, as `run` uses it]
+    #[arg(long, value_name = "NAME|FILE")]
     machine: Option<String>,
     /// Ops whose weights are in host memory: never, auto, or streamed to an accelerator from N rows on
     #[arg(long, value_name = "RULE", default_value = "auto", value_parser = offload)]
@@ -96,8 +96,8 @@ enum Emit {
 const EXAMPLES: &str = "\
 Examples:
   loadmaster inspect model.gguf
-  loadmaster inspect qwen3-30b-a3b-q4_k_m --machine machine.json --batch 512 --why blk.3.ffn_down_exps
-  loadmaster inspect model.gguf --machine machine.json --batch 512 --against-batch 1
+  loadmaster inspect qwen3-30b-a3b-q4_k_m --machine rtx4080 --batch 512 --why blk.3.ffn_down_exps
+  loadmaster inspect model.gguf --machine rtx4090 --batch 512 --against-batch 1
   loadmaster inspect model.gguf --batch 512 --format json | jq '.graph.nodes | length'
   loadmaster inspect model.gguf --format dot | dot -Tsvg > model.svg
   loadmaster inspect model.gguf --format html > model.html
@@ -110,20 +110,12 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     let site = Site::resolve(args.machine.as_deref(), args.engine.threads)?;
     let model = subject.model();
-    let housed = match &model {
-        Ok(model) => args.asked(&subject, model, &site).and_then(|asked| asked.graph()),
+    let asked = match &model {
+        Ok(model) => args.asked(&subject, model, &site),
         Err(why) => Err(why.to_string()),
     };
-    let plan = match &housed {
-        Ok(housed) => housed.plan(&site.machine),
-        Err(_) => Err("there is no graph".to_owned()),
-    };
-    let planned = match (&housed, &plan) {
-        (Ok(housed), Ok(plan)) => Ok(housed.planned(&site.machine, plan)),
-        (Err(why), _) if args.why.is_some() || args.against.is_asked() => Err(why.clone()),
-        (Ok(_) | Err(_), Err(why)) => Err(why.clone()),
-        (Err(_), Ok(_)) => Err("there is no graph".to_owned()),
-    };
+    let made = asked.as_ref().map_err(Clone::clone).and_then(Asked::made);
+    let planned = made.as_ref().map(|made| made.planned(&site.machine)).map_err(Clone::clone);
     if args.against.is_asked() {
         let planned = planned.map_err(Error::msg)?;
         return show(&args.compared(&subject, &model?, &site, &planned)?);
@@ -131,15 +123,24 @@ pub(super) fn run(args: Args) -> Result<()> {
     if let Some(asked) = &args.why {
         return show(&why(&planned.map_err(Error::msg)?, asked)?);
     }
-    let unused = match (&model, &housed) {
+    let uncut = asked.and_then(|asked| asked.graph());
+    let graph = match (&made, &uncut) {
+        (Ok(made), _) => Ok(&made.graph),
+        (Err(_), uncut) => uncut.as_ref().map_err(Clone::clone),
+    };
+    let unused = match (&model, &graph) {
         (Ok(model), Ok(_)) => model.unused_tensors()?,
         (Ok(_) | Err(_), _) => Vec::new(),
+    };
+    let plan = match &graph {
+        Ok(_) => planned,
+        Err(_) => Err("there is no graph".to_owned()),
     };
     let report = Report {
         source: subject.source(),
         machine: &site.machine,
-        graph: housed.as_ref().map(|housed| &housed.graph).map_err(Clone::clone),
-        plan: planned,
+        graph,
+        plan,
         unused: &unused,
         notes: &notes(&subject),
     };
@@ -184,16 +185,17 @@ impl Args {
         let asked = self.asked(subject, model, site).map_err(Error::msg)?;
         let batch = self.against.against_batch.map_or(asked.batch, Tokens);
         let offload = self.against.against_offload.unwrap_or(asked.offload);
-        let housed = Asked { batch, offload, ..asked }.graph().map_err(Error::msg)?;
-        let plan = housed.plan(&site.machine).map_err(Error::msg)?;
-        Ok(compare(&housed.planned(&site.machine, &plan))?)
+        let made = Asked { batch, offload, ..asked }.made().map_err(Error::msg)?;
+        Ok(compare(&made.planned(&site.machine))?)
     }
 
     fn asked<'a>(&self, subject: &'a Subject, model: &'a Model, site: &'a Site) -> Result<Asked<'a>, String> {
         let cells = open::context_of(model.hparams().context, self.ctx_size).map_err(|e| e.to_string())?;
         let EngineArgs { cache_type_k: keys, cache_type_v: values, mmap: keep_mapping, .. } = self.engine;
         let cache = CacheSpec { cells, keys, values };
-        let (batch, largest, offload) = (Tokens(self.batch), Tokens(self.engine.step()), self.offload);
+        // Both plans of a comparison have the homes of the larger step.
+        let largest = Tokens(self.engine.step().max(self.batch).max(self.against.against_batch.unwrap_or(0)));
+        let (batch, offload) = (Tokens(self.batch), self.offload);
         Ok(Asked { subject, model, site, batch, largest, cache, offload, keep_mapping })
     }
 }

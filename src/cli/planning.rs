@@ -9,13 +9,15 @@ use anyhow::{Context, Result, bail};
 use super::{devices, open};
 use crate::bench::host;
 use crate::device::{BackendKind, Machine, MemoryId};
-use crate::exec::{homes, homes_for};
+use crate::exec::homes;
+use crate::fit::{Bucket, FitError, Request, Wishes, fit};
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
 use crate::inspect::{Planned, Source, nearest, shape};
 use crate::models::{CacheSpec, Model, ModelError, ShapeFile};
-use crate::plan::{Offload, Plan, Policy, partition, plan};
+use crate::plan::{Offload, Plan, Policy, plan};
 use crate::residency::Residency;
+use crate::sim::Workload;
 use crate::units::{Bytes, Tokens};
 
 /// A model, with its weights or without.
@@ -80,12 +82,13 @@ fn begins_with_brace(path: &Path) -> bool {
 pub(super) fn text(path: &Path) -> Result<String> {
     const MOST: u64 = 1 << 28;
     let named = || path.display().to_string();
-    let mut file = File::open(path).with_context(named)?;
-    if file.metadata().with_context(named)?.len() > MOST {
+    let mut text = String::new();
+    // One byte more than is taken: what has no end is refused by its length.
+    let file = File::open(path).with_context(named)?;
+    file.take(MOST + 1).read_to_string(&mut text).with_context(named)?;
+    if text.len() as u64 > MOST {
         bail!("{}: a file of more than {} is no such text", path.display(), Bytes(MOST));
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).with_context(named)?;
     Ok(text)
 }
 
@@ -122,37 +125,48 @@ pub(super) struct Asked<'a> {
     pub keep_mapping: bool,
 }
 
-/// A graph and its homes.
-pub(super) struct Housed {
+/// A plan with all that it was made of.
+pub(super) struct Made {
     pub graph: Graph,
-    pub homes: Residency,
-    pub policy: Policy,
+    homes: Residency,
+    policy: Policy,
+    plan: Plan,
 }
 
 impl Asked<'_> {
-    pub fn graph(&self) -> Result<Housed, String> {
-        let graph = |tokens| {
-            let batch = Batch { tokens, outputs: Tokens(1) };
-            self.model.graph(batch, self.cache).map_err(|e| e.to_string())
-        };
-        let (graph, largest) = (graph(self.batch)?, graph(self.batch.max(self.largest))?);
+    /// The graph, not yet cut along homes.
+    pub fn graph(&self) -> Result<Graph, String> {
+        self.model.graph(Batch { tokens: self.batch, outputs: Tokens(1) }, self.cache).map_err(|e| e.to_string())
+    }
+
+    /// A file on this machine as `run` would plan it, all else with the homes of a fit.
+    pub fn made(&self) -> Result<Made, String> {
         let policy = Policy { offload: self.offload, ..Policy::default() };
-        let homes = match self.subject {
-            Subject::File(gguf) if self.site.own => homes(&graph, gguf, MemoryId(0), self.keep_mapping),
-            Subject::File(_) | Subject::Shape(_) => homes_for(&largest, &self.site.machine, &policy),
-        };
-        let graph = partition(&graph, &homes).map_err(|e| e.to_string())?;
-        Ok(Housed { graph, homes, policy })
+        match self.subject {
+            Subject::File(gguf) if self.site.own => {
+                let graph = self.graph()?;
+                let homes = homes(&graph, gguf, MemoryId(0), self.keep_mapping);
+                let plan = plan(&graph, &homes, &self.site.machine, &policy).map_err(|e| e.to_string())?;
+                Ok(Made { graph, homes, policy, plan })
+            }
+            Subject::File(_) | Subject::Shape(_) => self.fitted(policy).map_err(|e| e.to_string()),
+        }
+    }
+
+    fn fitted(&self, policy: Policy) -> Result<Made, FitError> {
+        let graphs = |batch: Batch| self.model.graph(batch, self.cache).map_err(|e| e.to_string());
+        let (workload, wishes) = (Workload::default(), Wishes::default());
+        let request = Request { ubatch: self.largest.max(self.batch), workload, policy, wishes };
+        let found = fit(&graphs, &self.site.machine, &request)?;
+        let Bucket { graph, plan, .. } = found.step(&graphs, &self.site.machine, &request, self.batch)?;
+        Ok(Made { graph, homes: found.residency, policy: request.policy, plan })
     }
 }
 
-impl Housed {
-    pub fn plan(&self, machine: &Machine) -> Result<Plan, String> {
-        plan(&self.graph, &self.homes, machine, &self.policy).map_err(|e| e.to_string())
-    }
-
-    pub fn planned<'a>(&'a self, machine: &'a Machine, plan: &'a Plan) -> Planned<'a> {
-        Planned { graph: &self.graph, homes: &self.homes, machine, policy: &self.policy, plan }
+impl Made {
+    pub fn planned<'a>(&'a self, machine: &'a Machine) -> Planned<'a> {
+        let Made { graph, homes, policy, plan } = self;
+        Planned { graph, homes, machine, policy, plan }
     }
 }
 

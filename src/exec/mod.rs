@@ -2,7 +2,6 @@
 //! writes inputs, submits splits and reads logits. Never decides where anything runs; that is the plan's.
 
 mod bucket;
-mod by_layer;
 mod devices;
 mod homes;
 mod load;
@@ -21,7 +20,6 @@ use crate::graph::{Batch, Graph};
 use crate::plan::{PlanError, SplitId};
 use crate::residency::Axis;
 
-pub use by_layer::homes_for;
 pub use devices::Open;
 pub use homes::{dealt, homes};
 pub use load::Progress;

@@ -8,6 +8,7 @@ mod groups;
 mod homes;
 mod parts;
 mod search;
+mod step;
 mod wishes;
 
 use thiserror::Error;
@@ -110,11 +111,7 @@ pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<F
     let machine = &request.wishes.with_margins(machine)?;
     let base = build(graphs, request.ubatch)?;
     let parts = Parts::of(&base);
-    let mut endless = machine.clone();
-    for memory in machine.memories.ids() {
-        endless.memories[memory].free = Bytes(u64::MAX >> 2);
-    }
-    let study = Study { graphs, machine, endless, request, base: &base };
+    let study = Study::new(graphs, machine, request, &base);
     search::fastest(&study, &parts)
 }
 
@@ -197,6 +194,16 @@ struct Study<'a> {
     request: &'a Request,
     /// The graph of the largest step.
     base: &'a Graph,
+}
+
+impl<'a> Study<'a> {
+    fn new(graphs: Graphs<'a>, machine: &'a Machine, request: &'a Request, base: &'a Graph) -> Study<'a> {
+        let mut endless = machine.clone();
+        for memory in machine.memories.ids() {
+            endless.memories[memory].free = Bytes(u64::MAX >> 2);
+        }
+        Study { graphs, machine, endless, request, base }
+    }
 }
 
 impl Study<'_> {

@@ -64,10 +64,24 @@ fn shown(range: &str, pattern: &Pattern, machine: &Machine, out: &mut String) {
         let what = match (Some(device) == most, pattern.len()) {
             (true, 1) => format!("all {} nodes", nodes.len()),
             (true, _) => format!("the other {} nodes", nodes.len()),
-            (false, _) => nodes.join(" "),
+            (false, _) => parts(nodes),
         };
         line(out, &format!("{range}: {name}: {what}"));
     }
+}
+
+/// `attn_q (ffn_up_exps ffn_down_exps)[2..64]`: neighbours that are of one run of experts name it once.
+fn parts(nodes: &[String]) -> String {
+    let run = |node: &String| node.rfind('[').unwrap_or(node.len());
+    let groups = nodes.chunk_by(|a, b| a[run(a)..] == b[run(b)..]);
+    let shown = groups.map(|group| {
+        let names: Vec<&str> = group.iter().map(|node| &node[..run(node)]).collect();
+        match &group[0][run(&group[0])..] {
+            "" => names.join(" "),
+            run => format!("({}){run}", names.join(" ")),
+        }
+    });
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 /// `ffn_down` of `blk.3.ffn_down`.

@@ -702,26 +702,18 @@ fn a_shape_is_emitted_alone() {
     assert_eq!(both.code, 2, "{}", both.err);
 }
 
-/// A machine file, and `inspect` of a shipped model on it.
-fn on_machine(folder: &TempDir, name: &str) -> String {
-    let path = folder.path().join(format!("{name}.json"));
-    let machine = crate::placements::machine(name);
-    std::fs::write(&path, machine.to_json()).unwrap();
-    text(&path).to_owned()
-}
-
 #[test]
 fn models_without_weights_are_planned_for_machines_that_are_not_here() {
-    let folder = folder();
-    let card = on_machine(&folder, "small-card");
-    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", &card];
+    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "rtx4080"];
     let with = |args: &[&str]| loadmaster(&[&base[..], args].concat());
     let shown = with(&[]);
     assert_eq!((shown.code, shown.err.as_str()), (0, ""), "{}", shown.err);
-    let last =
-        shown.out.lines().find(|l| l.starts_with("  blk.47.ffn_down_exps ")).map(|l| l.split_whitespace().skip(1));
-    assert_eq!(last.unwrap().collect::<Vec<_>>(), ["moe", "q6_k", "cuda:0", "weight-home"]);
-    let why = with(&["--batch", "512", "--offload", "32", "--why", "blk.3.ffn_down_exps"]);
+    let first = shown.out.lines().find(|l| l.starts_with("  blk.0.ffn_down_exps ")).map(str::split_whitespace);
+    assert_eq!(first.unwrap().skip(1).collect::<Vec<_>>(), ["moe", "q6_k", "cuda:0", "weight-home"]);
+    let streams = ["--batch", "512", "--offload", "32"];
+    let cut = with(&streams).out;
+    let name = cut.split_whitespace().find(|word| word.starts_with("blk.47.ffn_down_exps[0..")).unwrap();
+    let why = with(&[&streams[..], &["--why", name]].concat());
     assert_eq!(why.code, 0, "{}", why.err);
     assert!(why.out.contains("512 rows >= 32: the policy moves it to cuda:0"), "{}", why.out);
     assert!(why.out.contains("streamed as p"), "{}", why.out);
@@ -734,15 +726,20 @@ fn models_without_weights_are_planned_for_machines_that_are_not_here() {
 #[test]
 fn plans_are_compared_and_saved() {
     let folder = folder();
-    let (card, none) = (on_machine(&folder, "small-card"), on_machine(&folder, "cpu"));
-    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", &card, "--offload", "never"];
+    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "rtx4080", "--offload", "never"];
     let with = |args: &[&str]| loadmaster(&[&base[..], args].concat());
     assert!(with(&["--against-offload", "never"]).out.starts_with("the plans are equal\n"));
-    let moved = with(&["--against-machine", &none]);
-    assert!(moved.out.contains("blk.30-47.ffn_down_exps: cpu -> cuda:0, weight-home\n"), "{}{}", moved.out, moved.err);
+    let moved = with(&["--against-machine", "cpu-2core"]);
+    let down =
+        |line: &str| line.starts_with("  blk.0-") && line.ends_with(".ffn_down_exps: cpu -> cuda:0, weight-home");
+    assert!(moved.out.lines().any(down), "{}{}", moved.out, moved.err);
     let grown = with(&["--batch", "64", "--against-batch", "1", "--format", "json"]);
     let document: serde_json::Value = serde_json::from_str(&grown.out).unwrap();
     assert_eq!((&document["before"]["tokens"], &document["after"]["tokens"]), (&1.into(), &64.into()));
+    // Past the usual step, too, both plans have the homes of the larger one: no cache moves.
+    let dense = ["inspect", "qwen2.5-32b-q4_k_m", "--machine", "rtx4080", "--batch", "2048", "--against-batch", "1"];
+    let ran = loadmaster(&dense);
+    assert!(ran.out.contains("attn_q: cpu -> cuda:0") && !ran.out.contains("cache: "), "{}{}", ran.out, ran.err);
     let saved = folder.path().join("saved.json");
     std::fs::write(&saved, with(&["--format", "json"]).out).unwrap();
     let same = with(&["--against-plan", text(&saved)]);
@@ -755,21 +752,24 @@ fn plans_are_compared_and_saved() {
 #[test]
 fn what_inspect_cannot_plan_is_refused_with_what_there_is() {
     let folder = folder();
-    let card = on_machine(&folder, "card");
-    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", &card];
+    let base = ["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "rtx4090"];
     let with = |args: &[&'static str]| [&base[..], args].concat();
     refused(&with(&["--why", "blk.3.fn_down_exps"]), 1, &["no node is called", "blk.3.ffn_down_exps"]);
     refused(&with(&["--offload", "0"]), 2, &["needed never, auto, or a number"]);
     refused(&with(&["--why", "output", "--format", "json"]), 2, &["cannot be used with"]);
     refused(&with(&["--against-batch", "1", "--format", "dot"]), 2, &["text or json"]);
+    let short = with(&["-c", "4000000"]);
+    let shown = loadmaster(&short).out;
+    assert!(
+        shown.contains("\nno plan: ") && shown.contains(" lacks ") && shown.contains("blk.47.attention"),
+        "{shown}"
+    );
+    refused(&[&short[..], &["--why", "output"]].concat(), 1, &[" lacks "]);
     refused(&["inspect", "qwen3-30b"], 1, &["nearest are qwen3-30b-a3b-q4_k_m"]);
     refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", "nowhere.json"], 2, &["nowhere.json"]);
     let odd = folder.path().join("odd.json");
-    std::fs::write(
-        &odd,
-        std::fs::read_to_string(&card).unwrap().replace("\"memory\": \"cuda:0\"", "\"memory\": \"cuda:8\""),
-    )
-    .unwrap();
+    let card = include_str!("../../graphs/machines/rtx4090.json");
+    std::fs::write(&odd, card.replace("\"memory\": \"cuda:0\"", "\"memory\": \"cuda:8\"")).unwrap();
     refused(&["inspect", "qwen3-30b-a3b-q4_k_m", "--machine", text(&odd)], 1, &["memory", "cuda:8"]);
 }
 

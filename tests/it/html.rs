@@ -8,7 +8,7 @@ use loadmaster::plan::Offload;
 use loadmaster::units::Tokens;
 use serde_json::Value as Json;
 
-use crate::placements::{Case, machine, model};
+use crate::placements::Case;
 
 /// What ends a script, an attribute, a tag, a string of JSON or JavaScript, or reorders text.
 const HOSTILE: [&str; 8] = [
@@ -45,7 +45,7 @@ fn data(page: &str) -> Json {
 #[test]
 fn names_from_files_stay_text() {
     for (i, odd) in HOSTILE.into_iter().enumerate() {
-        let mut case = Case::new(&model("llama-tiny"), machine("tiny-card"), 512, Offload::AtLeast(Tokens(32)));
+        let mut case = Case::new("llama-tiny", "tiny-card", 512, Offload::AtLeast(Tokens(32)));
         case.machine.devices[DeviceId(1)].name = odd.into();
         case.machine.memories.ids().for_each(|id| case.machine.memories[id].name = format!("{odd}{id}"));
         let mut file: Json = serde_json::from_str(&case.graph.to_json()).unwrap();
@@ -76,8 +76,10 @@ fn names_from_files_stay_text() {
 
 #[test]
 fn large_graphs_make_no_large_page() {
-    for (name, place) in [("deepseek-v3-iq1_s", "two-cards"), ("kimi-k2.5-ud-iq3_xxs", "eight-cards")] {
-        let case = Case::new(&model(name), machine(place), 512, Offload::AtLeast(Tokens(32)));
+    let field = Offload::AtLeast(Tokens(32));
+    let cases = [("deepseek-v3-iq1_s", "rtx3090x2-ddr4", field), ("kimi-k2.5-ud-iq3_xxs", "kimi-8gpu", Offload::Auto)];
+    for (name, place, offload) in cases {
+        let case = Case::new(name, place, 512, offload);
         let page = page(&case, name);
         assert!(case.graph.len() > 1200 && page.len() < 2 << 20, "{name}: {} bytes", page.len());
         assert_eq!(data(&page)["nodes"].as_array().unwrap().len(), case.graph.len());
@@ -103,7 +105,7 @@ fn held_fits(page: &str) {
 
 #[test]
 fn every_device_and_layer_is_on_the_page() {
-    let case = Case::new(&model("deepseek2-tiny"), machine("two-tiny-cards"), 512, Offload::Auto);
+    let case = Case::new("deepseek2-tiny", "two-tiny-cards", 512, Offload::Auto);
     let page = page(&case, "a model");
     for part in
         ["<title>a model</title>", "cuda:1 computes", "<b>0</b>", "<b>1</b>", "<b>other</b>", "weights streamed"]
