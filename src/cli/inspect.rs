@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::args::{EngineArgs, ModelArg};
@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_name = "PART", conflicts_with = "format")]
     emit: Option<Emit>,
     /// Explain why one node runs where it runs; NODE is a name, or an id such as n12
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["format", "emit"])]
+    #[arg(long, value_name = "NODE", conflicts_with = "emit")]
     why: Option<String>,
     /// Machine to plan for: the name of a shipped one, or a JSON file [default: this one, as `run` uses it]
     #[arg(long, value_name = "NAME|FILE")]
@@ -97,6 +97,7 @@ const EXAMPLES: &str = "\
 Examples:
   loadmaster inspect model.gguf
   loadmaster inspect qwen3-30b-a3b-q4_k_m --machine rtx4080 --batch 512 --why blk.3.ffn_down_exps
+  loadmaster inspect model.gguf --machine rtx4090 --why output --format json | jq .possible
   loadmaster inspect model.gguf --machine rtx4090 --batch 512 --against-batch 1
   loadmaster inspect model.gguf --batch 512 --format json | jq '.graph.nodes | length'
   loadmaster inspect model.gguf --format dot | dot -Tsvg > model.svg
@@ -121,7 +122,12 @@ pub(super) fn run(args: Args) -> Result<()> {
         return show(&args.compared(&subject, &model?, &site, &planned)?);
     }
     if let Some(asked) = &args.why {
-        return show(&why(&planned.map_err(Error::msg)?, asked)?);
+        let why = why(&planned.map_err(Error::msg)?, asked)?;
+        return show(&match args.format {
+            Format::Text => why.to_text(),
+            Format::Json => why.to_json(),
+            Format::Dot | Format::Html => bail!(Usage("a node is explained as text or json".to_owned())),
+        });
     }
     let uncut = asked.and_then(|asked| asked.graph());
     let graph = match (&made, &uncut) {

@@ -13,6 +13,7 @@ mod saved;
 mod summary;
 mod text;
 mod why;
+mod words;
 
 use crate::device::{DeviceId, Machine, MemoryId};
 use crate::gguf::Gguf;
@@ -31,7 +32,7 @@ pub use nearest::nearest;
 pub use placement::placement_table;
 pub use saved::{Saved, SavedError};
 pub use text::{node_table, text};
-pub use why::{WhyError, why};
+pub use why::{Copied, Over, Position, Possible, Read, Reader, Streamed, Way, Why, WhyError, why};
 
 /// What a report is on.
 #[derive(Clone, Copy)]

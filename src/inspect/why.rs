@@ -1,16 +1,17 @@
-//! One node of a plan → why it runs where it runs: the reason in words, what else was possible, what it reads over which
-//! way, its split and its place in the arena.
+//! One node of a plan → everything on why it runs where it runs, as data: the reason, what else was possible, what it
+//! reads over which way, its split and its place in the arena. Texts and JSON are made from this alone.
 
+use serde::Serialize;
 use thiserror::Error;
 
-use super::text::{line, table};
-use super::{Planned, by, escape, nearest, weight_type};
+use super::words::in_words;
+use super::{Planned, escape, nearest, reason, weight_type};
 use crate::device::{DeviceId, MemoryId};
-use crate::graph::{NodeId, Operand, StateId, WeightId};
+use crate::graph::{InputId, NodeId, Operand, StateId, WeightId};
 use crate::index::Id;
-use crate::plan::{Candidate, Reason, Rule, Span, candidates};
+use crate::plan::{Candidate, Span, SplitId, TransferId, UploadId, candidates};
 use crate::residency::part_bytes;
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, BytesPerSec, Nanos};
 
 /// There is no such node.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -24,11 +25,202 @@ pub struct WhyError {
     pub near: Vec<String>,
 }
 
+/// Everything on one node. Names are harmless, sizes are in bytes, times in nanoseconds, rates in bytes a second.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Why {
+    /// Its name.
+    pub node: String,
+    /// Its id.
+    pub id: NodeId,
+    /// Its layer.
+    pub layer: Option<u32>,
+    /// What kind of op it is.
+    pub family: &'static str,
+    /// The type of the weight that it multiplies with or reads rows of.
+    pub dtype: Option<&'static str>,
+    /// Rows and columns of its value.
+    pub shape: [u32; 2],
+    /// Bytes of its value.
+    pub bytes: Bytes,
+    /// Where it runs.
+    pub device: String,
+    /// Why, as tables say it.
+    pub reason: String,
+    /// Why, in words with their quantities.
+    pub words: String,
+    /// Every device of the machine as a place for it.
+    pub possible: Vec<Possible>,
+    /// Its operands, in order.
+    pub reads: Vec<Read>,
+    /// The nodes that read its value; none for what the step is for.
+    pub read_by: Vec<Reader>,
+    /// The split that it runs in.
+    pub split: Option<Position>,
+    /// Where its value lies in its device's arena.
+    pub value: Span,
+    /// The size of that arena.
+    pub arena: Bytes,
+}
+
+/// A device that could have had the node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Possible {
+    /// Its name.
+    pub device: String,
+    /// Whether the node runs there.
+    pub chosen: bool,
+    /// Time of the node's own work there.
+    pub compute: Nanos,
+    /// Time to bring the weights that do not live there; none where they have no way there.
+    pub upload: Option<Nanos>,
+    /// Why it cannot run there, if it cannot.
+    pub refused: Option<String>,
+}
+
+/// What a node reads.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Read {
+    /// The value of another node.
+    Value {
+        /// Its name.
+        node: String,
+        /// Its id.
+        id: NodeId,
+        /// Its bytes.
+        bytes: Bytes,
+        /// Where it is made.
+        made_on: String,
+        /// Whether that is where it is read.
+        here: bool,
+        /// How it gets to the reader; none where it need not, or only orders the two.
+        copied: Option<Copied>,
+    },
+    /// A weight, or a part of one.
+    Weight {
+        /// Its name.
+        name: String,
+        /// Its type.
+        dtype: &'static str,
+        /// Bytes of the part that is read.
+        bytes: Bytes,
+        /// The matrices that are read, from the first to before the last.
+        matrices: [u32; 2],
+        /// How many there are.
+        of: u32,
+        /// The memories that hold that part.
+        homes: Vec<String>,
+        /// How it gets to the reader; none where it lives there.
+        streamed: Option<Streamed>,
+    },
+    /// A cache.
+    State {
+        /// Its name.
+        name: String,
+        /// Its type.
+        dtype: &'static str,
+        /// Its bytes.
+        bytes: Bytes,
+        /// The memory that it lives in.
+        home: String,
+    },
+    /// What a step is given.
+    Input {
+        /// Its name.
+        name: &'static str,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+}
+
+/// A value that crosses to another device.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Copied {
+    /// As what the plan has it.
+    pub transfer: TransferId,
+    /// The split that makes it.
+    pub after: SplitId,
+    /// Over which way.
+    pub way: Way,
+}
+
+/// A part of a weight that is brought into a ring.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Streamed {
+    /// As what the plan has it.
+    pub upload: UploadId,
+    /// The memory it comes from.
+    pub from: String,
+    /// Where it lies in the ring.
+    pub span: Span,
+    /// Over which way.
+    pub way: Way,
+    /// The split that must have left the ring's bytes.
+    pub after: Option<SplitId>,
+}
+
+/// How bytes get from one memory to another.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Way {
+    /// Where from.
+    pub from: String,
+    /// Where to.
+    pub to: String,
+    /// Over what.
+    pub over: Over,
+    /// How fast; none where nothing is between the two, or no way.
+    pub rate: Option<BytesPerSec>,
+    /// How long it takes; none likewise.
+    pub time: Option<Nanos>,
+}
+
+/// What is between two memories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Over {
+    /// They are one.
+    Same,
+    /// A link of their own.
+    Link,
+    /// A link that shares a bus with others.
+    SharedBus,
+    /// The host's memory.
+    Host,
+    /// Nothing: there is no way.
+    Nothing,
+}
+
+/// A node that reads the value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reader {
+    /// Its name.
+    pub node: String,
+    /// Where it runs.
+    pub device: String,
+}
+
+/// A place in a split.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Position {
+    /// The split.
+    pub id: SplitId,
+    /// How many the plan has.
+    pub of: usize,
+    /// Its nodes.
+    pub nodes: usize,
+    /// The node's place among them, from 1 on.
+    pub position: usize,
+    /// The first of them.
+    pub first: String,
+    /// The last of them.
+    pub last: String,
+}
+
 /// Everything on the node of this name, or of this id, such as `n12`.
 ///
 /// # Errors
 /// There is no such node; the error offers the nearest names.
-pub fn why(planned: &Planned<'_>, asked: &str) -> Result<String, WhyError> {
+pub fn why(planned: &Planned<'_>, asked: &str) -> Result<Why, WhyError> {
     let graph = planned.graph;
     let named = || graph.nodes().find(|(_, node)| node.name == asked).map(|(id, _)| id);
     let by_id = || asked.strip_prefix('n')?.parse().ok().map(NodeId).filter(|id| id.index() < graph.len());
@@ -37,207 +229,131 @@ pub fn why(planned: &Planned<'_>, asked: &str) -> Result<String, WhyError> {
         let near = near.into_iter().map(escape).collect();
         return Err(WhyError { asked: asked.to_owned(), nodes: graph.len(), near });
     };
-    let mut out = String::new();
-    head(planned, id, &mut out);
-    possible(planned, id, &mut out);
-    reads(planned, id, &mut out);
-    users(planned, id, &mut out);
-    place(planned, id, &mut out);
-    Ok(out)
+    Ok(of(planned, id))
 }
 
-fn head(planned: &Planned<'_>, id: NodeId, out: &mut String) {
-    let node = planned.graph.node(id);
-    let placed = planned.plan.placements[id];
-    let layer = node.layer.map_or("outside of layers".to_owned(), |n| format!("layer {n}"));
-    let dtype = weight_type(planned.graph, &node.op).map_or(String::new(), |t| format!(" {t}"));
-    let rows = planned.graph.rows(node.out.rows).0;
-    let bytes = planned.graph.value_bytes(id);
-    line(out, &format!("{} ({id}, {layer})", planned.node(id)));
-    line(out, &format!("  {}{dtype}: makes {rows} x {} = {bytes}", node.op.family().name(), node.out.cols));
-    line(out, &format!("  runs on {}: {}", planned.device(placed.device), in_words(planned, id)));
-}
-
-/// Why a node is where it is, as a sentence with its quantities.
-pub(super) fn in_words(planned: &Planned<'_>, id: NodeId) -> String {
-    let here = planned.device(planned.plan.placements[id].device);
-    let fewest = "and no other device needs fewer bytes moved";
-    match planned.plan.placements[id].reason {
-        Reason::WeightHome(w) => format!("its weight {} lives there", weight(planned, id, w)),
-        Reason::StateHome(s) => format!("its cache {} lives there", state(planned, s)),
-        Reason::Offloaded { weight: w, rule } => {
-            let lives = homes(planned, id, w);
-            format!("its weight {} lives in {lives}, but {}", weight(planned, id, w), moved(rule, &here))
-        }
-        Reason::Stays { weight: w, accelerator, rule } => {
-            let other = planned.device(accelerator);
-            format!("its weight {} lives there, and {}", weight(planned, id, w), kept(rule, &other))
-        }
-        Reason::Lane(lane) => format!("several devices work on its layer together, and {here} has its lane, {lane}"),
-        Reason::FollowsInput(n) => format!("{}, which it reads, is made there, {fewest}", planned.node(n)),
-        Reason::FollowsUser(n) => format!("{}, which reads it, runs there, {fewest}", planned.node(n)),
-        Reason::FirstDevice => "nothing that it reads or feeds is bound to a device".to_owned(),
+fn of(planned: &Planned<'_>, id: NodeId) -> Why {
+    let Planned { graph, plan, .. } = *planned;
+    let (node, placed) = (graph.node(id), plan.placements[id]);
+    let split = plan.splits.iter_ids().find(|(_, split)| split.nodes.contains(&id)).map(|(split, _)| split);
+    let user = |&n: &NodeId| Reader { node: planned.node(n), device: planned.device(plan.placements[n].device) };
+    Why {
+        node: planned.node(id),
+        id,
+        layer: node.layer,
+        family: node.op.family().name(),
+        dtype: weight_type(graph, &node.op).map(|t| t.name()),
+        shape: [graph.rows(node.out.rows).0, node.out.cols],
+        bytes: graph.value_bytes(id),
+        device: planned.device(placed.device),
+        reason: reason(graph, placed.reason),
+        words: in_words(planned, id),
+        possible: possible(planned, id),
+        reads: node.op.operands().into_iter().map(|operand| read(planned, id, split, operand)).collect(),
+        read_by: graph.users(id).iter().map(user).collect(),
+        split: split.map(|split| position(planned, id, split)),
+        value: plan.values[id],
+        arena: plan.arenas[placed.device].bytes,
     }
 }
 
-fn moved(rule: Rule, device: &str) -> String {
-    match rule {
-        Rule::Never => "the policy moves it".to_owned(),
-        Rule::Threshold { .. } => format!("{}: the policy moves it to {device}", by(rule)),
-        Rule::Priced(p) => format!("{device} takes {} with the weight's way, the host {}", p.accelerator, p.host),
-        Rule::NoKernel => format!("only {device} has a kernel"),
-    }
-}
+/// An upload of more nanoseconds than this has no way.
+const NO_WAY: Nanos = Nanos(1_000_000_000_000_000_000);
 
-fn kept(rule: Rule, other: &str) -> String {
-    match rule {
-        Rule::Never => format!("the policy moves nothing to {other}"),
-        Rule::Threshold { .. } => format!("{}: the policy does not move it to {other}", by(rule)),
-        Rule::Priced(p) => {
-            format!("{other} would take {} with the weight's way, not less than {} here", p.accelerator, p.host)
-        }
-        Rule::NoKernel => format!("{other} has no kernel for it"),
-    }
-}
-
-/// `blk.0.ffn_down.weight (q4_k, 9.4 MiB)`, of a stack also which part.
-fn weight(planned: &Planned<'_>, node: NodeId, id: WeightId) -> String {
-    let weight = &planned.graph.weights()[id];
-    let range = planned.graph.node(node).op.matrices(id, weight.count);
-    let part = match range.len() == weight.count as usize {
-        true => String::new(),
-        false => format!(", {} to {} of {}", range.start, range.end, weight.count),
-    };
-    format!("{} ({}, {}{part})", escape(&weight.name), weight.dtype, part_bytes(weight, &range))
-}
-
-fn state(planned: &Planned<'_>, id: StateId) -> String {
-    let state = &planned.graph.states()[id];
-    format!("{} ({}, {})", escape(&state.name), state.dtype, state.bytes())
-}
-
-/// The memories that hold what a node reads of a weight.
-fn homes(planned: &Planned<'_>, node: NodeId, id: WeightId) -> String {
-    let range = planned.graph.node(node).op.matrices(id, planned.graph.weights()[id].count);
-    let holders = planned.homes.weights[id].iter().filter(|h| h.slice.holds(&range));
-    holders.map(|h| planned.memory(h.memory)).collect::<Vec<_>>().join(" and ")
-}
-
-fn possible(planned: &Planned<'_>, id: NodeId, out: &mut String) {
+fn possible(planned: &Planned<'_>, id: NodeId) -> Vec<Possible> {
     let chosen = planned.plan.placements[id].device;
     let Planned { graph, homes, machine, policy, .. } = *planned;
-    line(out, "\npossible:");
-    let rows = candidates(graph, homes, machine, policy, id).into_iter().map(|c| {
-        let mark = if c.device == chosen { "chosen" } else { "" };
-        [planned.device(c.device), price(&c), mark.to_owned()]
-    });
-    out.push_str(&table(&rows.collect::<Vec<_>>()));
+    let shown = |Candidate { device, compute, upload, refused }| Possible {
+        device: planned.device(device),
+        chosen: device == chosen,
+        compute,
+        upload: Some(upload).filter(|&upload| upload <= NO_WAY),
+        refused: refused.as_deref().map(escape),
+    };
+    candidates(graph, homes, machine, policy, id).into_iter().map(shown).collect()
 }
 
-fn price(candidate: &Candidate) -> String {
-    let Candidate { device: _, compute, upload, refused } = candidate;
-    match refused {
-        Some(why) => format!("no: {}", escape(why)),
-        None if *upload == Nanos::ZERO => format!("computes {compute}, its weights are there"),
-        None if upload.seconds() > 1e9 => format!("computes {compute}, but its weights have no way there"),
-        None => format!("computes {compute}, its weights take {upload} to get there"),
+fn read(planned: &Planned<'_>, id: NodeId, split: Option<SplitId>, operand: Operand) -> Read {
+    match operand {
+        Operand::Node(n) => value(planned, id, n),
+        Operand::Weight(w) => weight(planned, id, split, w),
+        Operand::State(s) => state(planned, s),
+        Operand::Input(i) => input(planned, i),
     }
 }
 
-fn reads(planned: &Planned<'_>, id: NodeId, out: &mut String) {
-    line(out, "\nreads:");
-    let rows = planned.graph.node(id).op.operands().into_iter().map(|operand| match operand {
-        Operand::Node(n) => value(planned, id, n),
-        Operand::Weight(w) => [weight(planned, id, w), weight_way(planned, id, w)],
-        Operand::State(s) => {
-            let memory = planned.memory(planned.homes.states[s]);
-            [format!("cache {}", state(planned, s)), format!("in {memory}")]
-        }
-        Operand::Input(i) => {
-            let input = planned.graph.inputs()[i];
-            let bytes = Bytes(4 * u64::from(planned.graph.rows(input.rows()).0));
-            [format!("{} ({bytes})", input.name()), "an input of the step".to_owned()]
-        }
-    });
-    out.push_str(&table(&rows.collect::<Vec<_>>()));
-}
-
-fn value(planned: &Planned<'_>, reader: NodeId, id: NodeId) -> [String; 2] {
+fn value(planned: &Planned<'_>, reader: NodeId, id: NodeId) -> Read {
     let (from, to) = (planned.plan.placements[id].device, planned.plan.placements[reader].device);
     let bytes = planned.graph.value_bytes(id);
-    let what = format!("{} ({id}, {bytes})", planned.node(id));
-    let copied = planned.plan.transfers.iter_ids().find(|(_, t)| t.value == id && t.to == to);
-    let how = match copied {
-        None if from == to => format!("made on {}", planned.device(from)),
-        None => format!("made on {}, and only orders the two", planned.device(from)),
-        Some((transfer, at)) => {
-            let memory = |d: DeviceId| planned.machine.devices[d].memory;
-            let way = way(planned, memory(from), memory(to), bytes);
-            format!("made on {}, copied as {transfer} after {} {way}", planned.device(from), at.after)
-        }
-    };
-    [what, how]
+    let memory = |d: DeviceId| planned.machine.devices[d].memory;
+    let transfer = planned.plan.transfers.iter_ids().find(|(_, t)| t.value == id && t.to == to);
+    let copied = transfer.map(|(transfer, at)| Copied {
+        transfer,
+        after: at.after,
+        way: way(planned, memory(from), memory(to), bytes),
+    });
+    Read::Value { node: planned.node(id), id, bytes, made_on: planned.device(from), here: from == to, copied }
 }
 
-/// How what a node reads of a weight gets to it.
-fn weight_way(planned: &Planned<'_>, node: NodeId, id: WeightId) -> String {
-    let device = planned.plan.placements[node].device;
-    let range = planned.graph.node(node).op.matrices(id, planned.graph.weights()[id].count);
-    let split = split_of(planned, node);
-    let streamed = planned
-        .plan
-        .uploads
-        .iter_ids()
-        .find(|(_, upload)| Some(upload.split) == split && upload.slice.weight == id && upload.slice.holds(&range));
-    let Some((upload, at)) = streamed else { return format!("in {}", homes(planned, node, id)) };
-    let way = way(planned, at.from, planned.machine.devices[device].memory, at.span.len);
-    let from = planned.memory(at.from);
-    let waits = at.after.map_or(String::new(), |split| format!(", once {split} has left the ring's bytes"));
-    format!("in {from}, streamed as {upload} into the ring's {} {way}{waits}", span(at.span))
-}
-
-/// `over host - cuda:0 at 25.0 GB/s in 3.2 ms`.
-fn way(planned: &Planned<'_>, from: MemoryId, to: MemoryId, bytes: Bytes) -> String {
-    let (a, b) = (planned.memory(from), planned.memory(to));
-    if from == to {
-        return format!("within {a}");
+fn weight(planned: &Planned<'_>, node: NodeId, split: Option<SplitId>, id: WeightId) -> Read {
+    let Planned { graph, plan, homes, machine, .. } = *planned;
+    let weight = &graph.weights()[id];
+    let range = graph.node(node).op.matrices(id, weight.count);
+    let to = machine.devices[plan.placements[node].device].memory;
+    let here = |u: &&crate::plan::Upload| Some(u.split) == split && u.slice.weight == id && u.slice.holds(&range);
+    let streamed = plan.uploads.iter_ids().find(|(_, upload)| here(upload)).map(|(upload, at)| Streamed {
+        upload,
+        from: planned.memory(at.from),
+        span: at.span,
+        way: way(planned, at.from, to, at.span.len),
+        after: at.after,
+    });
+    let holders = homes.weights[id].iter().filter(|h| h.slice.holds(&range));
+    Read::Weight {
+        name: escape(&weight.name),
+        dtype: weight.dtype.name(),
+        bytes: part_bytes(weight, &range),
+        matrices: [range.start, range.end],
+        of: weight.count,
+        homes: holders.map(|h| planned.memory(h.memory)).collect(),
+        streamed,
     }
-    let Some(way) = planned.machine.way(from, to) else { return format!("with no way from {a} to {b}") };
-    let through = match planned.machine.link(from, to).map(|link| link.bus) {
-        None => " through the host",
-        Some(None) => "",
-        Some(Some(_)) => " on a shared bus",
+}
+
+fn state(planned: &Planned<'_>, id: StateId) -> Read {
+    let state = &planned.graph.states()[id];
+    let home = planned.memory(planned.homes.states[id]);
+    Read::State { name: escape(&state.name), dtype: state.dtype.name(), bytes: state.bytes(), home }
+}
+
+fn input(planned: &Planned<'_>, id: InputId) -> Read {
+    let input = planned.graph.inputs()[id];
+    Read::Input { name: input.name(), bytes: Bytes(4 * u64::from(planned.graph.rows(input.rows()).0)) }
+}
+
+fn way(planned: &Planned<'_>, from: MemoryId, to: MemoryId, bytes: Bytes) -> Way {
+    let found = planned.machine.way(from, to);
+    let over = match (&found, planned.machine.link(from, to).map(|link| link.bus)) {
+        (Some(_) | None, _) if from == to => Over::Same,
+        (None, _) => Over::Nothing,
+        (Some(_), None) => Over::Host,
+        (Some(_), Some(None)) => Over::Link,
+        (Some(_), Some(Some(_))) => Over::SharedBus,
     };
-    format!("over {a} - {b}{through} at {:.1} GB/s in {}", way.rate.0 / 1e9, way.time(bytes))
+    let found = found.filter(|_| from != to);
+    let (rate, time) = (found.as_ref().map(|way| way.rate), found.as_ref().map(|way| way.time(bytes)));
+    Way { from: planned.memory(from), to: planned.memory(to), over, rate, time }
 }
 
-fn users(planned: &Planned<'_>, id: NodeId, out: &mut String) {
-    let users = planned.graph.users(id);
-    let rows = users.iter().map(|&n| [planned.node(n), planned.device(planned.plan.placements[n].device)]);
-    line(out, if users.is_empty() { "\nread by: nothing, it is what the step is for" } else { "\nread by:" });
-    out.push_str(&table(&rows.collect::<Vec<_>>()));
-}
-
-fn place(planned: &Planned<'_>, id: NodeId, out: &mut String) {
-    let Some(split) = split_of(planned, id) else { return };
-    let at = &planned.plan.splits[split];
-    let position = at.nodes.iter().position(|&n| n == id).map_or(0, |i| i + 1);
-    let (count, splits) = (at.nodes.len(), planned.plan.splits.len());
-    let (first, last) = (at.nodes.first().copied().unwrap_or(id), at.nodes.last().copied().unwrap_or(id));
-    let device = planned.device(at.device);
-    line(out, &format!("\nsplit: {split} of {splits}, on {device}, its node {position} of {count}"));
-    line(out, &format!("  from {} to {}", planned.node(first), planned.node(last)));
-    let arena = planned.plan.arenas[at.device].bytes;
-    line(out, &format!("arena: {} of the {arena} on {device}", span(planned.plan.values[id])));
-}
-
-fn split_of(planned: &Planned<'_>, id: NodeId) -> Option<crate::plan::SplitId> {
-    planned.plan.splits.iter_ids().find(|(_, split)| split.nodes.contains(&id)).map(|(split, _)| split)
-}
-
-fn span(span: Span) -> String {
-    if span.len == Bytes::ZERO {
-        return "no bytes".to_owned();
+fn position(planned: &Planned<'_>, id: NodeId, split: SplitId) -> Position {
+    let nodes = &planned.plan.splits[split].nodes;
+    let named = |n: Option<&NodeId>| planned.node(n.copied().unwrap_or(id));
+    Position {
+        id: split,
+        of: planned.plan.splits.len(),
+        nodes: nodes.len(),
+        position: nodes.iter().position(|&n| n == id).map_or(0, |i| i + 1),
+        first: named(nodes.first()),
+        last: named(nodes.last()),
     }
-    format!("bytes {} to {} ({})", span.offset.0, span.end().0, span.len)
 }

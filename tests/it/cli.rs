@@ -717,6 +717,10 @@ fn models_without_weights_are_planned_for_machines_that_are_not_here() {
     assert_eq!(why.code, 0, "{}", why.err);
     assert!(why.out.contains("512 rows >= 32: the policy moves it to cuda:0"), "{}", why.out);
     assert!(why.out.contains("streamed as p"), "{}", why.out);
+    let data = with(&[&streams[..], &["--why", name, "--format", "json"]].concat()).out;
+    let data: serde_json::Value = serde_json::from_str(&data).unwrap();
+    assert_eq!((&data["node"], &data["reason"]), (&name.into(), &"offloaded 512 rows >= 32".into()));
+    assert!(data["reads"].as_array().unwrap().iter().any(|read| read["streamed"]["way"]["rate"].is_f64()), "{data}");
     let page = with(&["--format", "html"]).out;
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
     let dot = with(&["--format", "dot"]).out;
@@ -756,7 +760,7 @@ fn what_inspect_cannot_plan_is_refused_with_what_there_is() {
     let with = |args: &[&'static str]| [&base[..], args].concat();
     refused(&with(&["--why", "blk.3.fn_down_exps"]), 1, &["no node is called", "blk.3.ffn_down_exps"]);
     refused(&with(&["--offload", "0"]), 2, &["needed never, auto, or a number"]);
-    refused(&with(&["--why", "output", "--format", "json"]), 2, &["cannot be used with"]);
+    refused(&with(&["--why", "output", "--format", "dot"]), 2, &["text or json"]);
     refused(&with(&["--against-batch", "1", "--format", "dot"]), 2, &["text or json"]);
     let short = with(&["-c", "4000000"]);
     let shown = loadmaster(&short).out;

@@ -1,13 +1,13 @@
 //! Reports on small models made here, as tables.
 
-use loadmaster::device::{BackendKind, Machine, MemoryId};
+use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::exec::homes;
 use loadmaster::gguf::{Gguf, MetaValue, ValueType, Writer};
-use loadmaster::graph::{Batch, Graph};
+use loadmaster::graph::{Batch, Graph, NodeId};
 use loadmaster::index::Id;
 use loadmaster::inspect::{Planned, Report, Source, dot, escape, json, node_table, one_line, prose, shape, text, why};
 use loadmaster::models::{CacheSpec, Model};
-use loadmaster::plan::{Plan, Policy, plan};
+use loadmaster::plan::{Plan, Policy, node_time, plan};
 use loadmaster::residency::Residency;
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::{DType, Shape};
@@ -170,7 +170,7 @@ fn deepseek2_runs_where_its_weights_are() {
 #[test]
 fn why_names_reason_alternatives_reads_split_and_span() {
     let parts = parts(&one_layer("llama-tiny"), DType::Q4_0);
-    insta::assert_snapshot!(why(&parts.planned(), "blk.0.ffn_down").unwrap(), @r"
+    insta::assert_snapshot!(why(&parts.planned(), "blk.0.ffn_down").unwrap().to_text(), @r"
     blk.0.ffn_down (n14, layer 0)
       matmul q4_0: makes 4 x 256 = 4.0 KiB
       runs on cpu: its weight blk.0.ffn_down.weight (q4_0, 72.0 KiB) lives there
@@ -196,6 +196,31 @@ fn why_names_reason_alternatives_reads_split_and_span() {
     for odd in ["", "n", "n18", "n-1", "n99999999999999999999", "\u{1b}"] {
         assert!(why(&parts.planned(), odd).is_err(), "{odd}");
     }
+}
+
+#[test]
+fn why_as_json_is_one_document_with_numbers() {
+    let parts = parts(&one_layer("llama-tiny"), DType::Q4_0);
+    let document = why(&parts.planned(), "blk.0.ffn_down").unwrap().to_json();
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let compute = node_time(&parts.graph, &parts.policy, NodeId(14), &parts.machine.devices[DeviceId(0)]).0;
+    let expected = serde_json::json!({
+        "node": "blk.0.ffn_down", "id": 14, "layer": 0, "family": "matmul", "dtype": "q4_0",
+        "shape": [4, 256], "bytes": 4096,
+        "device": "cpu", "reason": "weight-home",
+        "words": "its weight blk.0.ffn_down.weight (q4_0, 72.0 KiB) lives there",
+        "possible": [{"device": "cpu", "chosen": true, "compute": compute, "upload": 0, "refused": null}],
+        "reads": [
+            {"kind": "value", "node": "blk.0.ffn_gated", "id": 13, "bytes": 8192, "made_on": "cpu", "here": true, "copied": null},
+            {"kind": "weight", "name": "blk.0.ffn_down.weight", "dtype": "q4_0", "bytes": 73728, "matrices": [0, 1], "of": 1,
+             "homes": ["host"], "streamed": null},
+            {"kind": "value", "node": "blk.0.attn_output", "id": 9, "bytes": 4096, "made_on": "cpu", "here": true, "copied": null},
+        ],
+        "read_by": [{"node": "output_rows", "device": "cpu"}],
+        "split": {"id": 0, "of": 1, "nodes": 18, "position": 15, "first": "token_embd", "last": "output"},
+        "value": {"offset": 528128, "len": 4096}, "arena": parts.plan.arenas[DeviceId(0)].bytes.0,
+    });
+    assert_eq!(document, expected);
 }
 
 #[test]

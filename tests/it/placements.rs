@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 use loadmaster::device::{BackendKind, Bus, BusId, DeviceSpec, Link, Machine, MemoryId, MemorySpec, Rates, Types};
 use loadmaster::fit::{Bucket, Fit, FitError, Request, Wishes, fit};
 use loadmaster::gguf::Gguf;
-use loadmaster::graph::{Batch, Graph};
-use loadmaster::inspect::{Planned, placement_table, why};
+use loadmaster::graph::{Batch, Graph, NodeId, Operand};
+use loadmaster::inspect::{Planned, Read, Why, placement_table, why};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
-use loadmaster::plan::{Offload, Plan, Policy};
+use loadmaster::plan::{Offload, Plan, Policy, Upload, UploadId};
 use loadmaster::residency::Residency;
 use loadmaster::sim::Workload;
 use loadmaster::synth::{ModelShape, Synth, named};
@@ -214,20 +214,53 @@ fn placements_are_as_reviewed() {
 fn every_node_of_every_case_says_why() {
     for (name, case) in EACH.iter() {
         for (id, node) in case.graph.nodes() {
-            let said = why(&case.planned(), &node.name).unwrap();
+            let why = why(&case.planned(), &node.name).unwrap();
+            let said = why.to_text();
             let device = &case.machine.devices[case.plan.placements[id].device].name;
-            assert!(said.contains(&format!("\n  runs on {device}: ")), "{name}: {said}");
+            assert!(said.contains(&format!("\n  runs on {device}: {}\n", why.words)), "{name}: {said}");
             assert_eq!(said.matches("  chosen\n").count(), 1, "{name}: {said}");
             for part in ["\npossible:\n", "\nreads:\n", "\nread by", "\nsplit: x", "\narena: "] {
                 assert!(said.contains(part), "{name}: no {part:?} in {said}");
             }
-            let streamed = case.plan.uploads.iter().any(|upload| {
-                let here = case.plan.splits[upload.split].nodes.contains(&id);
-                let weight = upload.slice.weight;
+            holds(case, id, &why);
+        }
+    }
+}
+
+/// The facts of a node against the plan itself, and its JSON against the facts.
+fn holds(case: &Case, id: NodeId, why: &Why) {
+    let (node, plan, machine) = (case.graph.node(id), &case.plan, &case.machine);
+    let device = plan.placements[id].device;
+    let json: serde_json::Value = serde_json::from_str(&why.to_json()).unwrap();
+    assert_eq!(json["device"], machine.devices[device].name);
+    let chosen = why.possible.iter().filter(|p| p.chosen && p.refused.is_none()).map(|p| &p.device);
+    assert!(chosen.eq([&machine.devices[device].name]), "{why:?}");
+    assert_eq!(why.possible.len(), machine.devices.len());
+    let operands = node.op.operands();
+    assert_eq!((why.reads.len(), json["reads"].as_array().unwrap().len()), (operands.len(), operands.len()));
+    for ((operand, read), shown) in operands.into_iter().zip(&why.reads).zip(json["reads"].as_array().unwrap()) {
+        match (operand, read) {
+            (Operand::Weight(weight), Read::Weight { streamed, homes, .. }) => {
                 let range = node.op.matrices(weight, case.graph.weights()[weight].count);
-                here && node.op.weight_operands().contains(&weight) && upload.slice.holds(&range)
-            });
-            assert_eq!(said.contains("streamed as p"), streamed, "{name}: {said}");
+                let brought = |u: &Upload| {
+                    plan.splits[u.split].nodes.contains(&id) && u.slice.weight == weight && u.slice.holds(&range)
+                };
+                let upload = plan.uploads.iter_ids().find(|(_, u)| brought(u)).map(|(id, _)| id);
+                assert_eq!(streamed.as_ref().map(|s| s.upload), upload);
+                assert_eq!(shown["streamed"]["upload"].as_u64(), upload.map(|UploadId(n)| n.into()));
+                let own = &machine.memories[machine.devices[device].memory].name;
+                assert_eq!(homes.contains(own), upload.is_none(), "{why:?}");
+            }
+            (Operand::Node(n), Read::Value { here, copied, .. }) => {
+                assert_eq!(*here, plan.placements[n].device == device);
+                let crosses = plan.transfers.iter().any(|t| t.value == n && t.to == device);
+                assert_eq!((copied.is_some(), shown["copied"].is_object()), (crosses, crosses));
+            }
+            (Operand::State(s), Read::State { home, .. }) => {
+                assert_eq!(*home, machine.memories[case.homes.states[s]].name);
+            }
+            (Operand::Input(i), Read::Input { name, .. }) => assert_eq!(*name, case.graph.inputs()[i].name()),
+            (operand, read) => panic!("{operand:?} is shown as {read:?}"),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json as object};
 
 use super::map::streamed;
 use crate::inspect::escape::json_document;
-use crate::inspect::why::in_words;
+use crate::inspect::words::in_words;
 use crate::inspect::{Planned, escape, placement, reason, weight_type};
 use crate::plan::{node_time, upload_bytes};
 use crate::residency::part_bytes;
