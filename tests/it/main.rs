@@ -43,10 +43,10 @@ mod text_hostile;
 mod text_utf8;
 mod text_vocab;
 mod text_vocab_files;
+mod together;
 
 /// Cases of a property: a multiple of the usual number where the environment asks for a longer search.
 fn cases(usual: u32) -> u32 {
     let factor = std::env::var("PROPERTY_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1u32);
     usual.saturating_mul(factor)
 }
-mod together;

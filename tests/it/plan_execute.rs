@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use loadmaster::device::DeviceId;
-use loadmaster::graph::{InputId, NodeId, Operand};
+use loadmaster::graph::{InputId, NodeId, Operand, Weight};
 use loadmaster::index::{Id, IndexVec};
 use loadmaster::plan::{Plan, Span, SplitId, TransferId, UploadId, View, check};
 use proptest::prelude::*;
@@ -314,6 +314,18 @@ proptest! {
     }
 
     #[test]
+    fn plans_of_layers_cut_over_devices_execute_at_any_pace(seed in any::<u64>(), steps in 1usize..40, tokens in 1u32..40) {
+        let case = Case::together(seed, steps, tokens);
+        match case.plan() {
+            Ok(made) => {
+                check(&case.graph, &case.residency, &case.machine, &made).unwrap();
+                execute(&case, &made, seed).unwrap();
+            }
+            Err(error) => prop_assert!(case.allows(&error), "{}", error),
+        }
+    }
+
+    #[test]
     fn plans_of_random_cases_pass_the_checker(
         seed in any::<u64>(), steps in 1usize..60, tokens in 1u32..600, outputs in 1u32..600,
     ) {
@@ -341,5 +353,13 @@ fn random_cases_cross_and_stream() {
             reused += usize::from(plan.uploads.iter().any(|u| u.after.is_some()));
         }
     }
+    let (mut cut, mut parts) = (0, 0);
+    for seed in 0..200 {
+        let case = Case::together(seed, 30, 16);
+        cut += usize::from(case.graph.nodes().any(|(_, node)| node.lane.is_some()) && case.plan().is_ok());
+        let is_part = |w: &&Weight| w.part.as_ref().is_some_and(|part| part.whole != [w.count, w.rows, w.cols]);
+        parts += usize::from(case.graph.weights().iter().any(|w| is_part(&w)));
+    }
+    assert!(cut > 60 && parts > 20, "{cut} {parts}");
     assert!(plans > 120 && transfers > 60 && uploads > 60 && reused > 20, "{plans} {transfers} {uploads} {reused}");
 }

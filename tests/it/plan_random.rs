@@ -7,7 +7,7 @@ use loadmaster::graph::ops::{
 };
 use loadmaster::graph::{Batch, CacheHalf, Graph, GraphBuilder, Input, NodeId, Op, State, StateId, Weight, WeightId};
 use loadmaster::index::IndexVec;
-use loadmaster::plan::{Offload, Plan, PlanError, Policy, partition, plan};
+use loadmaster::plan::{Member, Offload, Plan, PlanError, Policy, partition, plan, shard};
 use loadmaster::residency::{Axis, Home, Layout, Residency, Storage, WeightSlice};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Tokens};
@@ -325,6 +325,28 @@ impl Case {
         let mut case = Case::on(machine, r, seed, 30, Batch { tokens: Tokens(64), outputs: Tokens(64) });
         case.policy = Policy { offload: Offload::AtLeast(Tokens(1)), chunk: Bytes(1 << 12), ..case.policy };
         case
+    }
+
+    /// A case whose layers are cut over two or three memories, some of them, with some experts elsewhere.
+    pub fn together(seed: u64, steps: usize, tokens: u32) -> Case {
+        let mut r = Random(!seed);
+        let machine = with_accelerators(&mut r, Bytes(1 << 40));
+        let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(1) };
+        let graph = random_graph(seed, steps, batch.tokens.0, batch.outputs.0);
+        let mut residency = random_homes(&mut r, &graph, &machine);
+        let cards: Vec<MemoryId> = machine.memories.ids().rev().collect();
+        let group = &cards[..cards.len().min(2 + r.below(2))];
+        for (_, node) in graph.nodes().filter(|(_, node)| node.layer.is_some_and(|l| l % 4 != 3)) {
+            let is_bound = !matches!(node.op, Op::Moe(_)) || r.once_in(2);
+            for w in node.op.weight_operands().into_iter().filter(|_| is_bound) {
+                residency.weights[w] = vec![Home::of_matrices(w, 0..graph.weights()[w].count, r.of(group))];
+            }
+            node.op.states().for_each(|s| residency.states[s] = group[0]);
+        }
+        let member = |&memory| Member { memory, share: [1.0, 2.0][r.below(2)] };
+        let cut = shard(&graph, &residency, &[group.iter().map(member).collect()]).unwrap();
+        let policy = random_policy(&mut r);
+        Case { graph: cut.graph, residency: cut.residency, machine, policy }
     }
 
     fn on(machine: Machine, mut r: Random, seed: u64, steps: usize, batch: Batch) -> Case {

@@ -1,7 +1,7 @@
 //! Finds what can be cut: from a product back over everything that works on heads or hidden columns alone, to the products
 //! that make them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::cut::{common, granule};
 use crate::graph::ops::{Elementwise, Moe};
@@ -46,14 +46,16 @@ pub(super) fn may_end(graph: &Graph, id: NodeId) -> bool {
 
 /// The block that ends with `sink`, or why there is none.
 pub(super) fn block(graph: &Graph, sink: NodeId) -> Result<Block, String> {
-    let mut finder = Finder { graph, roles: BTreeMap::from([(sink, Role::Sink)]), heads: None };
-    match &graph.node(sink).op {
-        Op::MatMul(op) => finder.back(op.x)?,
-        Op::Moe(Moe::Combine(op)) => finder.back(op.x)?,
+    let x = match &graph.node(sink).op {
+        Op::MatMul(op) => op.x,
+        Op::Moe(Moe::Combine(op)) => op.x,
         other => return Err(format!("a block does not end with {}", other.family().name())),
-    }
+    };
+    let (roles, parts) = (BTreeMap::from([(sink, Role::Sink)]), BTreeMap::from([(sink, 1)]));
+    let mut finder = Finder { graph, roles, parts, heads: None };
+    finder.back(x)?;
+    finder.closed()?;
     let Finder { roles, heads, .. } = finder;
-    closed(graph, &roles)?;
     let (last, cols) = last_product(graph, &roles, sink)?;
     let (units, together) = match heads {
         Some(heads) => (heads, 1),
@@ -79,6 +81,8 @@ fn whole_panels(cols: u32) -> u32 {
 struct Finder<'a> {
     graph: &'a Graph,
     roles: BTreeMap<NodeId, Role>,
+    /// How many operands of each node are parts.
+    parts: BTreeMap<NodeId, usize>,
     /// Heads that can be parted, once attention was met.
     heads: Option<u32>,
 }
@@ -111,19 +115,26 @@ impl Finder<'_> {
             }
         };
         self.roles.insert(id, role);
+        self.parts.insert(id, before.len());
         before.into_iter().try_for_each(|n| self.back(n))
     }
-}
 
-/// What is made inside is read inside.
-fn closed(graph: &Graph, roles: &BTreeMap<NodeId, Role>) -> Result<(), String> {
-    let inside: BTreeSet<NodeId> = roles.keys().copied().collect();
-    for (&id, _) in roles.iter().filter(|(_, role)| **role != Role::Sink) {
-        if let Some(reader) = graph.users(id).into_iter().find(|user| !inside.contains(user)) {
-            return Err(format!("{} reads all of {}", graph.node(reader).name, graph.node(id).name));
+    /// What is made inside is read inside, and there by what works on parts.
+    fn closed(&self) -> Result<(), String> {
+        let name = |id: NodeId| &self.graph.node(id).name;
+        let is_part = |id: &NodeId| self.roles.get(id).is_some_and(|role| *role != Role::Sink);
+        for (&id, &parts) in &self.parts {
+            let read = self.graph.node(id).op.node_operands().into_iter().filter(is_part).count();
+            if read != parts {
+                return Err(format!("{} reads all of a part", name(id)));
+            }
+            let outside = self.graph.users(id).into_iter().find(|user| !self.roles.contains_key(user));
+            if let (Some(reader), true) = (outside, is_part(&id)) {
+                return Err(format!("{} reads all of {}", name(reader), name(id)));
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The weight that is cut by columns, and its columns.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Whole;
 use super::block::{Block, Role, block, may_end, unit_name};
 use super::cut::runs;
-use super::layers::{Lanes, Layers};
+use super::layers::Layers;
 use super::parts::{Copies, Run};
 use crate::device::MemoryId;
 use crate::graph::ops::{Elementwise, Moe};
@@ -66,7 +66,7 @@ impl<'a> Rewrite<'a> {
     fn find(&mut self, whole: &mut Vec<Whole>) {
         for id in self.graph.node_ids().filter(|&id| may_end(self.graph, id)) {
             let Some(group) = self.layers.group_of(self.graph, id) else { continue };
-            match self.cut(id, &self.layers.groups[group]) {
+            match self.cut(id, group) {
                 Ok(cut) => {
                     cut.block.roles.keys().for_each(|&n| _ = self.cuts.insert(n, self.blocks.len()));
                     self.blocks.push(cut);
@@ -81,10 +81,11 @@ impl<'a> Rewrite<'a> {
         }
     }
 
-    fn cut(&self, sink: NodeId, lanes: &Lanes) -> Result<Cut, String> {
-        let block = block(self.graph, sink)?;
-        if !self.copies.live_with(&block, lanes) {
-            return Err("its weights live elsewhere".into());
+    fn cut(&self, sink: NodeId, group: usize) -> Result<Cut, String> {
+        let (lanes, block) = (&self.layers.groups[group], block(self.graph, sink)?);
+        let here = |id: &NodeId| self.layers.group_of(self.graph, *id) == Some(group);
+        if !block.roles.keys().all(here) || !self.copies.live_with(&block, lanes) {
+            return Err("some of it lives elsewhere".into());
         }
         let (units, granule) = (block.units, block.granule);
         let runs = runs(units, granule, &lanes.shares).ok_or_else(|| {
