@@ -14,6 +14,7 @@ const LONG: &[(&str, &str)] = &[
     ("-ncmoe", "--n-cpu-moe"),
     ("-ts", "--tensor-split"),
     ("-sm", "--split-mode"),
+    ("-ot", "--override-tensor"),
     ("-cnv", "--conversation"),
     ("-no-cnv", "--no-conversation"),
     ("-sys", "--system-prompt"),

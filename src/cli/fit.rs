@@ -9,7 +9,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::args::{CacheArgs, GpuLayers, ModelArg, cache_type, gpu_layers};
 use super::devices;
 use super::planning::{Subject, offload};
-use crate::fit::{Request, Wishes, fit, flags, json, table};
+use crate::fit::{Override, Request, Wishes, fit, flags, json, table};
 use crate::graph::Batch;
 use crate::inspect::prose;
 use crate::models::CacheSpec;
@@ -47,6 +47,9 @@ pub(super) struct Args {
     /// Proportions of the layers, a device each [-ts]
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = proportion)]
     tensor_split: Option<Vec<f64>>,
+    /// Tensors that live with a device of your choice: matched by their names; the first pattern decides [-ot]
+    #[arg(long, value_name = "REGEX=DEVICE,...", value_parser = overrides)]
+    override_tensor: Vec<Overrides>,
     /// MiB that stay free: of every accelerator, or DEVICE=MIB of one; may be given several times
     #[arg(long, value_name = "[DEVICE=]MIB", value_parser = margin)]
     fit_margin: Vec<(Option<String>, Bytes)>,
@@ -129,8 +132,17 @@ fn wishes(args: &Args) -> Wishes {
         tensor_split: args.tensor_split.clone(),
         host_moe_layers: if args.cpu_moe { u32::MAX } else { args.n_cpu_moe },
         cache: args.caches.home(),
+        overrides: args.override_tensor.iter().flat_map(|o| o.0.clone()).collect(),
         margins: args.fit_margin.clone(),
     }
+}
+
+/// The pairs of one `-ot`.
+#[derive(Clone, Debug)]
+struct Overrides(Vec<Override>);
+
+fn overrides(text: &str) -> Result<Overrides, String> {
+    Override::parse(text).map(Overrides)
 }
 
 /// As `sim` takes it, with a prompt.

@@ -1,4 +1,4 @@
-//! A fit → a table, JSON, or the flags that make llama.cpp and ik_llama.cpp load the model that way. Pure.
+//! A fit → a table or JSON. Pure.
 
 use std::fmt::Write;
 
@@ -6,7 +6,6 @@ use serde_json::{Value as Json, json as object};
 
 use super::Fit;
 use crate::device::{Machine, MemoryId};
-use crate::graph::{State, StateId, WeightId};
 use crate::plan::MemoryUse;
 use crate::residency::Home;
 use crate::sim::Workload;
@@ -77,84 +76,4 @@ pub fn json(fit: &Fit, machine: &Machine, workload: Workload) -> String {
         "predicted": {"prompt_tokens_per_s": prompt, "generated_tokens_per_s": token},
     });
     format!("{document:#}\n")
-}
-
-/// `-ngl`, `-ts` and `-ot` as llama.cpp and ik_llama.cpp both read them. They place whole tensors: a stack of experts that is cut here stays in host
-/// memory there, and so does the cache of a layer whose weights do.
-pub fn flags(fit: &Fit, machine: &Machine) -> String {
-    let layers = Layers::of(fit, machine);
-    let on_devices = layers.memories.iter().filter(|m| **m != layers.host).count();
-    let all = on_devices == layers.memories.len();
-    let mut parts = vec![format!("-ngl {}", if all { on_devices + 1 } else { on_devices })];
-    let split: Vec<String> = layers.order.iter().map(|m| layers.count(*m).to_string()).collect();
-    if split.len() > 1 {
-        parts.push(format!("-ts {}", split.join(",")));
-    }
-    let cached_by_host = |(id, state): (StateId, &State)| {
-        let layer = layers.memories.get(state.layer as usize).copied().unwrap_or(layers.host);
-        layer != layers.host && fit.residency.states[id] == layers.host
-    };
-    if fit.graph.states().iter_ids().any(cached_by_host) {
-        parts.push("-nkvo".to_owned());
-    }
-    parts.extend(layers.overrides(fit));
-    parts.join(" ")
-}
-
-/// Where the layers are, for flags.
-struct Layers {
-    memories: Vec<MemoryId>,
-    /// Device memories in order of the layers that they have.
-    order: Vec<MemoryId>,
-    host: MemoryId,
-}
-
-impl Layers {
-    fn of(fit: &Fit, machine: &Machine) -> Layers {
-        let host = machine.memories.ids().find(|&m| machine.is_host(m)).unwrap_or(MemoryId(0));
-        let count = fit.graph.states().iter().map(|s| s.layer as usize + 1).max().unwrap_or(0);
-        let mut memories = vec![host; count];
-        // A layer is where its first matrix is.
-        for (id, homes) in fit.residency.weights.iter_ids().rev() {
-            let weight = &fit.graph.weights()[id];
-            let slot = layer_of(fit, id).and_then(|layer| memories.get_mut(layer));
-            if let (Some(slot), 1, true) = (slot, weight.count, weight.rows > 1) {
-                *slot = homes.first().map_or(host, |h| h.memory);
-            }
-        }
-        let mut order: Vec<MemoryId> = Vec::new();
-        for &memory in memories.iter().filter(|m| **m != host) {
-            if !order.contains(&memory) {
-                order.push(memory);
-            }
-        }
-        Layers { memories, order, host }
-    }
-
-    fn count(&self, memory: MemoryId) -> usize {
-        self.memories.iter().filter(|m| **m == memory).count()
-    }
-
-    /// Stacks that do not stand whole with their layer go to host memory, layers of one pattern together.
-    fn overrides(&self, fit: &Fit) -> Option<String> {
-        let mut layers: Vec<usize> = Vec::new();
-        for (id, homes) in fit.residency.weights.iter_ids().filter(|(id, _)| fit.graph.weights()[*id].count > 1) {
-            let Some(layer) = layer_of(fit, id) else { continue };
-            let own = self.memories.get(layer).copied().unwrap_or(self.host);
-            let whole = homes.len() == 1 && homes[0].memory == own;
-            if own != self.host && !whole && !layers.contains(&layer) {
-                layers.push(layer);
-            }
-        }
-        layers.sort_unstable();
-        let names: Vec<String> = layers.iter().map(usize::to_string).collect();
-        let pattern = format!("-ot 'blk\\.({})\\.ffn_(gate|up|down)_exps\\.weight=CPU'", names.join("|"));
-        (!names.is_empty()).then_some(pattern)
-    }
-}
-
-/// The layer in a tensor's name.
-fn layer_of(fit: &Fit, id: WeightId) -> Option<usize> {
-    let name = fit.graph.weights()[id].name.strip_prefix("blk.")?;
-    name.split('.').next()?.parse().ok()
 }

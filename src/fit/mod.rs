@@ -2,10 +2,14 @@
 //! everything fits every batch bucket to the byte.
 //! Pure like the planner: nothing is measured, equal inputs give equal homes.
 
+mod capacity;
 mod deal;
 mod emit;
+mod experts;
+mod flags;
 mod groups;
 mod homes;
+mod overrides;
 mod parts;
 mod search;
 mod step;
@@ -13,7 +17,7 @@ mod wishes;
 
 use thiserror::Error;
 
-use crate::device::{DeviceId, Machine, MemoryId};
+use crate::device::{Machine, MemoryId};
 use crate::graph::{Batch, Graph};
 use crate::index::IndexVec;
 use crate::plan::{MemoryUse, Offload, Plan, PlanError, Policy, partition, plan_by_rule, streamed_runs, timeline};
@@ -21,11 +25,14 @@ use crate::residency::Residency;
 use crate::sim::Workload;
 use crate::units::{Bytes, Nanos, Tokens};
 
-use deal::{Assignment, Capacity, Choice};
+use capacity::Capacity;
+use deal::{Assignment, Choice};
 use parts::Parts;
 
-pub use emit::{flags, json, table};
+pub use emit::{json, table};
+pub use flags::flags;
 pub use groups::groups;
+pub use overrides::Override;
 pub use wishes::{WishError, Wishes};
 
 /// What is to be fitted.
@@ -110,29 +117,35 @@ const ROUNDS: usize = 12;
 pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<Fit, FitError> {
     let machine = &request.wishes.with_margins(machine)?;
     let base = build(graphs, request.ubatch)?;
-    let parts = Parts::of(&base);
+    let pins = overrides::pins(&base, machine, &request.wishes.overrides)?;
+    let parts = Parts::of(&base, &pins);
     let study = Study::new(graphs, machine, request, &base);
     search::fastest(&study, &parts)
 }
 
 fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Result<Fit, FitError> {
     let Study { machine, request, base, .. } = *study;
-    let mut capacity = Capacity::of(machine)?;
-    request.wishes.suit(capacity.devices.len())?;
+    let mut capacity = Capacity::of(machine, choice.cards)?.without_pinned(machine, parts);
+    request.wishes.suit(capacity.cards.len())?;
     let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
+    let mut known = None;
     for _ in 0..ROUNDS {
         let assignment = Assignment::deal(parts, machine, &capacity, choice, &request.wishes)?;
+        if known.as_ref() == Some(&assignment) {
+            break;
+        }
         let residency = homes::homes(base, parts, &assignment);
+        known = Some(assignment);
         let largest = bucket_by(study, base, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);
         let over = study.over(&uses);
-        let held: Bytes = capacity.devices.iter().map(|&d| uses[machine.devices[d].memory].weights).sum();
+        let held: Bytes = capacity.cards.iter().map(|card| uses[card.memory].weights).sum();
         match over {
             Some(memory) => last = Some(short(machine, memory, &uses, &request.wishes)),
             None if best.as_ref().is_some_and(|(most, ..)| *most >= held) => break,
             None => best = Some((held, residency, largest)),
         }
-        capacity.learn(machine, &uses, over.is_none());
+        capacity.learn(machine, parts, &uses, over.is_none());
     }
     let Some((_, residency, largest)) = best else { return Err(last.unwrap_or(FitError::NoDevice)) };
     let fit = planned(study, largest, residency)?;
@@ -145,7 +158,7 @@ fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Re
 fn short(machine: &Machine, memory: MemoryId, uses: &IndexVec<MemoryId, MemoryUse>, wishes: &Wishes) -> FitError {
     let (need, budget) = (uses[memory].total(), machine.budget(memory));
     let missing = Bytes(need.0.saturating_sub(budget.0));
-    FitError::Short { memory: machine.memories[memory].name.clone(), need, budget, missing, because: wishes.named() }
+    FitError::Short { memory: name(machine, memory).to_owned(), need, budget, missing, because: wishes.named() }
 }
 
 fn build(graphs: Graphs<'_>, tokens: Tokens) -> Result<Graph, FitError> {
@@ -238,7 +251,7 @@ impl Study<'_> {
     }
 }
 
-/// A device's name, for messages.
-fn name(machine: &Machine, device: DeviceId) -> &str {
-    machine.devices.get(device).map_or("?", |d| d.name.as_str())
+/// A memory's name, for messages.
+fn name(machine: &Machine, memory: MemoryId) -> &str {
+    machine.memories.get(memory).map_or("?", |m| m.name.as_str())
 }

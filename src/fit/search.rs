@@ -1,18 +1,22 @@
 //! Choices that a deal leaves open → the fit that is fastest for the workload: one choice is changed at a time, by every
 //! rule, and the best so far is kept. Bounded: each kind of choice is tried once.
 
-use super::deal::{Capacity, Choice, Order};
-use super::parts::Parts;
+use super::capacity::{Capacity, Cards};
+use super::deal::{Choice, Grain, Order};
+use super::parts::{Layer, Parts};
 use super::{Fit, FitError, Study, fit_as};
 use crate::residency::CacheHome;
+use crate::units::Bytes;
 
 /// The fastest fit that is found.
 ///
 /// # Errors
 /// Nothing fits: why the first choice did not.
 pub(super) fn fastest(study: &Study<'_>, parts: &Parts) -> Result<Fit, FitError> {
-    let mut search = Search { study, parts, choice: Choice::first(&study.request.wishes), best: None, failed: None };
-    search.attempt(search.choice);
+    let choice = Choice::first(&study.request.wishes);
+    let capacity = Capacity::of(study.machine, choice.cards)?;
+    let mut search = Search { study, parts, capacity, choice, best: None, failed: None };
+    search.attempt(choice);
     for kind in Kind::ALL {
         if let Some(choice) = search.other(kind)? {
             search.attempt(choice);
@@ -27,15 +31,20 @@ pub(super) fn fastest(study: &Study<'_>, parts: &Parts) -> Result<Fit, FitError>
 enum Kind {
     Order,
     Cache,
+    Cards(Cards),
+    Grain,
 }
 
 impl Kind {
-    const ALL: [Kind; 2] = [Kind::Order, Kind::Cache];
+    const ALL: [Kind; 5] =
+        [Kind::Order, Kind::Cache, Kind::Cards(Cards::Nearest), Kind::Cards(Cards::Farthest), Kind::Grain];
 }
 
 struct Search<'a> {
     study: &'a Study<'a>,
     parts: &'a Parts,
+    /// The machine before anything is planned.
+    capacity: Capacity,
     /// That of the best.
     choice: Choice,
     best: Option<Fit>,
@@ -59,21 +68,50 @@ impl Search<'_> {
 
     /// The other choice of this kind, where it makes a difference.
     fn other(&self, kind: Kind) -> Result<Option<Choice>, FitError> {
-        let machine = self.study.machine;
+        let (wishes, chosen) = (&self.study.request.wishes, self.choice);
         let choice = match kind {
-            // A model that fills every device leaves none.
-            Kind::Order => {
-                let room: u64 = Capacity::of(machine)?.bytes.iter().map(|b| b.0).sum();
-                let need: u64 = self.parts.layers.iter().map(|l| l.bytes().0).sum();
-                (need < room).then_some(Choice { order: Order::Share, ..self.choice })
-            }
+            Kind::Order => self.leaves_room().then_some(Choice { order: Order::Share, ..chosen }),
             Kind::Cache => {
-                let on_host = |fit: &Fit| fit.residency.states.iter().any(|&m| machine.is_host(m));
-                let open = self.study.request.wishes.cache.is_none() && !Capacity::of(machine)?.devices.is_empty();
-                let pays = open && self.best.as_ref().is_none_or(on_host);
-                pays.then_some(Choice { cache: CacheHome::Accelerator, ..self.choice })
+                let open = wishes.cache.is_none() && !self.capacity.cards.is_empty();
+                (open && self.host_has(Part::Caches)).then_some(Choice { cache: CacheHome::Accelerator, ..chosen })
+            }
+            Kind::Cards(cards) => {
+                let other = Capacity::of(self.study.machine, cards)? != self.capacity;
+                (other && wishes.tensor_split.is_none()).then_some(Choice { cards, ..chosen })
+            }
+            Kind::Grain => {
+                let parts = self.parts.layers.iter().any(|layer| layer.units.len() > 1);
+                let pays = parts && !self.capacity.cards.is_empty() && self.host_has(Part::Dense);
+                pays.then_some(Choice { grain: Grain::Weights, ..chosen })
             }
         };
         Ok(choice)
     }
+
+    /// Whether several places have more room than the model needs.
+    fn leaves_room(&self) -> bool {
+        let Capacity { cards, hosts } = &self.capacity;
+        let places = if cards.is_empty() { hosts } else { cards };
+        let need: Bytes = self.parts.layers.iter().map(Layer::bytes).sum();
+        places.len() > 1 && need < places.iter().map(|p| p.room).sum()
+    }
+
+    /// Whether the best leaves such parts with hosts, or nothing fits.
+    fn host_has(&self, part: Part) -> bool {
+        let Some(best) = &self.best else { return true };
+        let host = |memory| self.capacity.hosts.iter().any(|h| h.memory == memory);
+        let mut layers = self.parts.layers.iter();
+        let weight = |&id: &_| best.residency.weights[id].iter().any(|home| host(home.memory));
+        match part {
+            Part::Dense => layers.any(|l| l.units.iter().flat_map(|u| &u.weights).any(weight)),
+            Part::Caches => best.residency.states.iter().any(|&memory| host(memory)),
+        }
+    }
+}
+
+/// Parts of layers.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Dense,
+    Caches,
 }

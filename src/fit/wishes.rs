@@ -3,6 +3,7 @@
 
 use thiserror::Error;
 
+use super::overrides::Override;
 use crate::device::Machine;
 use crate::residency::CacheHome;
 use crate::units::Bytes;
@@ -18,6 +19,8 @@ pub struct Wishes {
     pub host_moe_layers: u32,
     /// `--kv`: where caches live; not said, on accelerators also for layers that stay with the host where that is faster.
     pub cache: Option<CacheHome>,
+    /// `-ot`: weights that live with a device of one's choice, before all other wishes.
+    pub overrides: Vec<Override>,
     /// `--fit-margin`: bytes left free of each device, by name; one without a name is for all.
     pub margins: Vec<(Option<String>, Bytes)>,
 }
@@ -28,6 +31,12 @@ pub struct Wishes {
 pub enum WishError {
     #[error("--fit-margin names {found}, needed one of {}", names.join(", "))]
     Device { found: String, names: Vec<String> },
+    #[error("-ot {found}: {why}")]
+    Pattern { found: String, why: String },
+    #[error("-ot {pattern}: no tensor's name matches; there are {}", names.join(", "))]
+    NoTensor { pattern: String, names: Vec<String> },
+    #[error("-ot names {found}, needed CPU or one of {}", names.join(", "))]
+    NoHome { found: String, names: Vec<String> },
     #[error("--kv accelerator: no accelerator of this machine has a memory of its own")]
     NoAccelerator,
     #[error("-ts {found:?}: needed 1 to {devices} proportions, not all 0, for as many devices")]
@@ -89,6 +98,7 @@ impl Wishes {
             CacheHome::Accelerator => "--kv accelerator".to_owned(),
             CacheHome::Host => "--kv host".to_owned(),
         }));
+        parts.extend(self.overrides.iter().map(|o| format!("-ot {}={}", o.pattern, o.device)));
         if parts.is_empty() { String::new() } else { format!(", with {}", parts.join(" ")) }
     }
 }

@@ -1,7 +1,7 @@
 //! Fits of shipped models on shipped machines: what the issue's measured rigs must reach, and what may never be.
 
 use loadmaster::device::{DeviceId, Machine};
-use loadmaster::fit::{Fit, FitError, Request, Wishes, fit, groups, json};
+use loadmaster::fit::{Fit, FitError, Override, Request, Wishes, fit, flags, groups, json};
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
@@ -10,6 +10,7 @@ use loadmaster::residency::CacheHome;
 use loadmaster::sim::Workload;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
+use proptest::prelude::*;
 
 fn machine(name: &str) -> Machine {
     Machine::shipped(name).unwrap()
@@ -168,4 +169,149 @@ fn caches_that_find_no_room_or_no_accelerator_are_refused() {
     }
     let refused = fitted("qwen3-30b-a3b-q4_k_m", &machine("cpu-2core"), 4096, &ask).unwrap_err();
     assert!(refused.to_string().contains("--kv accelerator"), "{refused}");
+}
+
+fn overriding(pairs: &str) -> Request {
+    let wishes = Wishes { overrides: Override::parse(pairs).unwrap(), ..Wishes::default() };
+    Request { wishes, ..request(512) }
+}
+
+/// The memories of the homes of a weight.
+fn memories_of<'a>(found: &Fit, machine: &'a Machine, name: &str) -> Vec<&'a str> {
+    let (id, _) = found.graph.weights().iter_ids().find(|(_, w)| w.name == name).unwrap();
+    found.residency.weights[id].iter().map(|h| machine.memories[h.memory].name.as_str()).collect()
+}
+
+#[test]
+fn tensors_live_where_the_first_pattern_that_matches_says() {
+    let machine = machine("rtx4080");
+    let uid = machine.devices.iter().find(|d| d.is_accelerator()).unwrap().uid.clone();
+    for card in ["cuda:0", "CUDA0", "Cuda0", &uid] {
+        let pairs = format!(r"blk\.[12]\.ffn_gate_exps={card},blk\.(1|2|3)\.ffn_.*_exps=cpu,ffn_up_exps=Host");
+        let found = fitted("qwen3-30b-a3b-q4_k_m", &machine, 4096, &overriding(&pairs)).unwrap();
+        holds(&found, &machine);
+        let at = |name: &str| memories_of(&found, &machine, name);
+        assert_eq!(at("blk.1.ffn_gate_exps.weight"), ["cuda:0"]);
+        assert_eq!(at("blk.3.ffn_gate_exps.weight"), ["host"]);
+        assert_eq!(at("blk.2.ffn_down_exps.weight"), ["host"]);
+        assert_eq!(at("blk.40.ffn_up_exps.weight"), ["host"]);
+        assert_eq!(at("blk.40.attn_q.weight"), ["cuda:0"]);
+        assert!(flags(&found, &machine).contains("ffn_up_exps"), "{}", flags(&found, &machine));
+    }
+}
+
+#[test]
+fn overrides_go_before_other_wishes_and_compose_with_them() {
+    let machine = machine("rtx4080");
+    let mut ask = overriding(r"blk\.5\.ffn_down_exps=CUDA0");
+    (ask.wishes.host_moe_layers, ask.wishes.gpu_layers) = (u32::MAX, Some(30));
+    let found = fitted("qwen3-30b-a3b-q4_k_m", &machine, 4096, &ask).unwrap();
+    holds(&found, &machine);
+    assert_eq!(memories_of(&found, &machine, "blk.5.ffn_down_exps.weight"), ["cuda:0"]);
+    assert_eq!(memories_of(&found, &machine, "blk.6.ffn_down_exps.weight"), ["host"]);
+    assert_eq!(memories_of(&found, &machine, "blk.17.attn_q.weight"), ["host"]);
+    assert_eq!(memories_of(&found, &machine, "blk.18.attn_q.weight"), ["cuda:0"]);
+}
+
+#[test]
+fn overrides_that_cannot_be_are_refused_by_name() {
+    let machine = machine("rtx4080");
+    for (pairs, why) in [
+        ("ffn_(=CPU", "-ot ffn_(: regex parse error"),
+        ("moon=CPU", "-ot moon: no tensor's name matches; there are blk.N.attn_k.weight"),
+        ("attn=CUDA1", "-ot names CUDA1, needed CPU or one of cpu, cuda:0, host"),
+        (".*=cuda:0", "with -ot .*=cuda:0"),
+    ] {
+        let refused = fitted("qwen3-30b-a3b-q4_k_m", &machine, 4096, &overriding(pairs)).unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    assert!(matches!(
+        fitted("qwen3-30b-a3b-q4_k_m", &machine, 4096, &overriding("exps=CUDA0")),
+        Err(FitError::Short { need, budget, missing, .. }) if missing == need - budget
+    ));
+    for wrong in ["", "attn", "=CPU", "attn=", "attn=CPU,ffn"] {
+        assert!(Override::parse(wrong).is_err(), "{wrong}");
+    }
+    let pair = |pattern: &str| Override { pattern: pattern.into(), device: "CPU".into() };
+    assert_eq!(Override::parse("a{1,2}=CPU,b=CPU").unwrap(), [pair("a{1,2}"), pair("b")]);
+}
+
+#[test]
+fn a_model_larger_than_one_nodes_memory_is_dealt_over_both() {
+    let machine = machine("numa-2node");
+    let found = fitted("kimi-k2.5-ud-iq3_xxs", &machine, 4096, &request(512)).unwrap();
+    holds(&found, &machine);
+    let held: Vec<Bytes> = found.memories.iter().map(|m| m.weights).collect();
+    let total: Bytes = held.iter().copied().sum();
+    assert!(machine.memories.ids().all(|m| total > machine.budget(m)), "{total}");
+    assert!(held.iter().all(|&bytes| bytes > Bytes::ZERO), "{held:?}");
+    let mut homes: Vec<_> = found.residency.states.iter().copied().collect();
+    homes.dedup();
+    assert_eq!(homes.len(), 2, "layers lie in one run a node");
+}
+
+#[test]
+fn more_than_both_nodes_hold_is_refused_with_the_bytes_that_lack() {
+    let mut machine = machine("numa-2node");
+    machine
+        .memories
+        .ids()
+        .collect::<Vec<_>>()
+        .into_iter()
+        .for_each(|m| machine.memories[m].free = Bytes::mib(150 << 10));
+    match fitted("kimi-k2.5-ud-iq3_xxs", &machine, 4096, &request(512)) {
+        Err(FitError::Short { need, budget, missing, .. }) => assert_eq!(missing, need - budget),
+        other => panic!("{:?}", other.map(|f| f.memories)),
+    }
+}
+
+/// Where cards cannot hold all, what each leaves free is less than a layer, and a layer is cut where that is faster.
+#[test]
+fn no_card_is_left_with_room_for_a_layer() {
+    for (model, name) in [("qwen2.5-32b-q4_k_m", "rtx4080"), ("llama-3-70b-q4_k_m", "rtx4090")] {
+        let machine = machine(name);
+        let found = fitted(model, &machine, 4096, &request(512)).unwrap();
+        holds(&found, &machine);
+        let of_layer = |layer: usize| {
+            let prefix = format!("blk.{layer}.");
+            found
+                .graph
+                .weights()
+                .iter_ids()
+                .filter(move |(_, w)| w.name.starts_with(&prefix))
+                .map(|(id, w)| (id, w.bytes()))
+        };
+        let largest: Bytes = (0..64).map(|l| of_layer(l).map(|w| w.1).sum()).max().unwrap();
+        for (memory, used) in found.memories.iter_ids().filter(|&(m, _)| !machine.is_host(m)) {
+            assert!(machine.budget(memory) - used.total() < largest, "{model}: {}", used.total());
+        }
+        let cut = |layer: usize| {
+            let homes: Vec<_> = of_layer(layer).map(|(id, _)| found.residency.weights[id][0].memory).collect();
+            homes.iter().any(|m| *m != homes[0])
+        };
+        assert_eq!((0..64).filter(|&l| cut(l)).count(), usize::from(name == "rtx4080"), "{model}");
+    }
+}
+
+/// A head stands with the last layer, not with a card that has nothing else.
+#[test]
+fn cards_that_are_not_needed_stay_empty() {
+    let machine = machine("ten-gpu");
+    let found = fitted("qwen3-30b-a3b-q4_k_m", &machine, 4096, &request(512)).unwrap();
+    let last = memories_of(&found, &machine, "blk.47.attn_q.weight");
+    assert_eq!(memories_of(&found, &machine, "output.weight"), last);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn the_order_of_devices_in_a_file_changes_no_home(
+        order in Just((0..11).collect::<Vec<usize>>()).prop_shuffle(), ten in any::<bool>(),
+    ) {
+        let (model, name) = if ten { ("qwen3-235b-a22b-q4_k_s", "ten-gpu") } else { ("kimi-k2.5-ud-iq3_xxs", "kimi-8gpu") };
+        let machine = machine(name);
+        let order: Vec<usize> = order.into_iter().filter(|&i| i < machine.devices.len()).collect();
+        let homes = |machine: &Machine| fitted(model, machine, 4096, &request(512)).unwrap().residency;
+        prop_assert_eq!(homes(&machine), homes(&shuffled(&machine, &order)));
+    }
 }
