@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use loadmaster::device::{Machine, MemoryId};
+use loadmaster::fit::{Wishes, propose};
 use loadmaster::graph::ops::Moe;
 use loadmaster::graph::{Batch, Graph, Op};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Policy, partition, plan};
 use loadmaster::residency::{Home, Residency, WeightSlice};
-use loadmaster::sim::{Wish, homes};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
@@ -28,8 +28,9 @@ fn main() {
         let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(1) };
         let graph = model.graph(batch, cache).expect("built by tests");
         for experts_on_host in [true, false] {
-            let wish = Wish { layers: 62, experts_on_host, ..Wish::default() };
-            let residency = homes(&graph, &machine, wish).expect("the machine has memories");
+            let host_moe_layers = if experts_on_host { u32::MAX } else { 0 };
+            let wishes = Wishes { gpu_layers: Some(62), host_moe_layers, ..Wishes::default() };
+            let residency = propose(&graph, &machine, &wishes).expect("the memories have room");
             let place = if experts_on_host { "with the processor" } else { "with the cards" };
             report(&format!("{tokens} tokens, experts {place}"), &graph, &residency, &machine);
             if !experts_on_host {

@@ -123,6 +123,21 @@ impl fmt::Display for Tokens {
     }
 }
 
+/// What is to be run: a prompt, then tokens one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// Tokens of the prompt.
+    pub prompt: Tokens,
+    /// Tokens that are generated behind it.
+    pub generate: Tokens,
+}
+
+impl Default for Workload {
+    fn default() -> Workload {
+        Workload { prompt: Tokens(512), generate: Tokens(128) }
+    }
+}
+
 /// A rate of memory or of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -177,6 +177,17 @@ impl EngineArgs {
     }
 }
 
+impl GpuLayers {
+    /// The layers that must be on accelerators, where a number of them is asked for.
+    pub fn asked(self) -> Option<u32> {
+        match self {
+            GpuLayers::Count(n) => Some(n),
+            GpuLayers::All => Some(u32::MAX),
+            GpuLayers::Auto => None,
+        }
+    }
+}
+
 pub(super) fn cache_type(text: &str) -> Result<DType, String> {
     let types = CACHE_TYPES;
     let names = || types.map(DType::name).join(", ");

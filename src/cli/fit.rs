@@ -14,9 +14,8 @@ use crate::graph::Batch;
 use crate::inspect::prose;
 use crate::models::CacheSpec;
 use crate::plan::{Offload, Policy};
-use crate::sim::Workload;
 use crate::tensor::DType;
-use crate::units::{Bytes, Tokens};
+use crate::units::{Bytes, Tokens, Workload};
 
 /// Find a home for every weight, expert and cache on a machine, so that everything fits and the workload takes least time
 #[derive(Debug, ClapArgs)]
@@ -124,11 +123,7 @@ pub(super) fn run(args: Args) -> Result<()> {
 
 fn wishes(args: &Args) -> Wishes {
     Wishes {
-        gpu_layers: args.n_gpu_layers.and_then(|asked| match asked {
-            GpuLayers::Count(n) => Some(n),
-            GpuLayers::All => Some(u32::MAX),
-            GpuLayers::Auto => None,
-        }),
+        gpu_layers: args.n_gpu_layers.and_then(GpuLayers::asked),
         tensor_split: args.tensor_split.clone(),
         host_moe_layers: if args.cpu_moe { u32::MAX } else { args.n_cpu_moe },
         cache: args.caches.home(),

@@ -17,8 +17,7 @@ use crate::inspect::{Planned, Source, nearest, shape};
 use crate::models::{CacheSpec, Model, ModelError, ShapeFile};
 use crate::plan::{Offload, Plan, Policy, plan};
 use crate::residency::Residency;
-use crate::sim::Workload;
-use crate::units::{Bytes, Tokens};
+use crate::units::{Bytes, Tokens, Workload};
 
 /// A model, with its weights or without.
 pub(super) enum Subject {

@@ -1,25 +1,25 @@
 //! `sim`: a model, a machine and a workload → how fast it would run there and what it would wait for, in virtual time.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::args::{CacheArgs, ModelArg};
-use super::{Usage, devices};
+use super::args::{CacheArgs, GpuLayers, ModelArg, gpu_layers};
+use super::planning::{Subject, offload};
+use super::{devices, planning};
 use crate::device::Machine;
+use crate::fit::{Request, Wishes, fit};
 use crate::graph::{Batch, Graph};
 use crate::inspect::escape;
-use crate::models::{CacheSpec, Model, ShapeFile};
+use crate::models::{CacheSpec, Model};
 use crate::plan::{MemoryUse, Offload, Policy};
-use crate::sim::{
-    Causes, Overlap, Phase, Rows, Setting, Simulation, Wish, Workload, causes, homes, levels, simulate, trace,
-};
+use crate::sim::{Causes, Overlap, Phase, Rows, Simulation, causes, levels, simulate, trace};
 use crate::tensor::DType;
-use crate::units::{Bytes, Nanos, Tokens};
+use crate::units::{Bytes, Nanos, Tokens, Workload};
 
 /// Say how fast a model would run on a machine, and what it would wait for; runs nothing
 #[derive(Debug, ClapArgs)]
@@ -36,10 +36,10 @@ pub(super) struct Args {
     /// Tokens of the prompt, and tokens generated behind it
     #[arg(long, value_name = "PP:TG", default_value = "512:128", value_parser = workload)]
     workload: Workload,
-    /// How many of the last layers live on accelerators [-ngl]; more than there are put the output there too
-    #[arg(long, visible_alias = "gpu-layers", value_name = "N|all", default_value = "all", value_parser = layers)]
-    n_gpu_layers: u32,
-    /// Keep experts with the processor all the same [-cmoe]
+    /// Layers that must be on accelerators, from the last [-ngl]; auto: as many as pay
+    #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
+    n_gpu_layers: Option<GpuLayers>,
+    /// All experts stay with the processor [-cmoe]
     #[arg(long)]
     cpu_moe: bool,
     #[command(flatten)]
@@ -81,26 +81,8 @@ pub(super) fn workload(text: &str) -> Result<Workload, String> {
     }
 }
 
-fn layers(text: &str) -> Result<u32, String> {
-    match text {
-        "all" => Ok(u32::MAX),
-        number => number.parse().map_err(|_| "needed a number or all".to_owned()),
-    }
-}
-
-fn offload(text: &str) -> Result<Offload, String> {
-    match text {
-        "never" => Ok(Offload::Never),
-        "auto" => Ok(Offload::Auto),
-        number => match number.parse() {
-            Ok(tokens) => Ok(Offload::AtLeast(Tokens(tokens))),
-            Err(_) => Err("needed never, auto or a number of tokens".to_owned()),
-        },
-    }
-}
-
 pub(super) fn run(args: Args) -> Result<()> {
-    let model = model(&args.model.path())?;
+    let model = Subject::open(&args.model.path())?.model()?;
     let mut machine = devices::described(&args.machine)?.machine()?;
     let mut out = io::stdout().lock();
     if let Some(path) = &args.calibrate {
@@ -110,15 +92,13 @@ pub(super) fn run(args: Args) -> Result<()> {
             out.write_all(rows.as_bytes())?;
         }
     }
-    let policy = Policy { offload: args.offload, chosen_experts: !args.all_experts, ..Policy::default() };
+    let machine = if args.no_overlap { Overlap::Off } else { Overlap::Spec }.of(&machine);
+    let request = args.request();
     let Workload { prompt, generate } = args.workload;
     let cells = Tokens(prompt.0.saturating_add(generate.0));
-    let graph = |tokens: u32| graph(&model, Tokens(tokens), cells);
-    let (prefill, decode) = (graph(args.ubatch_size.min(prompt.0.max(1)))?, graph(1)?);
-    let residency = homes(&decode, &machine, args.wish())?;
-    let overlap = if args.no_overlap { Overlap::Off } else { Overlap::Spec };
-    let setting = Setting { residency: &residency, machine: &machine, policy: &policy, overlap };
-    let simulation = simulate(&prefill, &decode, &setting, args.workload)?;
+    let graphs = |batch: Batch| graph(&model, batch.tokens, cells).map_err(|e| e.to_string());
+    let found = fit(&graphs, &machine, &request).context("nothing fits")?;
+    let simulation = simulate(&found.prefill, &found.decode, &machine, &request.policy, args.workload);
     if let Some(path) = &args.trace {
         fs::write(path, trace(&machine, &simulation)).with_context(|| format!("{}: cannot write", path.display()))?;
     }
@@ -129,37 +109,17 @@ pub(super) fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
-    fn wish(&self) -> Wish {
-        let cache = self.caches.home().unwrap_or_default();
-        Wish { layers: self.n_gpu_layers, experts_on_host: self.cpu_moe, cache }
+    fn request(&self) -> Request {
+        let policy = Policy { offload: self.offload, chosen_experts: !self.all_experts, ..Policy::default() };
+        let wishes = Wishes {
+            gpu_layers: self.n_gpu_layers.and_then(GpuLayers::asked),
+            host_moe_layers: if self.cpu_moe { u32::MAX } else { 0 },
+            cache: self.caches.home(),
+            ..Wishes::default()
+        };
+        let ubatch = Tokens(self.ubatch_size).min(self.workload.prompt).max(Tokens(1));
+        Request { ubatch, workload: self.workload, policy, wishes }
     }
-}
-
-/// The longest shape or rows file that is read.
-const MOST_BYTES: u64 = 64 << 20;
-
-/// A model file, a shape file, or the name of a shipped one.
-fn model(path: &Path) -> Result<Model> {
-    let name = path.to_string_lossy();
-    if let Some(shape) = ShapeFile::shipped(&name) {
-        return Ok(Model::from_shape(&shape?)?);
-    }
-    if path.extension().is_some_and(|e| e == "json") {
-        return Ok(Model::from_shape(&ShapeFile::parse(&name, &text(path)?)?)?);
-    }
-    if !path.exists() {
-        let names: Vec<&str> = ShapeFile::shipped_names().collect();
-        bail!(Usage(format!("{name}: there is no such file; shipped models are {}", names.join(", "))))
-    }
-    Ok(Model::from_gguf(&super::open::gguf(path)?)?)
-}
-
-fn text(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
-    let read = file.take(MOST_BYTES).read_to_string(&mut text);
-    read.with_context(|| format!("{}: cannot read", path.display()))?;
-    Ok(text)
 }
 
 fn graph(model: &Model, tokens: Tokens, cells: Tokens) -> Result<Graph> {
@@ -169,7 +129,7 @@ fn graph(model: &Model, tokens: Tokens, cells: Tokens) -> Result<Graph> {
 
 /// The machine that explains the rows of a file, and a table of them.
 fn calibrated(model: &Model, machine: &Machine, path: &Path) -> Result<(Machine, String)> {
-    let rows = Rows::parse(&text(path)?).with_context(|| path.display().to_string())?;
+    let rows = Rows::parse(&planning::text(path)?).with_context(|| path.display().to_string())?;
     let most = rows.rows.iter().map(|row| row.tokens).max().unwrap_or(Tokens(1));
     // All buckets of a model can be built or none, but for their size.
     graph(model, most, most)?;
@@ -244,8 +204,10 @@ impl Report {
             let steps = if phase.steps == 1 { "step" } else { "steps" };
             text +=
                 &format!("{}: {} in {} {steps}, {time}, {rate:.2} tokens/s\n", phase.name, phase.tokens, phase.steps);
-            if phase.shown < phase.steps {
-                text += &format!("  devices in the first {} steps:\n", phase.shown);
+            match phase.shown {
+                shown if shown == phase.steps => {}
+                1 => text += "  devices in each step:\n",
+                shown => text += &format!("  devices in the first {shown} steps:\n"),
             }
             text += &table(["device", "compute", "transfer", "upload", "idle"], &phase.devices, |d| {
                 let Causes { compute, transfer, upload, idle } = d.causes;

@@ -8,8 +8,7 @@ use super::Fit;
 use crate::device::{Machine, MemoryId};
 use crate::plan::MemoryUse;
 use crate::residency::Home;
-use crate::sim::Workload;
-use crate::units::Bytes;
+use crate::units::{Bytes, Workload};
 
 /// Devices with what they hold, then the predicted speeds.
 pub fn table(fit: &Fit, machine: &Machine, workload: Workload) -> String {

@@ -11,6 +11,7 @@ mod groups;
 mod homes;
 mod overrides;
 mod parts;
+mod propose;
 mod search;
 mod step;
 mod wishes;
@@ -22,8 +23,7 @@ use crate::graph::{Batch, Graph};
 use crate::index::IndexVec;
 use crate::plan::{MemoryUse, Offload, Plan, PlanError, Policy, partition, plan_by_rule, streamed_runs, timeline};
 use crate::residency::Residency;
-use crate::sim::Workload;
-use crate::units::{Bytes, Nanos, Tokens};
+use crate::units::{Bytes, Nanos, Tokens, Workload};
 
 use capacity::Capacity;
 use deal::{Assignment, Choice};
@@ -33,6 +33,7 @@ pub use emit::{json, table};
 pub use flags::flags;
 pub use groups::groups;
 pub use overrides::Override;
+pub use propose::propose;
 pub use wishes::{WishError, Wishes};
 
 /// What is to be fitted.

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A row is one step of `tokens` tokens with one row of logits: its time is `seconds`, or follows from
-//! `tokens_per_second`. `homes` is a [`Wish`]: `layers`, `experts_on_host`, `cache` (`layer`, `accelerator`, `host`).
+//! `tokens_per_second`. `homes` are [`Flags`]: `layers`, `experts_on_host`, `cache` (`layer`, `accelerator`, `host`).
 //! `offload` is `"never"`, `"auto"`, or the least tokens from which ops leave the processor. `overlap` and
 //! `chosen_experts` say what the measured engine did. Two rows that solve for a side calibrate it, first
 //! `accelerators`, then `host`; rows that solve for nothing are predicted only. Unknown fields are refused.
@@ -23,11 +23,12 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{CalibrateError, NoMemory, Overlap, Row, Setting, Side, Wish, calibrate, homes, step_time};
+use super::{CalibrateError, Overlap, Row, Setting, Side, calibrate, step_time};
 use crate::device::Machine;
+use crate::fit::{FitError, Wishes, propose};
 use crate::graph::Graph;
 use crate::plan::{Offload, PlanError, Policy};
-use crate::residency::Residency;
+use crate::residency::{CacheHome, Residency};
 use crate::units::{Nanos, Tokens};
 
 const FORMAT: &str = "loadmaster-rows";
@@ -72,9 +73,28 @@ pub struct Measurement {
     pub solves: Option<Side>,
     /// Where weights and caches lived.
     #[serde(default)]
-    pub homes: Wish,
+    pub homes: Flags,
     /// What decided where ops ran.
     pub offload: Rule,
+}
+
+/// How the measured engine was told to load the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flags {
+    /// How many of the last layers lived on accelerators; more than there are put the output there as well.
+    pub layers: u32,
+    /// Whether experts stayed with the processor all the same.
+    pub experts_on_host: bool,
+    /// Where caches lived.
+    pub cache: CacheHome,
+}
+
+impl From<Flags> for Wishes {
+    fn from(Flags { layers, experts_on_host, cache }: Flags) -> Wishes {
+        let host_moe_layers = if experts_on_host { u32::MAX } else { 0 };
+        Wishes { gpu_layers: Some(layers), host_moe_layers, cache: Some(cache), ..Wishes::default() }
+    }
 }
 
 /// When ops leave the processor, in a file's words.
@@ -122,7 +142,7 @@ pub enum RowsError {
     #[error("{side:?} is solved for by two rows, found {found}")]
     Pair { side: Side, found: usize },
     #[error(transparent)]
-    Memory(#[from] NoMemory),
+    Fit(#[from] FitError),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -168,7 +188,7 @@ impl Rows {
     /// Calibrates `machine` with the rows that solve for something. `graph` gives the graph of a number of tokens.
     ///
     /// # Errors
-    /// A side has other than two rows, a row has no plan, or no rates explain both.
+    /// A side has other than two rows, a row has no homes or no plan, or no rates explain both.
     pub fn calibrate(&self, machine: &Machine, graph: &impl Fn(Tokens) -> Graph) -> Result<Machine, RowsError> {
         let mut machine = machine.clone();
         for side in [Side::Accelerators, Side::Host] {
@@ -186,7 +206,7 @@ impl Rows {
     /// The time that `machine` needs for each row.
     ///
     /// # Errors
-    /// A row has no plan.
+    /// A row has no homes or no plan.
     pub fn predict(&self, machine: &Machine, graph: &impl Fn(Tokens) -> Graph) -> Result<Vec<Nanos>, RowsError> {
         let predicted = self.rows.iter().map(|row| {
             let Case { graph, residency, policy, .. } = &Case::of(self, row, machine, graph)?;
@@ -216,7 +236,7 @@ impl Case {
         graph: &impl Fn(Tokens) -> Graph,
     ) -> Result<Case, RowsError> {
         let graph = graph(row.tokens);
-        let residency = homes(&graph, machine, row.homes)?;
+        let residency = propose(&graph, machine, &row.homes.into())?;
         // What a prompt's tokens see on average of the prompt.
         let context = Tokens(row.tokens.0.div_ceil(2));
         let policy =

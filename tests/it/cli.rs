@@ -787,15 +787,37 @@ fn sim_says_how_fast_and_why_not() {
     let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert!(report["phases"][1]["tokens_per_second"].as_f64().unwrap() > 0.1);
     for (args, why) in [
-        (&["-ngl", "64"][..], "its budget is"),
+        (&["-ngl", "64"][..], "cuda:0 lacks"),
         (&["--workload", "0:0"], "needed two numbers"),
-        (&["--offload", "often"], "never, auto or a number"),
-        (&["--calibrate", "missing.json"], "missing.json: cannot open"),
+        (&["--offload", "often"], "never, auto, or a number of rows"),
+        (&["--offload", "0"], "never, auto, or a number of rows"),
+        (&["--calibrate", "missing.json"], "missing.json: No such file"),
     ] {
         let ran = with(args);
         assert!(ran.code != 0 && ran.err.contains(why), "{args:?}: {}", ran.err);
     }
-    assert!(loadmaster(&["sim", "missing", "--machine", "rtx4080"]).err.contains("shipped models are"));
+    refused(&["sim", "qwen3-30b", "--machine", "rtx4080"], 1, &["nearest are qwen3-30b-a3b-q4_k_m"]);
+    // Not told how many layers, the fit decides, and both promise the same speed but for the mean context.
+    let free = with(&["--workload", "512:128"]).out;
+    let rate = |text: &str, phase: &str| -> f64 {
+        let line = text.lines().find(|line| line.contains(phase)).unwrap();
+        line.split(phase)
+            .nth(1)
+            .unwrap()
+            .split_once(" tokens/s")
+            .unwrap()
+            .0
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let fitted = loadmaster(&["fit", "qwen2.5-32b-q4_k_m", "--machine", "rtx4080", "-c", "640"]).out;
+    for (phase, promised) in [("prefill:", "prompt "), ("decode:", "generation ")] {
+        let (simulated, promised) = (rate(&free, phase), rate(&fitted, promised));
+        assert!((simulated / promised - 1.0).abs() < 0.02, "{phase} {simulated} {promised}");
+    }
 }
 
 #[test]

@@ -7,9 +7,8 @@ use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Policy, check};
 use loadmaster::residency::CacheHome;
-use loadmaster::sim::Workload;
 use loadmaster::tensor::DType;
-use loadmaster::units::{Bytes, Tokens};
+use loadmaster::units::{Bytes, Tokens, Workload};
 use proptest::prelude::*;
 
 fn machine(name: &str) -> Machine {

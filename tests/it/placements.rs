@@ -11,10 +11,9 @@ use loadmaster::inspect::{Planned, Read, Why, placement_table, why};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Offload, Plan, Policy, Upload, UploadId};
 use loadmaster::residency::Residency;
-use loadmaster::sim::Workload;
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::DType;
-use loadmaster::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Tokens};
+use loadmaster::units::{Bytes, BytesPerSec, Nanos, OpsPerSec, Tokens, Workload};
 
 /// A shipped machine, or a tiny one by name: a host, and cards linked to it that share a bus.
 pub fn machine(name: &str) -> Machine {
