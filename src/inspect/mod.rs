@@ -4,6 +4,7 @@
 mod diff;
 mod dot;
 mod escape;
+mod facts;
 mod html;
 mod json;
 mod machine;
@@ -25,6 +26,7 @@ use crate::residency::Residency;
 pub use diff::{Diff, MemoryChange, Move, Totals, diff};
 pub use dot::dot;
 pub use escape::{escape, one_line, prose};
+pub use facts::{Copied, Over, Position, Possible, Read, Reader, Streamed, Way, Why};
 pub use html::html;
 pub use json::{json, shape};
 pub use machine::machine;
@@ -32,7 +34,7 @@ pub use nearest::nearest;
 pub use placement::placement_table;
 pub use saved::{Saved, SavedError};
 pub use text::{node_table, text};
-pub use why::{Copied, Over, Position, Possible, Read, Reader, Streamed, Way, Why, WhyError, why};
+pub use why::{WhyError, why};
 
 /// What a report is on.
 #[derive(Clone, Copy)]

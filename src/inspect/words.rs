@@ -1,8 +1,8 @@
 //! What is known of a node → sentences and tables for people. Says nothing that [`Why`] does not hold.
 
 use super::escape::json_document;
+use super::facts::{Copied, Over, Position, Possible, Read, Streamed, Way, Why};
 use super::text::{line, table};
-use super::why::{Copied, Over, Position, Possible, Read, Streamed, Way, Why};
 use super::{Planned, by, escape};
 use crate::graph::{NodeId, StateId, WeightId};
 use crate::plan::{Reason, Rule, Span};
