@@ -95,12 +95,8 @@ pub(super) struct EngineArgs {
     /// Devices over which the layers are dealt; each `cpu` has a memory of its own, as a card has
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu")]
     pub devices: Vec<DeviceName>,
-    /// What several devices share: layers, each with its own, or every layer, cut into parts [-sm]
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = SplitMode::Layer)]
-    pub split_mode: SplitMode,
-    /// Devices that work on a layer together under --split-mode tensor [default: all]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub max_gpu: Option<u32>,
+    #[command(flatten)]
+    pub split: SplitArgs,
     /// Memory that a device may take, in MiB: one number for each, or one for all [default: what is available]
     #[arg(long, value_name = "MIB,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub budget: Vec<u64>,
@@ -109,23 +105,34 @@ pub(super) struct EngineArgs {
     pub mmap: bool,
 }
 
+/// What several devices do of a layer.
+#[derive(Debug, Args)]
+pub(super) struct SplitArgs {
+    /// What several devices share: layers, each with its own, or every layer, cut into parts [-sm]
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = SplitMode::Layer)]
+    split_mode: SplitMode,
+    /// Devices that work on a layer together under --split-mode tensor, paired by their links [default: all]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=64))]
+    max_gpu: Option<u32>,
+}
+
+impl SplitArgs {
+    /// Devices that work on a layer together.
+    pub fn together(&self) -> u32 {
+        match self.split_mode {
+            SplitMode::Layer => 1,
+            SplitMode::Tensor => self.max_gpu.unwrap_or(u32::MAX),
+        }
+    }
+}
+
 /// What devices share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum SplitMode {
+enum SplitMode {
     /// Each has layers of its own
     Layer,
     /// Groups work on every layer together: heads and hidden columns are cut
     Tensor,
-}
-
-impl SplitMode {
-    /// Devices that work on a layer together, of at most `most`.
-    pub fn together(self, most: Option<u32>) -> u32 {
-        match self {
-            SplitMode::Layer => 1,
-            SplitMode::Tensor => most.unwrap_or(u32::MAX),
-        }
-    }
 }
 
 /// A device that can be named.

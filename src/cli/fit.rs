@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::args::{CacheArgs, GpuLayers, ModelArg, cache_type, gpu_layers};
+use super::args::{CacheArgs, GpuLayers, ModelArg, SplitArgs, cache_type, gpu_layers};
 use super::devices;
 use super::planning::{Subject, offload};
 use crate::fit::{Override, Request, Wishes, fit, flags, json, table};
@@ -43,7 +43,9 @@ pub(super) struct Args {
     cpu_moe: bool,
     #[command(flatten)]
     caches: CacheArgs,
-    /// Proportions of the layers, a device each [-ts]
+    #[command(flatten)]
+    split: SplitArgs,
+    /// Proportions of the layers, a device or group of devices each [-ts]
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = proportion)]
     tensor_split: Option<Vec<f64>>,
     /// Tensors that live with a device of your choice: matched by their names; the first pattern decides [-ot]
@@ -125,6 +127,7 @@ fn wishes(args: &Args) -> Wishes {
     Wishes {
         gpu_layers: args.n_gpu_layers.and_then(GpuLayers::asked),
         tensor_split: args.tensor_split.clone(),
+        together: args.split.together(),
         host_moe_layers: if args.cpu_moe { u32::MAX } else { args.n_cpu_moe },
         cache: args.caches.home(),
         overrides: args.override_tensor.iter().flat_map(|o| o.0.clone()).collect(),

@@ -65,7 +65,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         cache_values: args.cache_type_v,
         keep_mapping: args.mmap,
         budget,
-        together: args.split_mode.together(args.max_gpu),
+        together: args.split.together(),
     };
     let bar = Bar::bytes("loading");
     let engine = Engine::open_on(machine, gguf, options, &|done, total| bar.at(done.0, total.0));

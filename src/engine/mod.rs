@@ -8,14 +8,14 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::backend::SequenceRows;
-use crate::device::{BackendKind, DeviceId, Machine};
+use crate::device::{BackendKind, Machine};
 use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, StepInput, Together, dealt};
-use crate::fit::groups;
+use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
 use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::models::{CacheSpec, Model, ModelError};
-use crate::plan::{Member, MemoryUse};
+use crate::plan::MemoryUse;
 use crate::sample::SampleError;
 use crate::tensor::DType;
 use crate::text::{TextError, Tokenizer};
@@ -90,15 +90,6 @@ impl GraphSource for ModelSource {
     }
 }
 
-/// Groups of `size` devices; each takes its share by the budget of its memory.
-fn teams(machine: &Machine, size: u32) -> Vec<Vec<Member>> {
-    let member = |device: DeviceId| {
-        let memory = machine.devices[device].memory;
-        Member { memory, share: machine.budget(memory).0.max(1) as f64 }
-    };
-    groups(machine, size as usize).into_iter().map(|group| group.into_iter().map(member).collect()).collect()
-}
-
 impl Engine {
     /// Builds, plans and loads the model on the CPU. A file without a usable tokenizer still evaluates token ids.
     ///
@@ -129,7 +120,7 @@ impl Engine {
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
         let source = Box::new(ModelSource { model: model.clone(), cache });
         let home = |graph: &Graph| dealt(graph, &gguf, &machine, options.keep_mapping);
-        let (together, residency) = Together::new(source, home, teams(&machine, options.together))?;
+        let (together, residency) = Together::new(source, home, teams(&machine, options.together as usize))?;
         let setup = Setup::new(machine.clone(), limits);
         let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
         let kv = PagedKv::new(context);

@@ -5,7 +5,7 @@ use super::FitError;
 use super::parts::Parts;
 use crate::device::{Machine, MemoryId};
 use crate::index::IndexVec;
-use crate::plan::MemoryUse;
+use crate::plan::{Member, MemoryUse};
 use crate::units::Bytes;
 
 /// The order of accelerators; layers are dealt to them in it.
@@ -22,14 +22,23 @@ pub(super) enum Cards {
 /// A memory that parts are dealt to.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
-    /// The memory.
+    /// The memory; of several whose devices work on layers together the first, which stands for all of them.
     pub memory: MemoryId,
-    /// What weights and states may take of it.
+    /// What weights and states may take of it, or of all of them in the proportion of their shares.
     pub room: Bytes,
     /// How fast it is read.
     pub read: f64,
     /// How fast bytes come from the nearest host, or for hosts, get to all accelerators.
     pub way: f64,
+    seats: Vec<Seat>,
+}
+
+/// One memory of a place.
+#[derive(Clone, Debug, PartialEq)]
+struct Seat {
+    memory: MemoryId,
+    /// Its share of what the place is dealt; all shares are 1 together.
+    share: f64,
     /// What arenas and rings were seen to take.
     taken: Bytes,
 }
@@ -45,8 +54,8 @@ pub(super) struct Capacity {
 
 impl Capacity {
     /// The capacities of `machine` before anything is planned. Of a machine without a processor, one memory stands for
-    /// the host's. Ties are decided by the devices' uids.
-    pub fn of(machine: &Machine, order: Cards) -> Result<Capacity, FitError> {
+    /// the host's; the memories of a team are one place. Ties are decided by the order of teams and the devices' uids.
+    pub fn of(machine: &Machine, order: Cards, teams: &[Vec<Member>]) -> Result<Capacity, FitError> {
         let mut known: Vec<(&str, MemoryId)> = Vec::new();
         let mut devices: Vec<_> = machine.devices.iter().map(|d| (d.uid.as_str(), d.memory)).collect();
         devices.sort_unstable();
@@ -65,7 +74,10 @@ impl Capacity {
         let mut hosts: Vec<Place> = hosts.iter().map(|&m| Place::of(machine, m, all_ways(m))).collect();
         hosts.sort_by(|a, b| b.way.total_cmp(&a.way).then(b.read.total_cmp(&a.read)));
         let nearest = hosts.first().ok_or(FitError::NoDevice)?.memory;
-        let mut cards: Vec<Place> = cards.iter().map(|&m| Place::of(machine, m, rate(nearest, m))).collect();
+        let is_member = |m: &MemoryId| teams.iter().flatten().any(|member| member.memory == *m);
+        let of_team = |team: &Vec<Member>| Place::together(machine, team, |m| rate(nearest, m));
+        let single = cards.iter().filter(|m| !is_member(m)).map(|&m| Place::of(machine, m, rate(nearest, m)));
+        let mut cards: Vec<Place> = teams.iter().map(of_team).chain(single).collect();
         cards.sort_by(|a, b| {
             let (faster, nearer) = (b.read.total_cmp(&a.read), b.way.total_cmp(&a.way));
             match order {
@@ -85,7 +97,7 @@ impl Capacity {
     /// Takes off what weights need that have a home already.
     pub fn without_pinned(mut self, machine: &Machine, parts: &Parts) -> Capacity {
         for place in self.cards.iter_mut().chain(&mut self.hosts) {
-            place.room = machine.budget(place.memory).saturating_sub(parts.pinned_bytes(place.memory));
+            place.measure(machine, parts);
         }
         self
     }
@@ -94,26 +106,63 @@ impl Capacity {
     /// was too large by where that is not all.
     pub fn learn(&mut self, machine: &Machine, parts: &Parts, uses: &IndexVec<MemoryId, MemoryUse>, fits: bool) {
         for place in self.cards.iter_mut().chain(&mut self.hosts) {
-            let used = uses[place.memory];
-            let (need, budget) = (used.arenas + used.rings, machine.budget(place.memory));
-            place.taken = match (fits, need <= place.taken) {
-                (true, _) | (false, false) => need,
-                (false, true) => place.taken + used.total().saturating_sub(budget),
-            };
-            place.room = budget.saturating_sub(place.taken).saturating_sub(parts.pinned_bytes(place.memory));
+            for seat in &mut place.seats {
+                let used = uses[seat.memory];
+                let (need, budget) = (used.arenas + used.rings, machine.budget(seat.memory));
+                seat.taken = match (fits, need <= seat.taken) {
+                    (true, _) | (false, false) => need,
+                    (false, true) => seat.taken + used.total().saturating_sub(budget),
+                };
+            }
+            place.measure(machine, parts);
         }
     }
 }
 
 impl Place {
-    /// What arenas and rings were seen to take.
-    pub fn taken(&self) -> Bytes {
-        self.taken
+    /// Its memories.
+    pub fn memories(&self) -> impl Iterator<Item = MemoryId> {
+        self.seats.iter().map(|seat| seat.memory)
+    }
+
+    /// `count` things over its memories, by their shares.
+    pub fn spread(&self, count: u32) -> Vec<(MemoryId, u32)> {
+        let (mut reached, mut given) = (0.0, 0);
+        let part = |seat: &Seat| {
+            reached += seat.share;
+            let end = (f64::from(count) * reached).round().min(count.into()) as u32;
+            let part = (seat.memory, end - given);
+            given = end;
+            part
+        };
+        self.seats.iter().map(part).filter(|part| part.1 > 0).collect()
+    }
+
+    /// What is left of each memory lets in its share alone.
+    fn measure(&mut self, machine: &Machine, parts: &Parts) {
+        let left = |seat: &Seat| {
+            let left = machine.budget(seat.memory).saturating_sub(seat.taken);
+            let left = left.saturating_sub(parts.pinned_bytes(seat.memory));
+            if seat.share < 1.0 { Bytes((left.0 as f64 / seat.share) as u64) } else { left }
+        };
+        self.room = self.seats.iter().map(left).min().unwrap_or_default();
+    }
+
+    /// The place of a team's memories.
+    fn together(machine: &Machine, team: &[Member], way: impl Fn(MemoryId) -> f64) -> Place {
+        let each = team.iter().map(|member| Place::of(machine, member.memory, way(member.memory)));
+        let all: f64 = team.iter().map(|member| member.share).sum();
+        let seat = |member: &Member| Seat { memory: member.memory, share: member.share / all, taken: Bytes::ZERO };
+        let joined =
+            each.reduce(|a, b| Place { read: a.read + b.read, way: a.way.min(b.way), room: a.room + b.room, ..a });
+        let first = joined.unwrap_or_else(|| Place::of(machine, MemoryId(0), 0.0));
+        Place { seats: team.iter().map(seat).collect(), ..first }
     }
 
     fn of(machine: &Machine, memory: MemoryId, way: f64) -> Place {
         let here = machine.devices.iter().filter(|d| d.memory == memory);
         let read = here.map(|d| d.rates.read.0).fold(0.0, f64::max);
-        Place { memory, room: machine.budget(memory), read, way, taken: Bytes::ZERO }
+        let seats = vec![Seat { memory, share: 1.0, taken: Bytes::ZERO }];
+        Place { memory, room: machine.budget(memory), read, way, seats }
     }
 }

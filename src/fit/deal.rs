@@ -294,7 +294,7 @@ impl Dealer<'_> {
             let states = self.parts.layers.iter().zip(caches).filter(|(_, m)| **m == card.memory);
             let pinned = self.parts.pinned_bytes(card.memory);
             let need = dense + states.map(|(l, _)| l.state_bytes).sum() + pinned;
-            let budget = self.machine.budget(card.memory).saturating_sub(card.taken());
+            let budget = card.room + pinned;
             if need > budget {
                 let (memory, because) = (name(self.machine, card.memory).to_owned(), self.wishes.named());
                 return Err(FitError::Short { memory, need, budget, missing: need.saturating_sub(budget), because });

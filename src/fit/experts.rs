@@ -30,8 +30,19 @@ pub(super) fn deal(
     let left = &mut left[capacity.cards.len()..];
     for (l, layer) in parts.layers.iter().enumerate() {
         to_hosts(capacity, layer, layers[l].last().copied(), left, &mut runs[l]);
+        if runs[l].len() > 1 {
+            runs[l] = runs[l].iter().flat_map(|&run| spread(capacity, run)).collect();
+        }
     }
     runs
+}
+
+/// A run of a place over its memories: experts of a layer that has some elsewhere are not cut.
+fn spread(capacity: &Capacity, run: Run) -> Vec<Run> {
+    let place = capacity.places().find(|place| place.memory == run.memory);
+    place.map_or(vec![run], |place| {
+        place.spread(run.count).into_iter().map(|(memory, count)| Run { memory, count }).collect()
+    })
 }
 
 /// Deals what remains to the host of the layer, then to the nearest with room; the last takes all.

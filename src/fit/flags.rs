@@ -24,9 +24,9 @@ pub fn flags(fit: &Fit, machine: &Machine) -> String {
     }
     let cached_by_host = |(id, state): (StateId, &State)| {
         layers.homes.get(state.layer as usize).is_some_and(|&m| !machine.is_host(m))
-            && machine.is_host(fit.residency.states[id])
+            && machine.is_host(fit.dealt.residency.states[id])
     };
-    if fit.graph.states().iter_ids().any(cached_by_host) {
+    if fit.dealt.graph.states().iter_ids().any(cached_by_host) {
         parts.push("-nkvo".to_owned());
     }
     parts.extend(layers.overrides(fit, machine));
@@ -46,16 +46,16 @@ struct Layers {
 impl Layers {
     fn of(fit: &Fit, machine: &Machine) -> Layers {
         let host = host(machine).unwrap_or(MemoryId(0));
-        let count = fit.graph.states().iter().map(|s| s.layer as usize + 1).max().unwrap_or(0);
+        let count = fit.dealt.graph.states().iter().map(|s| s.layer as usize + 1).max().unwrap_or(0);
         let homes: Vec<MemoryId> = (0..count).map(|layer| home(fit, layer).unwrap_or(host)).collect();
         let names = machine.devices.iter_ids().filter_map(|(id, d)| Some((d.memory, counted(machine, id)?)));
         let names = names.filter(|&(memory, _)| !machine.is_host(memory)).collect();
         let head = |(id, homes): (WeightId, &Vec<_>)| {
             let whole = |h: &crate::residency::Home| !machine.is_host(h.memory);
-            fit.graph.weights()[id].rows > 1 && place(fit, id).is_none() && homes.iter().any(whole)
+            fit.dealt.graph.weights()[id].rows > 1 && place(fit, id).is_none() && homes.iter().any(whole)
         };
         let all = homes.iter().all(|&m| !machine.is_host(m));
-        Layers { head_on_card: all && fit.residency.weights.iter_ids().any(head), homes, names, host }
+        Layers { head_on_card: all && fit.dealt.residency.weights.iter_ids().any(head), homes, names, host }
     }
 
     fn name(&self, memory: MemoryId) -> &str {
@@ -81,7 +81,7 @@ impl Layers {
     /// memory.
     fn overrides(&self, fit: &Fit, machine: &Machine) -> Vec<String> {
         let mut layers_of: BTreeMap<(&str, &str), BTreeSet<usize>> = BTreeMap::new();
-        for (id, homes) in fit.residency.weights.iter_ids() {
+        for (id, homes) in fit.dealt.residency.weights.iter_ids() {
             let Some((layer, kind)) = place(fit, id) else { continue };
             let whole = if homes.len() == 1 { homes[0].memory } else { self.host };
             let own = self.homes.get(layer).copied().unwrap_or(self.host);
@@ -106,19 +106,19 @@ impl Layers {
 /// The memory of a layer: of its cache if some of its matrices are there, or of most bytes of those.
 fn home(fit: &Fit, layer: usize) -> Option<MemoryId> {
     let mut bytes: BTreeMap<MemoryId, u64> = BTreeMap::new();
-    for (id, homes) in fit.residency.weights.iter_ids() {
-        let weight = &fit.graph.weights()[id];
+    for (id, homes) in fit.dealt.residency.weights.iter_ids() {
+        let weight = &fit.dealt.graph.weights()[id];
         if weight.count == 1 && weight.rows > 1 && place(fit, id).is_some_and(|(at, _)| at == layer) {
             *bytes.entry(homes.first()?.memory).or_default() += weight.bytes().0;
         }
     }
-    let state = fit.graph.states().iter_ids().find(|(_, s)| s.layer as usize == layer);
-    let cached = state.map(|(id, _)| fit.residency.states[id]).filter(|m| bytes.contains_key(m));
+    let state = fit.dealt.graph.states().iter_ids().find(|(_, s)| s.layer as usize == layer);
+    let cached = state.map(|(id, _)| fit.dealt.residency.states[id]).filter(|m| bytes.contains_key(m));
     cached.or_else(|| bytes.into_iter().max_by_key(|&(_, n)| n).map(|(m, _)| m))
 }
 
 /// The layer in a tensor's name, and what follows it.
 fn place(fit: &Fit, id: WeightId) -> Option<(usize, &str)> {
-    let (layer, kind) = fit.graph.weights()[id].name.strip_prefix("blk.")?.split_once('.')?;
+    let (layer, kind) = fit.dealt.graph.weights()[id].name.strip_prefix("blk.")?.split_once('.')?;
     Some((layer.parse().ok()?, kind))
 }

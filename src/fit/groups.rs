@@ -1,7 +1,8 @@
 //! Devices → groups that work on one layer together: the fastest links first, because a group is as slow as its slowest
 //! link. Decided by rates and uids alone, so the order of devices in a file changes nothing.
 
-use crate::device::{DeviceId, Machine};
+use crate::device::{DeviceId, Machine, MemoryId};
+use crate::plan::Member;
 
 /// Groups of `size` accelerators, or processors where there is no accelerator, the one with the fastest slowest link
 /// first; what is left over forms a last, smaller group. Devices in a group are in order of their uids.
@@ -19,6 +20,18 @@ pub fn groups(machine: &Machine, size: usize) -> Vec<Vec<DeviceId>> {
         groups.push(group);
     }
     groups
+}
+
+/// The groups of `size` devices that work on layers together, each device with its share by the budget of its memory.
+/// Devices that share a memory have no layers of their own; groups of one are left out.
+pub fn teams(machine: &Machine, size: usize) -> Vec<Vec<Member>> {
+    let alone = |memory: MemoryId| machine.devices.iter().filter(|d| d.memory == memory).count() == 1;
+    let member = |device: DeviceId| {
+        let memory = machine.devices[device].memory;
+        alone(memory).then(|| Member { memory, share: machine.budget(memory).0.max(1) as f64 })
+    };
+    let teams = groups(machine, size).into_iter().map(|group| group.into_iter().filter_map(member).collect());
+    teams.filter(|team: &Vec<Member>| team.len() > 1).collect()
 }
 
 /// The group with the fastest slowest link that can be grown from any device, and of equal ones the first by uids.

@@ -21,7 +21,8 @@ use thiserror::Error;
 use crate::device::{Machine, MemoryId};
 use crate::graph::{Batch, Graph};
 use crate::index::IndexVec;
-use crate::plan::{MemoryUse, Offload, Plan, PlanError, Policy, partition, plan_by_rule, streamed_runs, timeline};
+use crate::plan::{Member, MemoryUse, Offload, Plan, PlanError, Policy, Sharded, Whole};
+use crate::plan::{plan_by_rule, shard, streamed_runs, timeline};
 use crate::residency::Residency;
 use crate::units::{Bytes, Nanos, Tokens, Workload};
 
@@ -31,7 +32,7 @@ use parts::Parts;
 
 pub use emit::{json, table};
 pub use flags::flags;
-pub use groups::groups;
+pub use groups::{groups, teams};
 pub use overrides::Override;
 pub use propose::propose;
 pub use wishes::{WishError, Wishes};
@@ -66,10 +67,14 @@ pub struct Bucket {
 /// Homes that fit, and what they promise.
 #[derive(Clone, Debug)]
 pub struct Fit {
-    /// The graph whose weights and states have the homes.
+    /// The graph whose weights and states have the homes; cut, where devices work on layers together.
     pub graph: Graph,
     /// The homes.
     pub residency: Residency,
+    /// What such devices do not share, and why.
+    pub whole: Vec<Whole>,
+    /// The model's own graph and its homes; of devices that work together, the first stands for all.
+    pub(crate) dealt: Dealt,
     /// The largest step.
     pub largest: Bucket,
     /// The step of the workload's prompt.
@@ -82,6 +87,13 @@ pub struct Fit {
     pub prompt_time: Nanos,
     /// Predicted time of one generated token.
     pub token_time: Nanos,
+}
+
+/// The graph of the largest step as the model builds it, and homes of its weights and states.
+#[derive(Clone, Debug)]
+pub(crate) struct Dealt {
+    pub graph: Graph,
+    pub residency: Residency,
 }
 
 impl Fit {
@@ -126,7 +138,7 @@ pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<F
 
 fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Result<Fit, FitError> {
     let Study { machine, request, base, .. } = *study;
-    let mut capacity = Capacity::of(machine, choice.cards)?.without_pinned(machine, parts);
+    let mut capacity = Capacity::of(machine, choice.cards, &study.teams)?.without_pinned(machine, parts);
     request.wishes.suit(capacity.cards.len())?;
     let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
     let mut known = None;
@@ -140,7 +152,7 @@ fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Re
         let largest = bucket_by(study, base, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);
         let over = study.over(&uses);
-        let held: Bytes = capacity.cards.iter().map(|card| uses[card.memory].weights).sum();
+        let held: Bytes = capacity.cards.iter().flat_map(|card| card.memories()).map(|m| uses[m].weights).sum();
         match over {
             Some(memory) => last = Some(short(machine, memory, &uses, &request.wishes)),
             None if best.as_ref().is_some_and(|(most, ..)| *most >= held) => break,
@@ -171,8 +183,9 @@ fn build(graphs: Graphs<'_>, tokens: Tokens) -> Result<Graph, FitError> {
 fn bucket_by(study: &Study<'_>, graph: &Graph, residency: &Residency, offload: Offload) -> Result<Bucket, FitError> {
     let policy = Policy { offload, ..study.request.policy.clone() };
     let runs = streamed_runs(graph, residency, &study.endless, &policy);
-    let graph = partition(graph, &runs)?;
-    let plan = plan_by_rule(&graph, residency, &study.endless, &policy)?;
+    let homes = shard(graph, residency, &study.teams)?.residency;
+    let graph = shard(graph, &runs, &study.teams)?.graph;
+    let plan = plan_by_rule(&graph, &homes, &study.endless, &policy)?;
     Ok(Bucket { graph, plan, offload })
 }
 
@@ -195,8 +208,10 @@ fn planned(study: &Study<'_>, largest: Bucket, residency: Residency) -> Result<F
     let steps = workload.prompt.0.div_ceil(step.0).max(1);
     let (prompt_time, token_time) = (study.time(&prefill, steps), study.time(&decode, 1));
     let memories = study.together(&[&largest.plan, &prefill.plan, &decode.plan]);
-    let graph = study.base.clone();
-    Ok(Fit { graph, residency, largest, prefill, decode, memories, prompt_time, token_time })
+    let dealt = Dealt { graph: study.base.clone(), residency };
+    let Sharded { graph, residency, whole } = shard(study.base, &dealt.residency, &study.teams)?;
+    let graph = if study.teams.is_empty() { dealt.graph.clone() } else { graph };
+    Ok(Fit { graph, residency, whole, dealt, largest, prefill, decode, memories, prompt_time, token_time })
 }
 
 /// What one fit is about.
@@ -208,6 +223,8 @@ struct Study<'a> {
     request: &'a Request,
     /// The graph of the largest step.
     base: &'a Graph,
+    /// Devices that work on layers together.
+    teams: Vec<Vec<Member>>,
 }
 
 impl<'a> Study<'a> {
@@ -216,7 +233,8 @@ impl<'a> Study<'a> {
         for memory in machine.memories.ids() {
             endless.memories[memory].free = Bytes(u64::MAX >> 2);
         }
-        Study { graphs, machine, endless, request, base }
+        let teams = teams(machine, request.wishes.together as usize);
+        Study { graphs, machine, endless, request, base, teams }
     }
 }
 

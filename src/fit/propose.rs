@@ -17,7 +17,7 @@ pub fn propose(graph: &Graph, machine: &Machine, wishes: &Wishes) -> Result<Resi
     let machine = &wishes.with_margins(machine)?;
     let parts = Parts::of(graph, &overrides::pins(graph, machine, &wishes.overrides)?);
     let choice = Choice { order: Order::Share, ..Choice::first(wishes) };
-    let capacity = Capacity::of(machine, choice.cards)?.without_pinned(machine, &parts);
+    let capacity = Capacity::of(machine, choice.cards, &[])?.without_pinned(machine, &parts);
     wishes.suit(capacity.cards.len())?;
     let assignment = Assignment::deal(&parts, machine, &capacity, choice, wishes)?;
     Ok(homes::homes(graph, &parts, &assignment))

@@ -14,7 +14,7 @@ use crate::units::Bytes;
 /// Nothing fits: why the first choice did not.
 pub(super) fn fastest(study: &Study<'_>, parts: &Parts) -> Result<Fit, FitError> {
     let choice = Choice::first(&study.request.wishes);
-    let capacity = Capacity::of(study.machine, choice.cards)?;
+    let capacity = Capacity::of(study.machine, choice.cards, &study.teams)?;
     let mut search = Search { study, parts, capacity, choice, best: None, failed: None };
     search.attempt(choice);
     for kind in Kind::ALL {
@@ -76,7 +76,7 @@ impl Search<'_> {
                 (open && self.host_has(Part::Caches)).then_some(Choice { cache: CacheHome::Accelerator, ..chosen })
             }
             Kind::Cards(cards) => {
-                let other = Capacity::of(self.study.machine, cards)? != self.capacity;
+                let other = Capacity::of(self.study.machine, cards, &self.study.teams)? != self.capacity;
                 (other && wishes.tensor_split.is_none()).then_some(Choice { cards, ..chosen })
             }
             Kind::Grain => {
@@ -101,10 +101,10 @@ impl Search<'_> {
         let Some(best) = &self.best else { return true };
         let host = |memory| self.capacity.hosts.iter().any(|h| h.memory == memory);
         let mut layers = self.parts.layers.iter();
-        let weight = |&id: &_| best.residency.weights[id].iter().any(|home| host(home.memory));
+        let weight = |&id: &_| best.dealt.residency.weights[id].iter().any(|home| host(home.memory));
         match part {
             Part::Dense => layers.any(|l| l.units.iter().flat_map(|u| &u.weights).any(weight)),
-            Part::Caches => best.residency.states.iter().any(|&memory| host(memory)),
+            Part::Caches => best.dealt.residency.states.iter().any(|&memory| host(memory)),
         }
     }
 }

@@ -24,7 +24,7 @@ impl Fit {
         let machine = &request.wishes.with_margins(machine)?;
         let base = build(graphs, request.ubatch)?;
         let study = Study::new(graphs, machine, request, &base);
-        let found = bucket(&study, &self.residency, tokens)?;
+        let found = bucket(&study, &self.dealt.residency, tokens)?;
         let uses = study.together(&[&found.plan]);
         match study.over(&uses) {
             Some(memory) => Err(short(machine, memory, &uses, &request.wishes)),

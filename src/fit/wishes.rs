@@ -15,6 +15,8 @@ pub struct Wishes {
     pub gpu_layers: Option<u32>,
     /// `-ts`: proportions of the layers, a device each, in order of speed.
     pub tensor_split: Option<Vec<f64>>,
+    /// `--max-gpu`: devices that work on a layer together; with 0 or 1, each has layers of its own.
+    pub together: u32,
     /// `--n-cpu-moe`: layers, from the first, whose experts stay in host memory.
     pub host_moe_layers: u32,
     /// `--kv`: where caches live; not said, on accelerators also for layers that stay with the host where that is faster.
