@@ -86,6 +86,11 @@ impl<I: Id, T> IndexVec<I, T> {
         self.items.iter()
     }
 
+    /// Items in id order, to be changed.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
+        self.items.iter_mut()
+    }
+
     /// Items with their ids, in order.
     pub fn iter_ids(&self) -> impl DoubleEndedIterator<Item = (I, &T)> + ExactSizeIterator {
         self.items.iter().enumerate().map(|(i, t)| (I::from_index(i), t))

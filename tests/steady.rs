@@ -11,6 +11,7 @@ use loadmaster::engine::{Engine, EngineOptions};
 use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
+use loadmaster::kv::{KvLayout, PagedKv, Writes};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Offload, Policy};
 use loadmaster::synth::{Synth, named};
@@ -109,9 +110,36 @@ fn streamed(gguf: Gguf) -> usize {
     })
 }
 
+/// A cache's books alone: two forks of a prompt grow, the first write of each copies the page that both end in.
+fn booked(layout: KvLayout) -> usize {
+    let mut kv = PagedKv::new(Tokens(1024), layout);
+    let mut writes = Writes::with_room(Tokens(8));
+    let one = kv.start();
+    kv.append(one, &[9; 20], &mut Writes::default()).unwrap();
+    let two = kv.fork(one).unwrap();
+    let mut sum = 0;
+    let mut step = |id| {
+        writes.clear();
+        for sequence in [one, two] {
+            kv.append(sequence, &[id, id], &mut writes).unwrap();
+            kv.written(sequence).unwrap();
+            sum += kv.table(sequence).unwrap().pages.len() + kv.runs(sequence).unwrap().count();
+            sum += kv.rotations().len() + kv.next_position(sequence).unwrap() as usize;
+        }
+    };
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (0..100).for_each(&mut step);
+    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert!(sum > 0);
+    allocated
+}
+
 /// One test, since all that runs beside it would be counted too.
 #[test]
 fn a_steady_decode_step_allocates_nothing() {
+    for layout in [KvLayout::default(), KvLayout::Contiguous] {
+        assert_eq!(booked(layout), 0, "{layout:?}: allocations of 100 steps in the books of the cache");
+    }
     for (shape, dtype) in [("llama-tiny", DType::Q4_0), ("qwen3moe-tiny", DType::Q4K), ("qwen2-tiny", DType::Q3K)] {
         for devices in [1, 2] {
             assert_eq!(dealt(made(shape, dtype), devices), 0, "{shape}: allocations in 100 steps on {devices} devices");

@@ -13,7 +13,7 @@ use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setu
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
-use crate::kv::{KvError, PagedKv, SequenceId};
+use crate::kv::{KvError, KvLayout, PagedKv, SequenceId, Writes};
 use crate::models::{CacheSpec, Model, ModelError};
 use crate::plan::MemoryUse;
 use crate::sample::SampleError;
@@ -73,6 +73,8 @@ pub struct Engine {
     tokenizer: Result<Tokenizer, TextError>,
     session: Session,
     kv: PagedKv,
+    /// Sequences are not forked here, so no page is shared and no write asks for a copy.
+    writes: Writes,
     cells: Vec<u32>,
     positions: Vec<u32>,
     pages: Vec<u32>,
@@ -123,10 +125,11 @@ impl Engine {
         let (together, residency) = Together::new(source, home, teams(&machine, options.together as usize))?;
         let setup = Setup::new(machine.clone(), limits);
         let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
-        let kv = PagedKv::new(context);
+        let kv = PagedKv::new(context, KvLayout::default());
+        let writes = Writes::with_room(tokens);
         let (cells, positions) = (Vec::with_capacity(tokens.index()), Vec::with_capacity(tokens.index()));
         let pages = Vec::with_capacity(context.pages() as usize);
-        Ok(Engine { gguf, model, tokenizer, session, kv, cells, positions, pages })
+        Ok(Engine { gguf, model, tokenizer, session, kv, writes, cells, positions, pages })
     }
 
     /// The model file.
@@ -191,7 +194,7 @@ impl Engine {
     /// # Errors
     /// There is no such sequence.
     pub fn truncate(&mut self, sequence: SequenceId, length: Tokens) -> Result<(), EngineError> {
-        Ok(self.kv.truncate(sequence, length)?)
+        Ok(self.kv.truncate(sequence, length.0)?)
     }
 
     /// Ends a sequence and frees its cells.
@@ -277,18 +280,21 @@ impl Engine {
         output_rows: &[u32],
         kept: Tokens,
     ) -> Result<&[f32], EngineError> {
-        let before = self.kv.length(sequence)?;
-        self.cells.clear();
-        if let Err(why) = self.kv.append(sequence, Tokens(ids.len() as u32), &mut self.cells) {
-            self.kv.truncate(sequence, kept)?;
+        let before = self.kv.next_position(sequence)?;
+        self.writes.clear();
+        if let Err(why) = self.kv.append(sequence, ids, &mut self.writes) {
+            self.kv.truncate(sequence, kept.0)?;
             return Err(why.into());
         }
+        self.cells.clear();
+        self.cells.extend(self.writes.cells.iter().map(|cell| cell.0));
         self.positions.clear();
-        self.positions.extend((0..ids.len() as u32).map(|i| before.0 + i));
+        self.positions.extend((before..).take(ids.len()));
+        let table = self.kv.table(sequence)?;
         self.pages.clear();
-        self.pages.extend_from_slice(self.kv.pages(sequence)?);
-        let length = self.kv.length(sequence)?;
-        let rows = SequenceRows { first: 0, rows: ids.len() as u32, length, pages: 0..self.pages.len() as u32 };
+        self.pages.extend(table.pages.iter().map(|page| page.0));
+        let rows =
+            SequenceRows { first: 0, rows: ids.len() as u32, length: table.slots, pages: 0..self.pages.len() as u32 };
         let input = StepInput {
             ids,
             positions: &self.positions,
@@ -301,7 +307,7 @@ impl Engine {
             Ok(logits) => Ok(logits),
             Err(why) => {
                 // A step that failed has written no row that counts.
-                self.kv.truncate(sequence, kept)?;
+                self.kv.truncate(sequence, kept.0)?;
                 Err(why.into())
             }
         }

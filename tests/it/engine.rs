@@ -57,20 +57,28 @@ fn a_row_has_the_same_bits_in_every_batch_on_every_thread_and_page() {
         }
         let mut mapped = engine(shape, dtype, EngineOptions { keep_mapping: true, ..wide });
         assert!(bits(&logits(&mut mapped, &ids, 64)) == expected, "{shape} {dtype}: from the mapping");
-        scatter_pages(&mut whole);
-        assert!(bits(&logits(&mut whole, &ids, 64)) == expected, "{shape} {dtype}: scattered pages");
+        assert!(bits(&scattered(&mut whole, &ids)) == expected, "{shape} {dtype}: scattered pages");
     }
 }
 
-/// Leaves every other page to sequences that stay, so that the next one gets pages apart and out of order.
-fn scatter_pages(engine: &mut Engine) {
-    let sequences: Vec<_> = (0..40).map(|_| engine.start()).collect();
-    for &sequence in &sequences {
-        engine.feed(sequence, &[1, 2, 3]).unwrap();
+/// Logits of all rows of a sequence among others that hold every page and leave every other one, a few before each step,
+/// high ones and low ones in turn: its pages come apart and out of order.
+fn scattered(engine: &mut Engine, ids: &[u32]) -> Vec<f32> {
+    let others: Vec<_> = (0..engine.context().pages()).map(|_| engine.start()).collect();
+    for &other in &others {
+        engine.feed(other, &[1, 2, 3]).unwrap();
     }
-    for &sequence in sequences.iter().step_by(2).rev() {
-        engine.end(sequence).unwrap();
+    let mut leaving = others.iter().skip(1).step_by(2);
+    let sequence = engine.start();
+    let mut all = Vec::new();
+    for (at, piece) in ids.chunks(64).enumerate() {
+        for _ in piece.chunks(Tokens::PAGE.index()) {
+            let other = if at % 2 == 0 { leaving.next_back() } else { leaving.next() };
+            engine.end(*other.unwrap()).unwrap();
+        }
+        engine.feed_all(sequence, piece, |_, rows| all.extend_from_slice(rows)).unwrap();
     }
+    all
 }
 
 #[test]

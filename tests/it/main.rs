@@ -17,6 +17,8 @@ mod huge;
 mod inspect;
 mod json_smoke;
 mod json_walk;
+mod kv;
+mod kv_model;
 mod layers;
 mod machines;
 mod matmul;

@@ -1,0 +1,176 @@
+//! Tokens at the end of a sequence, and pages set aside for those to come.
+
+use super::table::{Sequence, low};
+use super::{CellId, KvError, KvLayout, Move, POSITIONS, PageId, PagedKv, SequenceId};
+use crate::units::Tokens;
+
+/// What appended tokens ask of the caller. Calls add to it, so that one serves all sequences of a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// Copies of pages that others read too, to be made first.
+    pub copies: Vec<Move>,
+    /// The cell of each token.
+    pub cells: Vec<CellId>,
+}
+
+impl Writes {
+    /// With room for the tokens of a step, so that it never allocates.
+    pub fn with_room(tokens: Tokens) -> Writes {
+        Writes { copies: Vec::with_capacity(tokens.index()), cells: Vec::with_capacity(tokens.index()) }
+    }
+
+    /// Forgets all, keeps the room.
+    pub fn clear(&mut self) {
+        self.copies.clear();
+        self.cells.clear();
+    }
+}
+
+impl PagedKv {
+    /// Appends tokens to a sequence at the positions that follow its last, and adds their cells to `writes`, after a
+    /// copy where the last page is shared; on error nothing has changed.
+    ///
+    /// # Errors
+    /// Too few pages are free, none lie side by side where the layout needs it, positions end, or there is no such
+    /// sequence.
+    pub fn append(&mut self, id: SequenceId, tokens: &[u32], writes: &mut Writes) -> Result<(), KvError> {
+        let (first, sequence) = (self.next_position(id)?, self.sequence(id)?);
+        let unbroken = sequence.unbroken == sequence.slots(self.page());
+        let from = writes.cells.len();
+        self.grow(id, first, tokens.len(), writes)?;
+        for (position, (&cell, &token)) in (first..).zip(writes.cells[from..].iter().zip(tokens)) {
+            self.cells.set(cell, token, position, position);
+        }
+        if unbroken {
+            let sequence = self.sequence_mut(id)?;
+            sequence.unbroken += tokens.len() as u32;
+        }
+        Ok(())
+    }
+
+    /// Sets pages aside so that a sequence can take `tokens` more, in place of what it had reserved before. Until then
+    /// nobody else gets these pages: appending as many tokens fails neither at once nor little by little, however the
+    /// sequence is forked, shifted or shortened in between. Contiguous cells may have to be brought together first.
+    ///
+    /// # Errors
+    /// Too few pages are free, or there is no such sequence.
+    pub fn reserve(&mut self, id: SequenceId, tokens: Tokens) -> Result<(), KvError> {
+        let before = std::mem::replace(&mut self.sequence_mut(id)?.promised, tokens.0);
+        let (promised, needed) = (self.promised(), self.due(self.sequence(id)?));
+        if promised > self.pages.free() {
+            self.sequence_mut(id)?.promised = before;
+            return Err(self.full(needed, promised - needed));
+        }
+        Ok(())
+    }
+
+    /// Free pages that are set aside.
+    pub(super) fn promised(&self) -> u32 {
+        self.sequences.iter().flatten().fold(0, |sum: u32, sequence| sum.saturating_add(self.due(sequence)))
+    }
+
+    /// Free pages that a sequence needs to take what it was promised.
+    pub(super) fn due(&self, sequence: &Sequence) -> u32 {
+        self.pages_for(sequence, sequence.promised)
+    }
+
+    /// `needed` pages are not there, `promised` are for others.
+    pub(super) fn full(&self, needed: u32, promised: u32) -> KvError {
+        KvError::Full { needed, free: self.pages.free().saturating_sub(promised), total: self.pages.total() }
+    }
+
+    /// Pages that a sequence lacks for `tokens` more: new ones, and one in place of a shared one that it would write to.
+    fn pages_for(&self, sequence: &Sequence, tokens: u32) -> u32 {
+        if tokens == 0 {
+            return 0;
+        }
+        let page = self.page();
+        let slots = sequence.slots(page);
+        let pages = slots.saturating_add(tokens).div_ceil(page) - sequence.pages.len() as u32;
+        pages + u32::from(self.shared_end(sequence).is_some())
+    }
+
+    /// The last page of a sequence if it has room, but for others to read.
+    fn shared_end(&self, sequence: &Sequence) -> Option<PageId> {
+        let partly = !sequence.slots(self.page()).is_multiple_of(self.page());
+        sequence.pages.last().copied().filter(|&last| partly && self.pages.holders(last) > 1)
+    }
+
+    /// Adds `count` live slots to a sequence; their facts are still to be set.
+    pub(super) fn grow(
+        &mut self,
+        id: SequenceId,
+        first: u32,
+        count: usize,
+        writes: &mut Writes,
+    ) -> Result<(), KvError> {
+        let Some(tokens) = u32::try_from(count).ok().filter(|&n| n <= POSITIONS && first <= POSITIONS - n) else {
+            return Err(KvError::Positions { next: first, needed: count });
+        };
+        let run = self.room_for(id, tokens)?;
+        let sequence = self.sequence(id)?;
+        if tokens > 0 && !sequence.slots(self.page()).is_multiple_of(self.page()) {
+            writes.copies.extend(self.own(id, sequence.pages.len() - 1));
+        }
+        self.extend(id, tokens, run, writes)
+    }
+
+    /// Checks that `tokens` more can be had; for contiguous cells, where.
+    fn room_for(&self, id: SequenceId, tokens: u32) -> Result<Option<PageId>, KvError> {
+        let sequence = self.sequence(id)?;
+        let others = self.promised() - self.due(sequence);
+        let needed = self.pages_for(sequence, tokens);
+        if needed > self.pages.free().saturating_sub(others) {
+            return Err(self.full(needed, others));
+        }
+        match self.layout {
+            KvLayout::Contiguous if tokens > 0 => match self.pages.run(tokens) {
+                Ok(first) => Ok(Some(first)),
+                Err(longest) => Err(KvError::NoSlot { needed: tokens, longest, free: self.pages.free() }),
+            },
+            KvLayout::Contiguous | KvLayout::Paged { .. } => Ok(None),
+        }
+    }
+
+    /// Makes a page of a sequence its own, to be changed: a shared one is replaced by a copy of its live cells.
+    pub(super) fn own(&mut self, id: SequenceId, at: usize) -> Option<Move> {
+        let page = self.page();
+        let held = self.sequences[id].as_ref()?.pages[at];
+        if self.pages.holders(held) == 1 {
+            self.pages.index.forget(held);
+            return None;
+        }
+        let fresh = self.pages.take()?;
+        let sequence = self.sequences[id].as_mut()?;
+        let (shared, live) = (std::mem::replace(&mut sequence.pages[at], fresh), sequence.live[at]);
+        self.pages.release(shared);
+        let (first, len) = (live.trailing_zeros(), u64::BITS - live.leading_zeros() - live.trailing_zeros());
+        let copy = Move { src: shared.cell(first, page), dst: fresh.cell(first, page), len: Tokens(len) };
+        self.cells.copy(copy);
+        Some(copy)
+    }
+
+    /// Makes `tokens` slots live, in the room of the last page and in new ones: neighbours from `run` on, or any.
+    fn extend(&mut self, id: SequenceId, tokens: u32, run: Option<PageId>, writes: &mut Writes) -> Result<(), KvError> {
+        let page = self.page();
+        let PagedKv { pages, sequences, .. } = self;
+        let Some(sequence) = sequences[id].as_mut() else { return Err(KvError::NoSequence(id)) };
+        let mut run = run.into_iter().flat_map(|first| (first.0..).map(PageId));
+        let (start, mut slots) = (sequence.slots(page), sequence.slots(page));
+        while slots < start + tokens {
+            let slot = slots % page;
+            if slot == 0 {
+                let next = run.next().inspect(|&next| pages.claim(next)).or_else(|| pages.take());
+                sequence.pages.push(next.expect("room was checked"));
+                sequence.live.push(0);
+            }
+            let (last, count) = (sequence.pages.len() - 1, (page - slot).min(start + tokens - slots));
+            sequence.live[last] |= low(count) << slot;
+            writes.cells.extend((slot..slot + count).map(|slot| sequence.pages[last].cell(slot, page)));
+            slots += count;
+        }
+        sequence.count += tokens;
+        sequence.promised = sequence.promised.saturating_sub(tokens);
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! Brings live cells together, chunk by chunk, until there is nothing left to move.
+//!
+//! Every chunk is planned from the books as they are then, so sequences may come, grow and go between two chunks. A chunk
+//! leaves every sequence readable once its moves are made in order. None is over budget, except that a chunk moves at
+//! least one page (or one move's cells): whatever the budget, compaction ends.
+
+use super::gather::gather;
+use super::{CellId, Move, PageId, PagedKv};
+use crate::index::Id;
+use crate::units::{Bytes, Tokens};
+
+/// How far compaction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Held pages move to the beginning of the cache; their cells stay as they are in them.
+    Pages,
+    /// First the holes within pages are closed, then pages move: no page is held that could be spared.
+    Cells,
+}
+
+/// The most that one chunk may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes copied.
+    pub bytes: Bytes,
+    /// Nodes of a graph, or commands of a queue.
+    pub nodes: u32,
+}
+
+/// What moving takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoveCost {
+    /// Bytes of one cell, keys and values of all layers.
+    pub cell: Bytes,
+    /// Nodes of one move, however long.
+    pub nodes: u32,
+}
+
+/// A compaction under way, with what it has moved so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    depth: Depth,
+    /// Most cells of a chunk.
+    cells: u32,
+    /// Most moves of a chunk.
+    moves: usize,
+    /// Chunks handed out.
+    pub chunks: u32,
+    /// Their moves.
+    pub made: u64,
+    /// The cells of their moves.
+    pub moved: u64,
+}
+
+impl Compaction {
+    /// Nothing is moved yet.
+    pub fn new(depth: Depth, cost: MoveCost, budget: Budget) -> Compaction {
+        let cells = (budget.bytes.0 / cost.cell.0.max(1)).min(u32::MAX.into()) as u32;
+        let moves = (budget.nodes / cost.nodes.max(1)) as usize;
+        Compaction { depth, cells: cells.max(1), moves: moves.max(1), chunks: 0, made: 0, moved: 0 }
+    }
+
+    /// Without a budget: all in one chunk.
+    pub fn at_once(depth: Depth) -> Compaction {
+        Compaction { depth, cells: u32::MAX, moves: usize::MAX, chunks: 0, made: 0, moved: 0 }
+    }
+
+    /// The next moves; the books of `kv` already tell of the cells where they lie afterwards. None: compaction is
+    /// complete.
+    pub fn chunk(&mut self, kv: &mut PagedKv) -> Vec<Move> {
+        let mut chunk = Chunk { moves: Vec::new(), cells: self.cells, room: self.moves };
+        let squeezed = match self.depth {
+            Depth::Cells => kv.squeeze(&mut chunk),
+            Depth::Pages => true,
+        };
+        if squeezed {
+            kv.sink(&mut chunk);
+        }
+        self.chunks += u32::from(!chunk.moves.is_empty());
+        self.made += chunk.moves.len() as u64;
+        self.moved += chunk.moves.iter().map(|step| u64::from(step.len.0)).sum::<u64>();
+        chunk.moves
+    }
+}
+
+/// Moves of a chunk and how many more it takes.
+pub(super) struct Chunk {
+    pub(super) moves: Vec<Move>,
+    cells: u32,
+    room: usize,
+}
+
+impl Chunk {
+    /// How many pages of `page` cells one move may still have: the first move of a chunk at least one.
+    fn pages(&self, page: u32) -> u32 {
+        if self.room == 0 { 0 } else { (self.cells / page).max(u32::from(self.moves.is_empty())) }
+    }
+
+    /// Adds moves that belong together, if they fit or are the first.
+    pub(super) fn admit(&mut self, moves: &[Move]) -> bool {
+        let cells: u32 = moves.iter().map(|step| step.len.0).sum();
+        let fits = cells <= self.cells && moves.len() <= self.room;
+        if !fits && !self.moves.is_empty() {
+            return false;
+        }
+        self.cells = self.cells.saturating_sub(cells);
+        self.room = self.room.saturating_sub(moves.len());
+        self.moves.extend_from_slice(moves);
+        true
+    }
+}
+
+impl PagedKv {
+    /// Moves held pages that lie above their number into the holes below it, as far as the chunk goes.
+    fn sink(&mut self, chunk: &mut Chunk) {
+        let page = self.page();
+        let mut went: Vec<PageId> = Vec::new();
+        for step in gather(&self.pages.map(), Tokens(page)) {
+            let pages = chunk.pages(page).min(step.len.0 / page);
+            let part = Move { len: Tokens(pages * page), ..step };
+            if pages == 0 || !chunk.admit(&[part]) {
+                break;
+            }
+            went.resize_with(self.pages.total() as usize, || PageId(u32::MAX));
+            for at in 0..pages {
+                let (src, dst) = (PageId(step.src.0 / page + at), PageId(step.dst.0 / page + at));
+                self.pages.relocate(src, dst);
+                went[src.index()] = dst;
+            }
+            self.cells.copy(part);
+            if part.len < step.len {
+                break;
+            }
+        }
+        self.follow(&went);
+    }
+
+    /// Has every table name the pages where they went.
+    fn follow(&mut self, went: &[PageId]) {
+        let tables = self.sequences.iter_mut().flatten().flat_map(|sequence| &mut sequence.pages);
+        for page in tables {
+            if let Some(&dst) = went.get(page.index()).filter(|dst| dst.0 != u32::MAX) {
+                *page = dst;
+            }
+        }
+    }
+}
+
+/// Whether the cells of two runs of `len` overlap.
+pub(super) fn overlap(src: CellId, dst: CellId, len: u32) -> bool {
+    src.0.abs_diff(dst.0) < len
+}

@@ -1,0 +1,180 @@
+//! Which pages are held, by how many sequences, and which are free.
+//!
+//! A page that nobody holds is free. If its content can be found again it stays in the cache until its room is needed,
+//! those first that were given back first; otherwise it is blank, and blank pages are given out lowest first.
+//! Nothing is allocated after the books were opened.
+
+use super::PageId;
+use super::prefix::PrefixIndex;
+use crate::index::Id;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Link {
+    older: Option<PageId>,
+    newer: Option<PageId>,
+}
+
+/// The pages of a cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pages {
+    pub(super) index: PrefixIndex,
+    holders: Vec<u32>,
+    /// A bit a blank page.
+    blank: Vec<u64>,
+    blanks: u32,
+    cached: u32,
+    links: Vec<Link>,
+    oldest: Option<PageId>,
+    newest: Option<PageId>,
+}
+
+impl Pages {
+    /// `total` blank pages of `page` tokens.
+    pub(super) fn new(total: u32, page: u32) -> Pages {
+        let mut blank = vec![0; total.div_ceil(64) as usize];
+        (0..total).for_each(|p| blank[p as usize / 64] |= 1 << (p % 64));
+        Pages {
+            index: PrefixIndex::new(total, page),
+            holders: vec![0; total as usize],
+            blank,
+            blanks: total,
+            cached: 0,
+            links: vec![Link::default(); total as usize],
+            oldest: None,
+            newest: None,
+        }
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.holders.len() as u32
+    }
+
+    /// Pages that nobody holds, the cached ones among them.
+    pub(super) fn free(&self) -> u32 {
+        self.blanks + self.cached
+    }
+
+    /// Free pages whose content can still be found.
+    pub(super) fn cached(&self) -> u32 {
+        self.cached
+    }
+
+    /// Sequences that hold a page.
+    pub(super) fn holders(&self, page: PageId) -> u32 {
+        self.holders[page.index()]
+    }
+
+    /// By page, whether anybody holds it.
+    pub(super) fn map(&self) -> Vec<bool> {
+        self.holders.iter().map(|&n| n > 0).collect()
+    }
+
+    /// The page to be taken next: the lowest blank one, or else the cached one that was given back first.
+    pub(super) fn next(&self) -> Option<PageId> {
+        match self.blank.iter().position(|&bits| bits != 0) {
+            Some(word) => Some(PageId(word as u32 * 64 + self.blank[word].trailing_zeros())),
+            None => self.oldest,
+        }
+    }
+
+    /// Takes the next page; it is held once.
+    pub(super) fn take(&mut self) -> Option<PageId> {
+        let page = self.next()?;
+        self.claim(page);
+        Some(page)
+    }
+
+    /// Takes a page that nobody holds; what was cached in it is forgotten.
+    pub(super) fn claim(&mut self, page: PageId) {
+        self.pick(page);
+        self.index.forget(page);
+    }
+
+    /// Holds a page once more, with its content.
+    pub(super) fn hold(&mut self, page: PageId) {
+        match self.holders(page) {
+            0 => self.pick(page),
+            held => self.holders[page.index()] = held + 1,
+        }
+    }
+
+    /// Gives a page back once.
+    pub(super) fn release(&mut self, page: PageId) {
+        let held = self.holders(page).saturating_sub(1);
+        self.holders[page.index()] = held;
+        match (held, self.index.holds(page)) {
+            (0, true) => self.append_cached(page),
+            (0, false) => self.set_blank(page),
+            _ => {}
+        }
+    }
+
+    /// Hands all that is held of `src` to `dst`, which is free, and leaves `src` blank.
+    pub(super) fn relocate(&mut self, src: PageId, dst: PageId) {
+        self.claim(dst);
+        self.index.rename(src, dst);
+        self.holders[dst.index()] = std::mem::take(&mut self.holders[src.index()]);
+        self.set_blank(src);
+    }
+
+    /// Where `count` free pages lie side by side, lowest first: blank ones, or else whatever is free.
+    ///
+    /// # Errors
+    /// The length of the longest run of free pages.
+    pub(super) fn run(&self, count: u32) -> Result<PageId, u32> {
+        let blank = |page: u32| self.blank[page as usize / 64] >> (page % 64) & 1 == 1;
+        let free = |page: u32| self.holders[page as usize] == 0;
+        self.run_of(count, blank).or_else(|_| self.run_of(count, free))
+    }
+
+    fn run_of(&self, count: u32, serves: impl Fn(u32) -> bool) -> Result<PageId, u32> {
+        let (mut length, mut longest) = (0, 0);
+        for page in 0..self.total() {
+            length = if serves(page) { length + 1 } else { 0 };
+            longest = longest.max(length);
+            if length == count {
+                return Ok(PageId(page + 1 - count));
+            }
+        }
+        Err(longest)
+    }
+
+    /// From free to held once.
+    fn pick(&mut self, page: PageId) {
+        let (word, bit) = (page.index() / 64, 1 << (page.0 % 64));
+        if self.blank[word] & bit != 0 {
+            self.blank[word] &= !bit;
+            self.blanks -= 1;
+        } else {
+            self.unlink(page);
+        }
+        self.holders[page.index()] = 1;
+    }
+
+    fn set_blank(&mut self, page: PageId) {
+        self.blank[page.index() / 64] |= 1 << (page.0 % 64);
+        self.blanks += 1;
+    }
+
+    fn append_cached(&mut self, page: PageId) {
+        self.links[page.index()] = Link { older: self.newest, newer: None };
+        match self.newest.replace(page) {
+            Some(before) => self.links[before.index()].newer = Some(page),
+            None => self.oldest = Some(page),
+        }
+        self.cached += 1;
+    }
+
+    fn unlink(&mut self, page: PageId) {
+        let Link { older, newer } = std::mem::take(&mut self.links[page.index()]);
+        match older {
+            Some(older) => self.links[older.index()].newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.links[newer.index()].older = older,
+            None => self.newest = older,
+        }
+        self.cached -= 1;
+    }
+}

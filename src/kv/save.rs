@@ -1,0 +1,115 @@
+//! A sequence as data, to be kept and taken up again later, in another cache too.
+//!
+//! What is saved are tokens and positions in order, and what the keys are rotated to; the rows themselves are the
+//! caller's, in the order of [`PagedKv::runs`], which is the order of the cells that restoring gives.
+
+use serde::{Deserialize, Serialize};
+
+use super::{KvError, POSITIONS, PagedKv, SequenceId, Writes};
+use crate::units::Tokens;
+
+/// The format that is written and read.
+const VERSION: u32 = 1;
+
+/// Tokens whose positions, and those that their keys are rotated to, follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRun {
+    /// Tokens.
+    pub len: u32,
+    /// Position of the first.
+    pub position: u32,
+    /// The position that its key is rotated to.
+    pub key_at: u32,
+}
+
+/// A saved sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSequence {
+    /// The format, 1.
+    pub version: u32,
+    /// The tokens in order.
+    pub tokens: Vec<u32>,
+    /// Where they are, in order.
+    pub runs: Vec<SavedRun>,
+}
+
+impl PagedKv {
+    /// What is to be known to restore a sequence, besides its rows.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn save(&self, id: SequenceId) -> Result<SavedSequence, KvError> {
+        let mut saved = SavedSequence { version: VERSION, tokens: Vec::new(), runs: Vec::new() };
+        for cell in self.sequence(id)?.cells(self.page()) {
+            let (position, key_at) = (self.cells.position(cell), self.cells.key_at(cell));
+            saved.tokens.push(self.cells.token(cell));
+            match saved.runs.last_mut() {
+                Some(run) if run.position + run.len == position && run.key_at + run.len == key_at => run.len += 1,
+                Some(_) | None => saved.runs.push(SavedRun { len: 1, position, key_at }),
+            }
+        }
+        Ok(saved)
+    }
+
+    /// Starts a sequence like the saved one in free pages, without holes, and adds its cells to `writes` in the order of
+    /// the tokens. Its pages are not shared with sequences that begin alike: what the rows were made from is not known.
+    ///
+    /// # Errors
+    /// The saved sequence is of another format or damaged, or its cells cannot be had, as for [`PagedKv::append`].
+    pub fn restore(&mut self, saved: &SavedSequence, writes: &mut Writes) -> Result<SequenceId, KvError> {
+        saved.check()?;
+        let (id, from) = (self.start(), writes.cells.len());
+        if let Err(why) = self.grow(id, 0, saved.tokens.len(), writes) {
+            self.end(id)?;
+            return Err(why);
+        }
+        let places = saved.runs.iter().flat_map(|run| (0..run.len).map(|i| (run.position + i, run.key_at + i)));
+        for ((&cell, &token), (position, key_at)) in writes.cells[from..].iter().zip(&saved.tokens).zip(places) {
+            self.cells.set(cell, token, position, key_at);
+            self.turned |= position != key_at;
+        }
+        Ok(id)
+    }
+}
+
+impl SavedSequence {
+    /// Tokens.
+    pub fn len(&self) -> Tokens {
+        Tokens(self.tokens.len().min(u32::MAX as usize) as u32)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    fn check(&self) -> Result<(), KvError> {
+        if self.version != VERSION {
+            return Err(KvError::SavedVersion { found: self.version, known: VERSION });
+        }
+        let (mut next, mut left) = (0, self.tokens.len());
+        let ends = |first: u32, len: u32| first.checked_add(len).is_some_and(|end| end <= POSITIONS);
+        for (at, run) in self.runs.iter().enumerate() {
+            let damaged = |why| Err(KvError::SavedDamaged { run: at, why });
+            if run.len == 0 {
+                return damaged("it has no tokens");
+            } else if run.position < next {
+                return damaged("its positions do not follow those before it");
+            } else if !ends(run.position, run.len) || !ends(run.key_at, run.len) {
+                return damaged("its positions are past 2147483648");
+            }
+            next = run.position + run.len;
+            match left.checked_sub(run.len as usize) {
+                Some(rest) => left = rest,
+                None => return damaged("there are fewer tokens than its runs have"),
+            }
+        }
+        if left > 0 {
+            return Err(KvError::SavedDamaged {
+                run: self.runs.len(),
+                why: "there are more tokens than its runs have",
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! Closes the holes within pages: cells move towards the beginning of their sequence, order kept.
+//!
+//! What moves as one is a chain: pages that follow each other in the tables of the same sequences, read alike by all of
+//! them. A step fills one page of a chain from the cells behind it. Where the page has holes before its last cell it is
+//! filled anew in a free page, so that no move overlaps and the old one is free once it is drained; without any free
+//! page the cells move within it, piece by piece. After every step each table is whole again.
+
+use super::compact::{Chunk, overlap};
+use super::table::{Sequence, bits, low};
+use super::{CellId, Move, PageId, PagedKv, SequenceId};
+use crate::index::Id;
+use crate::units::Tokens;
+
+/// Pages that move as one.
+struct Chain {
+    /// Who reads them, and where in its table they begin.
+    holders: Vec<(SequenceId, usize)>,
+    pages: Vec<PageId>,
+    live: Vec<u64>,
+}
+
+/// One page filled from the cells behind it.
+struct Filled {
+    target: PageId,
+    /// The pages of the chain that the cells come from, and what stays live in each.
+    sources: Vec<u64>,
+    moves: Vec<Move>,
+    /// Cells in the target.
+    count: u32,
+}
+
+impl PagedKv {
+    /// Closes holes as far as the chunk goes; whether all are closed.
+    pub(super) fn squeeze(&mut self, chunk: &mut Chunk) -> bool {
+        let dense = |sequence: &Sequence| sequence.slots(self.page()) == sequence.count;
+        if self.sequences.iter().flatten().all(dense) {
+            return true;
+        }
+        while let Some((mut chain, at)) = self.first_with_holes() {
+            let mut at = Some(at);
+            while let Some(k) = at {
+                let filled = self.fill(&chain, k);
+                if !chunk.admit(&filled.moves) {
+                    return false;
+                }
+                self.replace(&mut chain, k, filled);
+                at = hole(&chain.live, self.page()).filter(|_| self.has_room(&chain));
+            }
+        }
+        true
+    }
+
+    /// The first chain that has a hole to be closed, and the page of it.
+    fn first_with_holes(&self) -> Option<(Chain, usize)> {
+        let mut chains = self.chains().into_iter();
+        chains.find_map(|chain| {
+            let at = hole(&chain.live, self.page())?;
+            self.has_room(&chain).then_some((chain, at))
+        })
+    }
+
+    /// Whether squeezing a chain leaves what is promised: each of several readers may then have to copy its last page.
+    fn has_room(&self, chain: &Chain) -> bool {
+        let readers = chain.holders.len() as u32;
+        readers == 1 || self.promised() == 0 || self.pages.free() >= self.promised() + readers
+    }
+
+    /// All chains, in order of the sequences that read them first.
+    fn chains(&self) -> Vec<Chain> {
+        let total = self.pages.total() as usize;
+        let mut readers: Vec<Vec<(SequenceId, usize)>> = vec![Vec::new(); total];
+        for (id, sequence) in self.sequences.iter_ids() {
+            for (at, page) in sequence.iter().flat_map(|s| s.pages.iter().enumerate()) {
+                readers[page.index()].push((id, at));
+            }
+        }
+        let mut chains: Vec<Chain> = Vec::new();
+        for (id, sequence) in self.sequences.iter_ids() {
+            let mut open = false;
+            for (at, &page) in sequence.iter().flat_map(|s| s.pages.iter().enumerate()) {
+                let holders = &readers[page.index()];
+                let Some(live) = self.alike(holders).filter(|_| holders[0].0 == id) else {
+                    open = false;
+                    continue;
+                };
+                match chains.last_mut().filter(|chain| open && chain.goes_on(holders)) {
+                    Some(chain) => {
+                        chain.pages.push(page);
+                        chain.live.push(live);
+                    }
+                    None => chains.push(Chain { holders: holders.clone(), pages: vec![page], live: vec![live] }),
+                }
+                open = at + 1 < self.table_len(id);
+            }
+        }
+        chains
+    }
+
+    fn table_len(&self, id: SequenceId) -> usize {
+        self.sequences[id].as_ref().map_or(0, |sequence| sequence.pages.len())
+    }
+
+    /// The live slots of a page, if all its readers read the same.
+    fn alike(&self, readers: &[(SequenceId, usize)]) -> Option<u64> {
+        let mut masks = readers.iter().filter_map(|&(id, at)| self.sequences[id].as_ref().map(|s| s.live[at]));
+        let first = masks.next()?;
+        masks.all(|mask| mask == first).then_some(first)
+    }
+
+    /// Where the cells of page `k` of a chain and of those behind it go, as many as a page holds.
+    fn fill(&self, chain: &Chain, k: usize) -> Filled {
+        let page = self.page();
+        let settled = chain.live[k] == low(chain.live[k].count_ones());
+        let target = if settled { None } else { self.pages.next() }.unwrap_or(chain.pages[k]);
+        let mut filled = Filled { target, sources: Vec::new(), moves: Vec::new(), count: 0 };
+        for (&source, &live) in chain.pages[k..].iter().zip(&chain.live[k..]) {
+            let mut left = live;
+            for slot in bits(live).take((page - filled.count) as usize) {
+                push(&mut filled.moves, source.cell(slot, page), target.cell(filled.count, page));
+                filled.count += 1;
+                left &= !(1 << slot);
+            }
+            filled.sources.push(left);
+            if filled.count == page {
+                break;
+            }
+        }
+        filled
+    }
+
+    /// Brings chain and tables up to date: the target in place `k`, drained pages gone.
+    fn replace(&mut self, chain: &mut Chain, k: usize, filled: Filled) {
+        let Filled { target, sources, moves, count } = filled;
+        let old = chain.pages[k..k + sources.len()].to_vec();
+        let kept = old.iter().zip(&sources).filter(|&(&page, &left)| left != 0 && page != target);
+        let entries = std::iter::once((target, low(count))).chain(kept.map(|(&page, &left)| (page, left)));
+        let (pages, live): (Vec<PageId>, Vec<u64>) = entries.unzip();
+        if !old.contains(&target) {
+            self.pages.claim(target);
+            (1..chain.holders.len()).for_each(|_| self.pages.hold(target));
+        } else {
+            self.pages.index.forget(target);
+        }
+        moves.iter().for_each(|&step| self.cells.copy(step));
+        for &(id, first) in &chain.holders {
+            let places = first + k..first + k + sources.len();
+            if let Some(sequence) = self.sequences[id].as_mut() {
+                sequence.splice(places, &pages, &live);
+            }
+            old.iter().filter(|page| !pages.contains(page)).for_each(|&page| self.pages.release(page));
+        }
+        chain.pages.splice(k..k + sources.len(), pages);
+        chain.live.splice(k..k + sources.len(), live);
+    }
+}
+
+impl Chain {
+    /// Whether a page with these readers comes right behind the chain for all who read the chain.
+    fn goes_on(&self, readers: &[(SequenceId, usize)]) -> bool {
+        let behind = self.holders.iter().map(|&(id, first)| (id, first + self.pages.len()));
+        behind.eq(readers.iter().copied())
+    }
+}
+
+impl Sequence {
+    fn splice(&mut self, places: std::ops::Range<usize>, pages: &[PageId], live: &[u64]) {
+        self.pages.splice(places.clone(), pages.iter().copied());
+        self.live.splice(places, live.iter().copied());
+    }
+}
+
+/// The first page with a hole that has a live cell behind it.
+fn hole(live: &[u64], page: u32) -> Option<usize> {
+    let at = live.iter().position(|&mask| mask != low(page))?;
+    let within = live[at] != low(live[at].count_ones());
+    (within || at + 1 < live.len()).then_some(at)
+}
+
+/// Adds one cell to the moves, to the last of them where it goes on and does not come to overlap itself.
+fn push(moves: &mut Vec<Move>, src: CellId, dst: CellId) {
+    if src == dst {
+        return;
+    }
+    match moves.last_mut() {
+        Some(last)
+            if last.src.0 + last.len.0 == src.0
+                && last.dst.0 + last.len.0 == dst.0
+                && !overlap(last.src, last.dst, last.len.0 + 1) =>
+        {
+            last.len.0 += 1;
+        }
+        Some(_) | None => moves.push(Move { src, dst, len: Tokens(1) }),
+    }
+}
