@@ -1,8 +1,8 @@
 //! Brings live cells together, chunk by chunk, until there is nothing left to move.
 //!
 //! Every chunk is planned from the books as they are then, so sequences may come, grow and go between two chunks. A chunk
-//! leaves every sequence readable once its moves are made in order. None is over budget, except that a chunk moves at
-//! least one page (or one move's cells): whatever the budget, compaction ends.
+//! leaves every sequence readable once its moves are made in order. None is over budget, except that a chunk makes at
+//! least one move, of a page or, where it closes holes, of a cell: whatever the budget, compaction ends.
 
 use super::gather::gather;
 use super::{CellId, Move, PageId, PagedKv};
@@ -96,17 +96,26 @@ impl Chunk {
         if self.room == 0 { 0 } else { (self.cells / page).max(u32::from(self.moves.is_empty())) }
     }
 
-    /// Adds moves that belong together, if they fit or are the first.
-    pub(super) fn admit(&mut self, moves: &[Move]) -> bool {
-        let cells: u32 = moves.iter().map(|step| step.len.0).sum();
-        let fits = cells <= self.cells && moves.len() <= self.room;
-        if !fits && !self.moves.is_empty() {
-            return false;
-        }
-        self.cells = self.cells.saturating_sub(cells);
+    /// Adds moves that were made to fit.
+    pub(super) fn add(&mut self, moves: &[Move]) {
+        self.cells = moves.iter().fold(self.cells, |cells, step| cells.saturating_sub(step.len.0));
         self.room = self.room.saturating_sub(moves.len());
         self.moves.extend_from_slice(moves);
-        true
+    }
+
+    /// Adds one cell to `moves`, which are to come next: to the last of them where it goes on and does not come to overlap
+    /// itself. False where the chunk would take no more.
+    pub(super) fn extends(&self, moves: &mut Vec<Move>, src: CellId, dst: CellId) -> bool {
+        if moves.iter().map(|step| step.len.0).sum::<u32>() >= self.cells {
+            return false;
+        }
+        if let Some(last) = moves.last_mut().filter(|last| last.goes_on(src, dst)) {
+            last.len.0 += 1;
+            return true;
+        }
+        let fits = moves.len() < self.room;
+        moves.extend(fits.then_some(Move { src, dst, len: Tokens(1) }));
+        fits
     }
 }
 
@@ -118,9 +127,10 @@ impl PagedKv {
         for step in gather(&self.pages.map(), Tokens(page)) {
             let pages = chunk.pages(page).min(step.len.0 / page);
             let part = Move { len: Tokens(pages * page), ..step };
-            if pages == 0 || !chunk.admit(&[part]) {
+            if pages == 0 {
                 break;
             }
+            chunk.add(&[part]);
             went.resize_with(self.pages.total() as usize, || PageId(u32::MAX));
             for at in 0..pages {
                 let (src, dst) = (PageId(step.src.0 / page + at), PageId(step.dst.0 / page + at));
@@ -146,7 +156,10 @@ impl PagedKv {
     }
 }
 
-/// Whether the cells of two runs of `len` overlap.
-pub(super) fn overlap(src: CellId, dst: CellId, len: u32) -> bool {
-    src.0.abs_diff(dst.0) < len
+impl Move {
+    /// Whether one cell more can be moved along without overlap.
+    fn goes_on(&self, src: CellId, dst: CellId) -> bool {
+        let Move { src: from, dst: to, len: Tokens(len) } = *self;
+        from.0 + len == src.0 && to.0 + len == dst.0 && from.0.abs_diff(to.0) > len
+    }
 }

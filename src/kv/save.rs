@@ -6,7 +6,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{KvError, POSITIONS, PagedKv, SequenceId, Writes};
-use crate::units::Tokens;
 
 /// The format that is written and read.
 const VERSION: u32 = 1;
@@ -73,16 +72,6 @@ impl PagedKv {
 }
 
 impl SavedSequence {
-    /// Tokens.
-    pub fn len(&self) -> Tokens {
-        Tokens(self.tokens.len().min(u32::MAX as usize) as u32)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
-    }
-
     fn check(&self) -> Result<(), KvError> {
         if self.version != VERSION {
             return Err(KvError::SavedVersion { found: self.version, known: VERSION });

@@ -1,15 +1,14 @@
 //! Closes the holes within pages: cells move towards the beginning of their sequence, order kept.
 //!
 //! What moves as one is a chain: pages that follow each other in the tables of the same sequences, read alike by all of
-//! them. A step fills one page of a chain from the cells behind it. Where the page has holes before its last cell it is
-//! filled anew in a free page, so that no move overlaps and the old one is free once it is drained; without any free
-//! page the cells move within it, piece by piece. After every step each table is whole again.
+//! them. A step fills one page of a chain from the cells behind it, or as much of it as a chunk takes. Where the page has
+//! holes before its last cell it is filled anew in a free page, so that moves are long and the old one is free once it is
+//! drained; without any free page the cells move within it, piece by piece. After every step each table is whole again.
 
-use super::compact::{Chunk, overlap};
+use super::compact::Chunk;
 use super::table::{Sequence, bits, low};
-use super::{CellId, Move, PageId, PagedKv, SequenceId};
+use super::{Move, PageId, PagedKv, SequenceId};
 use crate::index::Id;
-use crate::units::Tokens;
 
 /// Pages that move as one.
 struct Chain {
@@ -39,10 +38,11 @@ impl PagedKv {
         while let Some((mut chain, at)) = self.first_with_holes() {
             let mut at = Some(at);
             while let Some(k) = at {
-                let filled = self.fill(&chain, k);
-                if !chunk.admit(&filled.moves) {
+                let filled = self.fill(&chain, k, chunk);
+                if filled.moves.is_empty() {
                     return false;
                 }
+                chunk.add(&filled.moves);
                 self.replace(&mut chain, k, filled);
                 at = hole(&chain.live, self.page()).filter(|_| self.has_room(&chain));
             }
@@ -59,10 +59,11 @@ impl PagedKv {
         })
     }
 
-    /// Whether squeezing a chain leaves what is promised: each of several readers may then have to copy its last page.
+    /// Whether squeezing a chain leaves what is promised: each of several readers may then have to copy its last page,
+    /// and until the chunk after this one page more is held.
     fn has_room(&self, chain: &Chain) -> bool {
         let readers = chain.holders.len() as u32;
-        readers == 1 || self.promised() == 0 || self.pages.free() >= self.promised() + readers
+        readers == 1 || self.promised() == 0 || self.pages.free() > self.promised() + readers
     }
 
     /// All chains, in order of the sequences that read them first.
@@ -107,21 +108,26 @@ impl PagedKv {
         masks.all(|mask| mask == first).then_some(first)
     }
 
-    /// Where the cells of page `k` of a chain and of those behind it go, as many as a page holds.
-    fn fill(&self, chain: &Chain, k: usize) -> Filled {
+    /// Where the cells of page `k` of a chain and of those behind it go: as many as a page holds and the chunk takes.
+    fn fill(&self, chain: &Chain, k: usize, chunk: &Chunk) -> Filled {
         let page = self.page();
         let settled = chain.live[k] == low(chain.live[k].count_ones());
-        let target = if settled { None } else { self.pages.next() }.unwrap_or(chain.pages[k]);
+        // The chunk may end before the old page is drained, and then one more is held.
+        let spare = self.pages.next().filter(|_| !settled && self.pages.free() > self.promised());
+        let target = spare.unwrap_or(chain.pages[k]);
         let mut filled = Filled { target, sources: Vec::new(), moves: Vec::new(), count: 0 };
         for (&source, &live) in chain.pages[k..].iter().zip(&chain.live[k..]) {
             let mut left = live;
             for slot in bits(live).take((page - filled.count) as usize) {
-                push(&mut filled.moves, source.cell(slot, page), target.cell(filled.count, page));
+                let (src, dst) = (source.cell(slot, page), target.cell(filled.count, page));
+                if src != dst && !chunk.extends(&mut filled.moves, src, dst) {
+                    break;
+                }
                 filled.count += 1;
                 left &= !(1 << slot);
             }
             filled.sources.push(left);
-            if filled.count == page {
+            if left != 0 || filled.count == page {
                 break;
             }
         }
@@ -133,13 +139,14 @@ impl PagedKv {
         let Filled { target, sources, moves, count } = filled;
         let old = chain.pages[k..k + sources.len()].to_vec();
         let kept = old.iter().zip(&sources).filter(|&(&page, &left)| left != 0 && page != target);
-        let entries = std::iter::once((target, low(count))).chain(kept.map(|(&page, &left)| (page, left)));
+        let here = if old[0] == target { sources[0] } else { 0 };
+        let entries = std::iter::once((target, low(count) | here)).chain(kept.map(|(&page, &left)| (page, left)));
         let (pages, live): (Vec<PageId>, Vec<u64>) = entries.unzip();
-        if !old.contains(&target) {
+        if old[0] == target {
+            self.pages.index.forget(target);
+        } else {
             self.pages.claim(target);
             (1..chain.holders.len()).for_each(|_| self.pages.hold(target));
-        } else {
-            self.pages.index.forget(target);
         }
         moves.iter().for_each(|&step| self.cells.copy(step));
         for &(id, first) in &chain.holders {
@@ -174,21 +181,4 @@ fn hole(live: &[u64], page: u32) -> Option<usize> {
     let at = live.iter().position(|&mask| mask != low(page))?;
     let within = live[at] != low(live[at].count_ones());
     (within || at + 1 < live.len()).then_some(at)
-}
-
-/// Adds one cell to the moves, to the last of them where it goes on and does not come to overlap itself.
-fn push(moves: &mut Vec<Move>, src: CellId, dst: CellId) {
-    if src == dst {
-        return;
-    }
-    match moves.last_mut() {
-        Some(last)
-            if last.src.0 + last.len.0 == src.0
-                && last.dst.0 + last.len.0 == dst.0
-                && !overlap(last.src, last.dst, last.len.0 + 1) =>
-        {
-            last.len.0 += 1;
-        }
-        Some(_) | None => moves.push(Move { src, dst, len: Tokens(1) }),
-    }
 }
