@@ -69,13 +69,12 @@ impl Compaction {
     /// complete.
     pub fn chunk(&mut self, kv: &mut PagedKv) -> Vec<Move> {
         let mut chunk = Chunk { moves: Vec::new(), cells: self.cells, room: self.moves };
-        let squeezed = match self.depth {
+        match self.depth {
             Depth::Cells => kv.squeeze(&mut chunk),
-            Depth::Pages => true,
-        };
-        if squeezed {
-            kv.sink(&mut chunk);
+            Depth::Pages => {}
         }
+        // A chunk in which holes are left to be closed is full.
+        kv.sink(&mut chunk);
         self.chunks += u32::from(!chunk.moves.is_empty());
         self.made += chunk.moves.len() as u64;
         self.moved += chunk.moves.iter().map(|step| u64::from(step.len.0)).sum::<u64>();

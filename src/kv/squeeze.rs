@@ -29,25 +29,24 @@ struct Filled {
 }
 
 impl PagedKv {
-    /// Closes holes as far as the chunk goes; whether all are closed.
-    pub(super) fn squeeze(&mut self, chunk: &mut Chunk) -> bool {
+    /// Closes holes as far as the chunk goes.
+    pub(super) fn squeeze(&mut self, chunk: &mut Chunk) {
         let dense = |sequence: &Sequence| sequence.slots(self.page()) == sequence.count;
         if self.sequences.iter().flatten().all(dense) {
-            return true;
+            return;
         }
         while let Some((mut chain, at)) = self.first_with_holes() {
             let mut at = Some(at);
             while let Some(k) = at {
                 let filled = self.fill(&chain, k, chunk);
                 if filled.moves.is_empty() {
-                    return false;
+                    return;
                 }
                 chunk.add(&filled.moves);
                 self.replace(&mut chain, k, filled);
                 at = hole(&chain.live, self.page()).filter(|_| self.has_room(&chain));
             }
         }
-        true
     }
 
     /// The first chain that has a hole to be closed, and the page of it.
@@ -59,11 +58,10 @@ impl PagedKv {
         })
     }
 
-    /// Whether squeezing a chain leaves what is promised: each of several readers may then have to copy its last page,
-    /// and until the chunk after this one page more is held.
+    /// Whether squeezing a chain leaves what is promised: each of several readers may then have to copy its last page.
     fn has_room(&self, chain: &Chain) -> bool {
         let readers = chain.holders.len() as u32;
-        readers == 1 || self.promised() == 0 || self.pages.free() > self.promised() + readers
+        readers == 1 || self.promised() == 0 || self.pages.free() >= self.promised() + readers
     }
 
     /// All chains, in order of the sequences that read them first.

@@ -468,6 +468,22 @@ fn reserved_pages_are_nobody_elses() {
     assert_eq!((kv.usage().promised, kv.free_pages()), (0, 0));
 }
 
+/// What a shortened sequence no longer reads is not free while another reads it, and its last page would have to be copied.
+#[test]
+fn a_removal_that_would_break_a_promise_is_refused() {
+    let mut kv = paged(16 * 5);
+    let one = started(&mut kv, 48);
+    let two = kv.fork(one).unwrap();
+    kv.reserve(one, Tokens(32)).unwrap();
+    assert_eq!(kv.remove(one, 20, 48), Err(KvError::Full { needed: 3, free: 2, total: 5 }));
+    assert_eq!(kv.fork(one), Ok(SequenceId(2)), "whole pages ask for no copy");
+    kv.remove(one, 32, 48).unwrap();
+    assert_eq!(kv.fork(one), Ok(SequenceId(3)));
+    kv.keep(one).unwrap();
+    assert_eq!((kv.length(two), kv.remove(one, 20, 48)), (Err(KvError::NoSequence(two)), Ok(())));
+    assert_eq!(grow(&mut kv, one, 32).len(), 32);
+}
+
 #[test]
 fn what_begins_alike_shares_its_whole_pages() {
     let mut kv = paged(16 * 20);
@@ -501,6 +517,17 @@ fn what_was_not_written_is_not_shared() {
     grow(&mut kv, id, 40);
     kv.written(id).unwrap();
     assert_eq!(kv.start_with_prefix(&ids(40)).1, Tokens(16), "only what was there before");
+}
+
+#[test]
+fn neighbours_are_blank_cells_before_cached_ones() {
+    let mut kv = PagedKv::new(Tokens(20), KvLayout::Contiguous);
+    let id = prompted(&mut kv, &ids(8));
+    kv.end(id).unwrap();
+    let next = kv.start();
+    assert_eq!(grow(&mut kv, next, 12), (8..20).map(CellId).collect::<Vec<_>>());
+    assert_eq!((kv.usage().cached, grow(&mut kv, next, 2)), (8, vec![CellId(0), CellId(1)]));
+    assert_eq!(kv.usage().cached, 6);
 }
 
 /// Of two prompts the one that was used last stays, and of each its beginning longest.
