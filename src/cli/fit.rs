@@ -9,7 +9,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::args::{CacheArgs, GpuLayers, ModelArg, SplitArgs, cache_type, gpu_layers};
 use super::devices;
 use super::planning::{Subject, offload};
-use crate::fit::{Override, Request, Wishes, fit, flags, json, table};
+use crate::fit::{Override, Request, Sizes, Wishes, fit_sizes, flags, json, table};
 use crate::graph::Batch;
 use crate::inspect::prose;
 use crate::models::CacheSpec;
@@ -26,9 +26,10 @@ pub(super) struct Args {
     /// The machine: the name of a shipped one, or a JSON file
     #[arg(long, value_name = "NAME|FILE")]
     machine: String,
-    /// Tokens that the cache holds [default: the model's context, at most 4096; 0: the model's]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
-    ctx_size: Option<u32>,
+    /// Tokens that the cache holds [default: the model's context, at most 4096]; 0: the model's; auto: as many as leave
+    /// accelerators what they hold with 4096
+    #[arg(short, long, value_name = "N|auto", allow_hyphen_values = true, value_parser = context)]
+    ctx_size: Option<Size>,
     /// Tokens of the prompt, and tokens generated behind it, that are to take least time
     #[arg(long, value_name = "PP:TG", default_value = "512:128", value_parser = workload)]
     workload: Workload,
@@ -57,9 +58,9 @@ pub(super) struct Args {
     /// How to say it
     #[arg(long, value_enum, default_value_t = Emit::Table)]
     emit: Emit,
-    /// Most tokens computed in one step [-ub]
-    #[arg(long, value_name = "N", default_value_t = 512, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    ubatch_size: u32,
+    /// Most tokens computed in one step; auto: with which the workload takes least time [-ub]
+    #[arg(long, value_name = "N|auto", default_value = "512", allow_hyphen_values = true, value_parser = ubatch)]
+    ubatch_size: Size,
     /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     cache_type_k: DType,
@@ -98,19 +99,27 @@ pub(super) fn run(args: Args) -> Result<()> {
     let model = subject.model()?;
     let own = model.hparams().context;
     let context = match args.ctx_size {
-        None => own.min(4096),
-        Some(0) => own,
-        Some(asked) => asked,
+        None => Some(own.min(4096)),
+        Some(Size::Tokens(0)) => Some(own),
+        Some(Size::Tokens(asked)) => Some(asked),
+        Some(Size::Auto) => None,
     };
-    let cache = CacheSpec { cells: Tokens(context), keys: args.cache_type_k, values: args.cache_type_v };
-    let graphs = |batch: Batch| model.graph(batch, cache).map_err(|e| e.to_string());
+    let ubatch = match args.ubatch_size {
+        Size::Tokens(asked) => Some(Tokens(asked)),
+        Size::Auto => None,
+    };
+    let sizes = Sizes { context: context.map(Tokens), ubatch, most: Tokens(own) };
+    let graphs = |batch: Batch, cells: Tokens| {
+        let cache = CacheSpec { cells, keys: args.cache_type_k, values: args.cache_type_v };
+        model.graph(batch, cache).map_err(|e| e.to_string())
+    };
     let request = Request {
-        ubatch: Tokens(args.ubatch_size),
+        ubatch: ubatch.unwrap_or_default(),
         workload: args.workload,
         policy: Policy { offload: args.offload, ..Policy::default() },
         wishes: wishes(&args),
     };
-    let found = fit(&graphs, &machine, &request).context("nothing fits")?;
+    let found = fit_sizes(&graphs, &machine, &request, sizes).context("nothing fits")?.fit;
     let shown = match args.emit {
         Emit::Table => table(&found, &machine, args.workload),
         Emit::Json => json(&found, &machine, args.workload),
@@ -133,6 +142,29 @@ fn wishes(args: &Args) -> Wishes {
         overrides: args.override_tensor.iter().flat_map(|o| o.0.clone()).collect(),
         margins: args.fit_margin.clone(),
     }
+}
+
+/// What `-c` and `-ub` take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Tokens(u32),
+    Auto,
+}
+
+fn context(text: &str) -> Result<Size, String> {
+    size(text, 0, super::args::MOST_TOKENS)
+}
+
+fn ubatch(text: &str) -> Result<Size, String> {
+    size(text, 1, 65536)
+}
+
+fn size(text: &str, least: i64, most: i64) -> Result<Size, String> {
+    if text == "auto" {
+        return Ok(Size::Auto);
+    }
+    let number = text.parse().ok().filter(|&n: &u32| (least..=most).contains(&i64::from(n)));
+    number.map(Size::Tokens).ok_or_else(|| format!("needed auto, or a number from {least} to {most}"))
 }
 
 /// The pairs of one `-ot`.

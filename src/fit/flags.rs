@@ -7,7 +7,7 @@ use super::overrides::{counted, host};
 use crate::device::{Machine, MemoryId};
 use crate::graph::{State, StateId, WeightId};
 
-/// `-ngl`, `-dev`, `-ts`, `-nkvo` and `-ot` as both engines read them. They place whole tensors: a stack of experts that
+/// `-ngl`, `-dev`, `-ts`, `-nkvo`, `-ot`, `-c`, `-b` and `-ub` as both engines read them. They place whole tensors: a stack of experts that
 /// is cut here stays in host memory there, and so does the cache of a layer whose weights do.
 pub fn flags(fit: &Fit, machine: &Machine) -> String {
     let layers = Layers::of(fit, machine);
@@ -30,8 +30,17 @@ pub fn flags(fit: &Fit, machine: &Machine) -> String {
         parts.push("-nkvo".to_owned());
     }
     parts.extend(layers.overrides(fit, machine));
+    parts.push(format!("-c {}", fit.context().0));
+    let step = fit.ubatch().0;
+    if step > USUAL_BATCH {
+        parts.push(format!("-b {step}"));
+    }
+    parts.push(format!("-ub {step}"));
     parts.join(" ")
 }
+
+/// The most tokens of a batch that both engines take where nothing is said; no step is longer.
+const USUAL_BATCH: u32 = 2048;
 
 /// Where the layers are, for flags.
 struct Layers {

@@ -11,8 +11,10 @@ mod groups;
 mod homes;
 mod overrides;
 mod parts;
+mod phases;
 mod propose;
 mod search;
+mod sizes;
 mod step;
 mod wishes;
 
@@ -29,12 +31,15 @@ use crate::units::{Bytes, Nanos, Tokens, Workload};
 use capacity::Capacity;
 use deal::{Assignment, Choice};
 use parts::Parts;
+use search::Found;
 
 pub use emit::{json, table};
 pub use flags::flags;
 pub use groups::{groups, teams};
 pub use overrides::Override;
+pub use phases::DecodePhase;
 pub use propose::propose;
+pub use sizes::{Chosen, GraphsOfContext, Sizes, fit_sizes};
 pub use wishes::{WishError, Wishes};
 
 /// What is to be fitted.
@@ -85,8 +90,10 @@ pub struct Fit {
     pub memories: IndexVec<MemoryId, MemoryUse>,
     /// Predicted time of the prompt.
     pub prompt_time: Nanos,
-    /// Predicted time of one generated token.
+    /// Predicted time of one generated token in these homes.
     pub token_time: Nanos,
+    /// Homes for decode alone, where the workload gets faster by them.
+    pub decode_phase: Option<DecodePhase>,
 }
 
 /// The graph of the largest step as the model builds it, and homes of its weights and states.
@@ -97,10 +104,23 @@ pub(crate) struct Dealt {
 }
 
 impl Fit {
+    /// Tokens that the cache holds.
+    pub fn context(&self) -> Tokens {
+        self.graph.states().iter().map(|s| s.cells).max().unwrap_or(Tokens(0))
+    }
+
+    /// Tokens of the largest step.
+    pub fn ubatch(&self) -> Tokens {
+        self.largest.plan.batch.tokens
+    }
+
     /// Predicted time of `workload`.
     pub fn time(&self, workload: Workload) -> Nanos {
-        let tokens = Nanos(self.token_time.0.saturating_mul(workload.generate.0.into()));
-        self.prompt_time + tokens
+        let (between, token) = match &self.decode_phase {
+            Some(phase) => (phase.bring_time, phase.token_time),
+            None => (Nanos::ZERO, self.token_time),
+        };
+        self.prompt_time + between + Nanos(token.0.saturating_mul(workload.generate.0.into()))
     }
 }
 
@@ -128,19 +148,15 @@ const ROUNDS: usize = 12;
 /// # Errors
 /// The graphs cannot be built or planned, or nothing fits: the memory and the bytes it lacks.
 pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<Fit, FitError> {
-    let machine = &request.wishes.with_margins(machine)?;
-    let base = build(graphs, request.ubatch)?;
-    let pins = overrides::pins(&base, machine, &request.wishes.overrides)?;
-    let parts = Parts::of(&base, &pins);
-    let study = Study::new(graphs, machine, request, &base);
-    search::fastest(&study, &parts)
+    let study = Study::new(graphs, machine, request)?;
+    phases::with_phases(&study, &search::fastest(&study)?)
 }
 
-fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Result<Fit, FitError> {
-    let Study { machine, request, base, .. } = *study;
+fn fit_as(study: &Study<'_>, choice: Choice, rule: Offload) -> Result<Found, FitError> {
+    let Study { machine, request, base, parts, .. } = study;
     let mut capacity = Capacity::of(machine, choice.cards, &study.teams)?.without_pinned(machine, parts);
     request.wishes.suit(capacity.cards.len())?;
-    let (mut best, mut last): (Option<(Bytes, Residency, Bucket)>, _) = (None, None);
+    let (mut best, mut last): (Option<(Bytes, Assignment, Residency, Bucket)>, _) = (None, None);
     let mut known = None;
     for _ in 0..ROUNDS {
         let assignment = Assignment::deal(parts, machine, &capacity, choice, &request.wishes)?;
@@ -148,7 +164,7 @@ fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Re
             break;
         }
         let residency = homes::homes(base, parts, &assignment);
-        known = Some(assignment);
+        known = Some(assignment.clone());
         let largest = bucket_by(study, base, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);
         let over = study.over(&uses);
@@ -156,15 +172,15 @@ fn fit_as(study: &Study<'_>, parts: &Parts, choice: Choice, rule: Offload) -> Re
         match over {
             Some(memory) => last = Some(short(machine, memory, &uses, &request.wishes)),
             None if best.as_ref().is_some_and(|(most, ..)| *most >= held) => break,
-            None => best = Some((held, residency, largest)),
+            None => best = Some((held, assignment, residency, largest)),
         }
         capacity.learn(machine, parts, &uses, over.is_none());
     }
-    let Some((_, residency, largest)) = best else { return Err(last.unwrap_or(FitError::NoDevice)) };
+    let Some((_, assignment, residency, largest)) = best else { return Err(last.unwrap_or(FitError::NoDevice)) };
     let fit = planned(study, largest, residency)?;
     match study.over(&fit.memories) {
         Some(memory) => Err(short(machine, memory, &fit.memories, &request.wishes)),
-        None => Ok(fit),
+        None => Ok(Found { fit, assignment, choice, rule }),
     }
 }
 
@@ -209,36 +225,51 @@ fn planned(study: &Study<'_>, largest: Bucket, residency: Residency) -> Result<F
     let (prompt_time, token_time) = (study.time(&prefill, steps), study.time(&decode, 1));
     let memories = study.together(&[&largest.plan, &prefill.plan, &decode.plan]);
     let dealt = Dealt { graph: study.base.clone(), residency };
-    let Sharded { graph, residency, whole } = shard(study.base, &dealt.residency, &study.teams)?;
+    let Sharded { graph, residency, whole } = shard(&study.base, &dealt.residency, &study.teams)?;
     let graph = if study.teams.is_empty() { dealt.graph.clone() } else { graph };
-    Ok(Fit { graph, residency, whole, dealt, largest, prefill, decode, memories, prompt_time, token_time })
+    Ok(Fit {
+        graph,
+        residency,
+        whole,
+        dealt,
+        largest,
+        prefill,
+        decode,
+        memories,
+        prompt_time,
+        token_time,
+        decode_phase: None,
+    })
 }
 
 /// What one fit is about.
 struct Study<'a> {
     graphs: Graphs<'a>,
-    machine: &'a Machine,
+    machine: Machine,
     /// The machine without limits: plans that are too large say by how much.
     endless: Machine,
     request: &'a Request,
     /// The graph of the largest step.
-    base: &'a Graph,
+    base: Graph,
+    parts: Parts,
     /// Devices that work on layers together.
     teams: Vec<Vec<Member>>,
 }
 
 impl<'a> Study<'a> {
-    fn new(graphs: Graphs<'a>, machine: &'a Machine, request: &'a Request, base: &'a Graph) -> Study<'a> {
+    fn new(graphs: Graphs<'a>, machine: &Machine, request: &'a Request) -> Result<Study<'a>, FitError> {
+        let machine = request.wishes.with_margins(machine)?;
+        let base = build(graphs, request.ubatch)?;
+        let pins = overrides::pins(&base, &machine, &request.wishes.overrides)?;
+        let parts = Parts::of(&base, &pins);
         let mut endless = machine.clone();
         for memory in machine.memories.ids() {
             endless.memories[memory].free = Bytes(u64::MAX >> 2);
         }
-        let teams = teams(machine, request.wishes.together as usize);
-        Study { graphs, machine, endless, request, base, teams }
+        let teams = teams(&machine, request.wishes.together as usize);
+        Ok(Study { graphs, machine, endless, request, base, parts, teams })
     }
-}
 
-impl Study<'_> {
     /// The rules to plan by: of `Auto` its prices, nothing moved, and everything moved.
     fn rules(&self) -> impl Iterator<Item = Offload> + use<> {
         let told = self.request.policy.offload;

@@ -2,9 +2,10 @@
 //! rule, and the best so far is kept. Bounded: each kind of choice is tried once.
 
 use super::capacity::{Capacity, Cards};
-use super::deal::{Choice, Grain, Order};
-use super::parts::{Layer, Parts};
+use super::deal::{Assignment, Choice, Grain, Order};
+use super::parts::Layer;
 use super::{Fit, FitError, Study, fit_as};
+use crate::plan::Offload;
 use crate::residency::CacheHome;
 use crate::units::Bytes;
 
@@ -12,10 +13,10 @@ use crate::units::Bytes;
 ///
 /// # Errors
 /// Nothing fits: why the first choice did not.
-pub(super) fn fastest(study: &Study<'_>, parts: &Parts) -> Result<Fit, FitError> {
+pub(super) fn fastest(study: &Study<'_>) -> Result<Found, FitError> {
     let choice = Choice::first(&study.request.wishes);
-    let capacity = Capacity::of(study.machine, choice.cards, &study.teams)?;
-    let mut search = Search { study, parts, capacity, choice, best: None, failed: None };
+    let capacity = Capacity::of(&study.machine, choice.cards, &study.teams)?;
+    let mut search = Search { study, capacity, choice, best: None, failed: None };
     search.attempt(choice);
     for kind in Kind::ALL {
         if let Some(choice) = search.other(kind)? {
@@ -24,6 +25,14 @@ pub(super) fn fastest(study: &Study<'_>, parts: &Parts) -> Result<Fit, FitError>
     }
     let Search { best, failed, .. } = search;
     best.ok_or_else(|| failed.unwrap_or(FitError::NoDevice))
+}
+
+/// A fit and how it came about.
+pub(super) struct Found {
+    pub fit: Fit,
+    pub assignment: Assignment,
+    pub choice: Choice,
+    pub rule: Offload,
 }
 
 /// What may be chosen otherwise.
@@ -42,12 +51,11 @@ impl Kind {
 
 struct Search<'a> {
     study: &'a Study<'a>,
-    parts: &'a Parts,
     /// The machine before anything is planned.
     capacity: Capacity,
     /// That of the best.
     choice: Choice,
-    best: Option<Fit>,
+    best: Option<Found>,
     failed: Option<FitError>,
 }
 
@@ -56,8 +64,8 @@ impl Search<'_> {
     fn attempt(&mut self, choice: Choice) {
         let workload = self.study.request.workload;
         for rule in self.study.rules() {
-            match fit_as(self.study, self.parts, choice, rule) {
-                Ok(found) if self.best.as_ref().is_none_or(|b| found.time(workload) < b.time(workload)) => {
+            match fit_as(self.study, choice, rule) {
+                Ok(found) if self.best.as_ref().is_none_or(|b| found.fit.time(workload) < b.fit.time(workload)) => {
                     (self.best, self.choice) = (Some(found), choice);
                 }
                 Ok(_) => {}
@@ -76,11 +84,11 @@ impl Search<'_> {
                 (open && self.host_has(Part::Caches)).then_some(Choice { cache: CacheHome::Accelerator, ..chosen })
             }
             Kind::Cards(cards) => {
-                let other = Capacity::of(self.study.machine, cards, &self.study.teams)? != self.capacity;
+                let other = Capacity::of(&self.study.machine, cards, &self.study.teams)? != self.capacity;
                 (other && wishes.tensor_split.is_none()).then_some(Choice { cards, ..chosen })
             }
             Kind::Grain => {
-                let parts = self.parts.layers.iter().any(|layer| layer.units.len() > 1);
+                let parts = self.study.parts.layers.iter().any(|layer| layer.units.len() > 1);
                 let pays = parts && !self.capacity.cards.is_empty() && self.host_has(Part::Dense);
                 pays.then_some(Choice { grain: Grain::Weights, ..chosen })
             }
@@ -92,7 +100,7 @@ impl Search<'_> {
     fn leaves_room(&self) -> bool {
         let Capacity { cards, hosts } = &self.capacity;
         let places = if cards.is_empty() { hosts } else { cards };
-        let need: Bytes = self.parts.layers.iter().map(Layer::bytes).sum();
+        let need: Bytes = self.study.parts.layers.iter().map(Layer::bytes).sum();
         places.len() > 1 && need < places.iter().map(|p| p.room).sum()
     }
 
@@ -100,11 +108,11 @@ impl Search<'_> {
     fn host_has(&self, part: Part) -> bool {
         let Some(best) = &self.best else { return true };
         let host = |memory| self.capacity.hosts.iter().any(|h| h.memory == memory);
-        let mut layers = self.parts.layers.iter();
-        let weight = |&id: &_| best.dealt.residency.weights[id].iter().any(|home| host(home.memory));
+        let mut layers = self.study.parts.layers.iter();
+        let weight = |&id: &_| best.fit.dealt.residency.weights[id].iter().any(|home| host(home.memory));
         match part {
             Part::Dense => layers.any(|l| l.units.iter().flat_map(|u| &u.weights).any(weight)),
-            Part::Caches => best.dealt.residency.states.iter().any(|&memory| host(memory)),
+            Part::Caches => best.fit.dealt.residency.states.iter().any(|&memory| host(memory)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A fit → the plan of a step of any size, with the fit's homes and made the way its own buckets were made.
 
-use super::{Bucket, Fit, FitError, Graphs, Request, Study, bucket, build, short};
+use super::{Bucket, Fit, FitError, Graphs, Request, Study, bucket, short};
 use crate::device::Machine;
 use crate::units::Tokens;
 
@@ -21,13 +21,11 @@ impl Fit {
         if let Some(bucket) = own.into_iter().find(|bucket| bucket.graph.batch().tokens == tokens) {
             return Ok(bucket.clone());
         }
-        let machine = &request.wishes.with_margins(machine)?;
-        let base = build(graphs, request.ubatch)?;
-        let study = Study::new(graphs, machine, request, &base);
+        let study = Study::new(graphs, machine, request)?;
         let found = bucket(&study, &self.dealt.residency, tokens)?;
         let uses = study.together(&[&found.plan]);
         match study.over(&uses) {
-            Some(memory) => Err(short(machine, memory, &uses, &request.wishes)),
+            Some(memory) => Err(short(&study.machine, memory, &uses, &request.wishes)),
             None => Ok(found),
         }
     }

@@ -1,7 +1,9 @@
 //! Fits of shipped models on shipped machines: what the measured rigs must reach, and what may never be.
 
 use loadmaster::device::{DeviceId, Machine};
-use loadmaster::fit::{Fit, FitError, Override, Request, Wishes, fit, flags, groups, json};
+use loadmaster::fit::{
+    Chosen, Fit, FitError, Override, Request, Sizes, Wishes, fit, fit_sizes, flags, groups, json, table,
+};
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
@@ -312,5 +314,99 @@ proptest! {
         let order: Vec<usize> = order.into_iter().filter(|&i| i < machine.devices.len()).collect();
         let homes = |machine: &Machine| fitted(model, machine, 4096, &request(512)).unwrap().residency;
         prop_assert_eq!(homes(&machine), homes(&shuffled(&machine, &order)));
+    }
+}
+
+/// Rings and arenas of the prompt hold weights in decode, which finds them on the card; the host keeps its copies.
+#[test]
+fn decode_takes_what_the_prompt_gives_back() {
+    let workload = Workload::default();
+    for (model, name) in [("qwen2.5-32b-q4_k_m", "rtx4080"), ("deepseek-v3-iq1_s", "rtx3090x2-ddr4")] {
+        let machine = machine(name);
+        let found = fitted(model, &machine, 4096, &request(512)).unwrap();
+        holds(&found, &machine);
+        let phase = found.decode_phase.as_ref().unwrap();
+        check(&phase.decode.graph, &phase.residency, &machine, &phase.decode.plan).unwrap();
+        assert_eq!(phase.residency.states, found.residency.states);
+        for (memory, used) in phase.memories.iter_ids() {
+            assert!(used.total() <= machine.budget(memory), "{memory}: {}", used.total());
+            let before = found.memories[memory];
+            match machine.is_host(memory) {
+                true => assert_eq!((used.weights, phase.brought[memory]), (before.weights, Bytes::ZERO)),
+                false => {
+                    let more = used.weights - before.weights;
+                    assert!(more >= phase.brought[memory] && more <= before.arenas + before.rings + Bytes::mib(200));
+                    assert!(more - phase.brought[memory] <= Bytes(64 * 1024), "aligning alone differs");
+                }
+            }
+        }
+        let slowest = phase.brought.iter_ids().filter_map(|(memory, &bytes)| {
+            let host = machine.memories.ids().find(|&m| machine.is_host(m))?;
+            Some(machine.way(host, memory)?.time(bytes))
+        });
+        assert!(phase.bring_time >= slowest.max().unwrap());
+        let plain = found.prompt_time.seconds() + 128.0 * found.token_time.seconds();
+        assert!(found.time(workload).seconds() < plain);
+        let shown = table(&found, &machine, workload);
+        assert!(shown.contains("behind the prompt") && json(&found, &machine, workload).contains("brought_bytes"));
+    }
+}
+
+#[test]
+fn a_workload_without_tokens_to_generate_has_one_phase() {
+    let workload = Workload { prompt: Tokens(512), generate: Tokens(0) };
+    let found = fitted("qwen2.5-32b-q4_k_m", &machine("rtx4080"), 4096, &Request { workload, ..request(512) }).unwrap();
+    assert!(found.decode_phase.is_none());
+}
+
+fn sized(model: &str, machine: &Machine, request: &Request, context: Option<u32>, ubatch: Option<u32>) -> Chosen {
+    let shape = ShapeFile::shipped(model).unwrap().unwrap();
+    let model = Model::from_shape(&shape).unwrap();
+    let graphs = |batch: Batch, cells: Tokens| {
+        let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16 };
+        model.graph(batch, cache).map_err(|e| e.to_string())
+    };
+    let most = Tokens(model.hparams().context);
+    let sizes = Sizes { context: context.map(Tokens), ubatch: ubatch.map(Tokens), most };
+    fit_sizes(&graphs, machine, request, sizes).unwrap()
+}
+
+fn held(fit: &Fit, machine: &Machine) -> Bytes {
+    let cards = fit.memories.iter_ids().filter(|&(m, _)| !machine.is_host(m));
+    cards.map(|(_, used)| used.weights).sum()
+}
+
+/// A 32B model fits a card of 24 GB with room for a longer cache, which is taken to the last step of 256 tokens.
+#[test]
+fn the_chosen_context_is_the_longest_that_takes_nothing_from_the_card() {
+    let (model, machine, request) = ("qwen2.5-32b-q4_k_m", machine("rtx4090"), request(512));
+    let chosen = sized(model, &machine, &request, None, Some(512));
+    holds(&chosen.fit, &machine);
+    let (base, context) = (fitted(model, &machine, 4096, &request).unwrap(), chosen.context.0);
+    assert!(context > 4096 && context % 256 == 0, "{context}");
+    assert_eq!((chosen.fit.context(), chosen.fit.ubatch()), (Tokens(context), Tokens(512)));
+    assert_eq!(held(&chosen.fit, &machine), held(&base, &machine));
+    let longer = fitted(model, &machine, context + 256, &request).unwrap();
+    assert!(held(&longer, &machine) < held(&base, &machine), "{context}");
+}
+
+#[test]
+fn a_chosen_context_is_at_most_the_models() {
+    let chosen = sized("qwen3-30b-a3b-q4_k_m", &machine("h200x8"), &request(512), None, Some(512));
+    let shape = ShapeFile::shipped("qwen3-30b-a3b-q4_k_m").unwrap().unwrap();
+    assert_eq!(chosen.context.0, Model::from_shape(&shape).unwrap().hparams().context / 256 * 256);
+}
+
+#[test]
+fn the_chosen_step_is_the_one_with_the_least_time() {
+    let (model, machine) = ("qwen2.5-32b-q4_k_m", machine("rtx4080"));
+    let workload = Workload { prompt: Tokens(2048), generate: Tokens(16) };
+    let request = Request { workload, ..request(512) };
+    let chosen = sized(model, &machine, &request, Some(4096), None);
+    holds(&chosen.fit, &machine);
+    assert_eq!(chosen.fit.ubatch(), chosen.ubatch);
+    for ubatch in [64, 128, 256, 512, 1024, 2048, 4096] {
+        let told = sized(model, &machine, &request, Some(4096), Some(ubatch)).fit.time(workload);
+        assert!(chosen.fit.time(workload) <= told, "{ubatch}: {told} is less than with {}", chosen.ubatch);
     }
 }
