@@ -53,7 +53,7 @@ pub(super) struct Args {
 #[command(next_help_heading = "Compare with another plan")]
 struct Against {
     /// Show what differs from the plan for this machine
-    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["emit", "why"])]
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["emit", "why"])]
     against_machine: Option<String>,
     /// Show what differs from the plan for a step of N tokens
     #[arg(long, value_name = "N", conflicts_with_all = ["emit", "why"], value_parser = clap::value_parser!(u32).range(1..=65536))]

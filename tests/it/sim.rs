@@ -284,6 +284,33 @@ fn copies_share_a_bus_and_steps_follow_each_other() {
     adds_up(&graph, &residency, &machine, 2);
 }
 
+/// Homes by flags: exactly the layers that were asked for, or the bytes that lack for them.
+#[test]
+fn an_engine_that_is_told_flags_has_the_layers_that_they_name() {
+    let (model, machine) = (shipped_model("qwen2.5-32b-q4_k_m"), Machine::shipped("rtx4080").unwrap());
+    let graph = graph(&model, Tokens(512));
+    for (layers, cache, cached) in [
+        (0, CacheHome::Layer, 0),
+        (20, CacheHome::Layer, 20),
+        (20, CacheHome::Accelerator, 64),
+        (20, CacheHome::Host, 0),
+    ] {
+        let residency = homes(&graph, &machine, Flags { layers, cache, ..Flags::default() });
+        let card = |memory: MemoryId| !machine.is_host(memory);
+        assert_eq!(residency.states.iter().filter(|&&m| card(m)).count(), 2 * cached, "{layers} {cache:?}");
+        for (id, weight) in graph.weights().iter_ids() {
+            let layer = weight.name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+            let asked = layer.is_some_and(|layer| layer >= 64 - layers);
+            assert_eq!(card(residency.weights[id][0].memory), asked, "{layers} {}", weight.name);
+        }
+    }
+    let flags = Flags { layers: 64, ..Flags::default() };
+    match propose(&graph, &machine, &flags.into()) {
+        Err(FitError::Short { need, budget, missing, .. }) => assert_eq!(missing, need - budget),
+        other => panic!("{:?}", other.map(|r| r.states)),
+    }
+}
+
 /// The form of the trace, as its specification asks: complete events with times, that do not overlap on a thread.
 #[test]
 fn traces_are_valid() {
