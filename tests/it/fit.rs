@@ -84,6 +84,57 @@ fn pairs_of_ten_cards_have_equal_links_in_any_order_and_the_fastest_come_first()
     }
 }
 
+fn together(size: u32, request: &Request) -> Request {
+    Request { wishes: Wishes { together: size, ..request.wishes.clone() }, ..request.clone() }
+}
+
+/// The uids of the cards that work on each layer, in order of layers.
+fn teams_of_layers(fit: &Fit, machine: &Machine) -> Vec<Vec<String>> {
+    let mut layers: Vec<std::collections::BTreeSet<String>> = Vec::new();
+    for (id, state) in fit.graph.states().iter_ids() {
+        let device = machine.device_of(fit.residency.states[id]).unwrap();
+        layers.resize(layers.len().max(state.layer as usize + 1), Default::default());
+        layers[state.layer as usize].insert(machine.devices[device].uid.clone());
+    }
+    layers.into_iter().map(|team| team.into_iter().collect()).collect()
+}
+
+#[test]
+fn ten_cards_work_on_layers_in_pairs_by_their_links_and_the_first_have_the_fastest() {
+    let machine = machine("ten-gpu");
+    let request = together(2, &request(512));
+    let found = fitted("qwen3-235b-a22b-q4_k_s", &machine, 8192, &request).unwrap();
+    holds(&found, &machine);
+    assert_eq!(found.whole, []);
+    let teams = teams_of_layers(&found, &machine);
+    let uids = |group: &Vec<DeviceId>| group.iter().map(|&d| machine.devices[d].uid.clone()).collect::<Vec<_>>();
+    let pairs: Vec<Vec<String>> = groups(&machine, 2).iter().map(uids).collect();
+    assert!(teams.iter().all(|team| pairs.contains(team)), "{teams:?}");
+    assert_eq!(teams[0], pairs[0]);
+    for order in [[9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 10], [3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10]] {
+        let order: Vec<usize> = order.into_iter().filter(|&i| i < machine.devices.len()).collect();
+        let other = shuffled(&machine, &order);
+        let again = fitted("qwen3-235b-a22b-q4_k_s", &other, 8192, &request).unwrap();
+        assert_eq!(teams_of_layers(&again, &other), teams);
+    }
+    let alone = fitted("qwen3-235b-a22b-q4_k_s", &machine, 8192, &together(1, &request)).unwrap();
+    assert!(found.token_time < alone.token_time, "{:?} {:?}", found.token_time, alone.token_time);
+}
+
+/// Experts that find no room on cards are not cut: both cards of a pair have some, and the host the others.
+#[test]
+fn cards_that_work_together_share_what_fits_of_the_experts() {
+    let machine = machine("rtx3090x2-ddr4");
+    let request = together(2, &request(512));
+    let found = fitted("qwen3-235b-a22b-q4_k_s", &machine, 4096, &request).unwrap();
+    holds(&found, &machine);
+    let uses: Vec<Bytes> =
+        machine.memories.ids().filter(|&m| !machine.is_host(m)).map(|m| found.memories[m].weights).collect();
+    assert_eq!(uses.len(), 2);
+    assert!(uses[0].0 * 10 > uses[1].0 * 9 && uses[1].0 * 10 > uses[0].0 * 9, "{uses:?}");
+    assert!(found.graph.nodes().any(|(_, node)| node.lane.is_some()));
+}
+
 #[test]
 fn layers_that_are_asked_for_are_kept_or_refused_with_the_bytes_that_lack() {
     let machine = machine("rtx4090");
