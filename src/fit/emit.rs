@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json as object};
 
 use super::{DecodePhase, Fit};
 use crate::device::{DeviceSpec, Machine, MemoryId};
-use crate::graph::WeightId;
+use crate::graph::{State, WeightId};
 use crate::index::IndexVec;
 use crate::plan::MemoryUse;
 use crate::residency::{Home, Residency};
@@ -58,12 +58,13 @@ fn left(uses: &Uses, machine: &Machine, memory: MemoryId) -> Bytes {
     machine.budget(memory).saturating_sub(uses[memory].total())
 }
 
-/// One document: devices, the home of every weight, what decode has otherwise, predicted speeds.
+/// One document: devices, the home of every weight and cache, what decode has otherwise, predicted speeds.
 pub fn json(fit: &Fit, machine: &Machine, workload: Workload) -> String {
     let (prompt, token) = speeds(fit, workload);
     let document = object!({
         "devices": devices(&fit.memories, machine),
         "weights": weights(fit, machine, |_| true, &fit.residency),
+        "caches": caches(fit, machine),
         "decode_phase": fit.decode_phase.as_ref().map(|phase| decode_phase(fit, phase, machine)),
         "context_tokens": fit.context().0,
         "ubatch_tokens": fit.ubatch().0,
@@ -94,6 +95,14 @@ fn weights(fit: &Fit, machine: &Machine, shown: impl Fn(WeightId) -> bool, homes
         object!({"name": weight.name, "count": weight.count, "homes": homes.iter().map(home).collect::<Vec<_>>()})
     };
     homes.weights.iter_ids().filter(|&(id, _)| shown(id)).map(weight).collect()
+}
+
+fn caches(fit: &Fit, machine: &Machine) -> Vec<Json> {
+    let cache = |(id, state): (_, &State)| {
+        let memory = &machine.memories[fit.residency.states[id]].name;
+        object!({"name": state.name, "layer": state.layer, "memory": memory})
+    };
+    fit.graph.states().iter_ids().map(cache).collect()
 }
 
 /// Devices, and the weights that have other homes than in the prompt.

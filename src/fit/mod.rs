@@ -155,7 +155,7 @@ pub fn fit(graphs: Graphs<'_>, machine: &Machine, request: &Request) -> Result<F
 fn fit_as(study: &Study<'_>, choice: Choice, rule: Offload) -> Result<Found, FitError> {
     let Study { machine, request, base, parts, .. } = study;
     let mut capacity = Capacity::of(machine, choice.cards, &study.teams)?.without_pinned(machine, parts);
-    request.wishes.suit(capacity.cards.len())?;
+    request.wishes.suit(machine, capacity.cards.len())?;
     let (mut best, mut last): (Option<(Bytes, Assignment, Residency, Bucket)>, _) = (None, None);
     let mut known = None;
     for _ in 0..ROUNDS {

@@ -18,7 +18,7 @@ pub fn propose(graph: &Graph, machine: &Machine, wishes: &Wishes) -> Result<Resi
     let parts = Parts::of(graph, &overrides::pins(graph, machine, &wishes.overrides)?);
     let choice = Choice { order: Order::Share, ..Choice::first(wishes) };
     let capacity = Capacity::of(machine, choice.cards, &[])?.without_pinned(machine, &parts);
-    wishes.suit(capacity.cards.len())?;
+    wishes.suit(machine, capacity.cards.len())?;
     let assignment = Assignment::deal(&parts, machine, &capacity, choice, wishes)?;
     Ok(homes::homes(graph, &parts, &assignment))
 }

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use super::overrides::Override;
-use crate::device::Machine;
+use crate::device::{DeviceSpec, Machine};
 use crate::residency::CacheHome;
 use crate::units::Bytes;
 
@@ -39,21 +39,27 @@ pub enum WishError {
     NoTensor { pattern: String, names: Vec<String> },
     #[error("-ot names {found}, needed CPU or one of {}", names.join(", "))]
     NoHome { found: String, names: Vec<String> },
-    #[error("--kv accelerator: no accelerator of this machine has a memory of its own")]
-    NoAccelerator,
+    #[error("{wish}: no accelerator of this machine has a memory of its own")]
+    NoAccelerator { wish: String },
     #[error("-ts {found:?}: needed 1 to {devices} proportions, not all 0, for as many devices")]
     Proportions { devices: usize, found: Vec<f64> },
 }
 
 impl Wishes {
-    /// Whether the wishes can be met with `devices` devices that have memories of their own.
-    pub(super) fn suit(&self, devices: usize) -> Result<(), WishError> {
-        if self.cache == Some(CacheHome::Accelerator) && devices == 0 {
-            return Err(WishError::NoAccelerator);
+    /// Whether the wishes can be met on `machine`, of whose accelerators `own` have memories of their own.
+    pub(super) fn suit(&self, machine: &Machine, own: usize) -> Result<(), WishError> {
+        let none = |wish: &str| Err(WishError::NoAccelerator { wish: wish.to_owned() });
+        if self.cache == Some(CacheHome::Accelerator) && own == 0 {
+            return none("--kv accelerator");
+        }
+        let accelerated = machine.devices.iter().any(DeviceSpec::is_accelerator);
+        if let Some(layers @ 1..) = self.gpu_layers.filter(|_| !accelerated) {
+            return none(&format!("-ngl {layers}"));
         }
         match &self.tensor_split {
-            Some(found) if found.len() > devices || found.iter().all(|&n| n <= 0.0) => {
-                Err(WishError::Proportions { devices, found: found.clone() })
+            Some(_) if own == 0 => none("-ts"),
+            Some(found) if found.len() > own || found.iter().all(|&n| n <= 0.0) => {
+                Err(WishError::Proportions { devices: own, found: found.clone() })
             }
             Some(_) | None => Ok(()),
         }
@@ -63,7 +69,7 @@ impl Wishes {
     pub(super) fn with_margins(&self, machine: &Machine) -> Result<Machine, WishError> {
         let mut machine = machine.clone();
         for (device, margin) in &self.margins {
-            let named = |d: &&crate::device::DeviceSpec| match device {
+            let named = |d: &&DeviceSpec| match device {
                 Some(name) => d.name == *name,
                 None => d.is_accelerator(),
             };

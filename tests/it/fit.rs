@@ -1,6 +1,6 @@
 //! Fits of shipped models on shipped machines: what the issue's measured rigs must reach, and what may never be.
 
-use loadmaster::device::{DeviceId, Machine};
+use loadmaster::device::{DeviceId, DeviceSpec, Link, Machine, MemoryId};
 use loadmaster::fit::{
     Chosen, Fit, FitError, Override, Request, Sizes, Wishes, fit, fit_sizes, flags, groups, json, table,
 };
@@ -10,7 +10,7 @@ use loadmaster::models::{CacheSpec, Model, ShapeFile};
 use loadmaster::plan::{Policy, check};
 use loadmaster::residency::CacheHome;
 use loadmaster::tensor::DType;
-use loadmaster::units::{Bytes, Tokens, Workload};
+use loadmaster::units::{Bytes, BytesPerSec, Tokens, Workload};
 use proptest::prelude::*;
 
 fn machine(name: &str) -> Machine {
@@ -30,10 +30,13 @@ fn fitted(model: &str, machine: &Machine, context: u32, request: &Request) -> Re
     fit(&graphs, machine, request)
 }
 
-/// All three buckets check, and everything together is within every budget.
+/// All buckets of both phases check, and everything together is within every budget.
 fn holds(fit: &Fit, machine: &Machine) {
     for bucket in [&fit.largest, &fit.prefill, &fit.decode] {
         check(&bucket.graph, &fit.residency, machine, &bucket.plan).unwrap();
+    }
+    if let Some(phase) = &fit.decode_phase {
+        check(&phase.decode.graph, &phase.residency, machine, &phase.decode.plan).unwrap();
     }
     for (memory, used) in fit.memories.iter_ids() {
         assert!(used.total() <= machine.budget(memory), "{memory}: {}", used.total());
@@ -219,8 +222,13 @@ fn caches_that_find_no_room_or_no_accelerator_are_refused() {
         }
         other => panic!("{:?}", other.map(|f| f.memories)),
     }
-    let refused = fitted("qwen3-30b-a3b-q4_k_m", &machine("cpu-2core"), 4096, &ask).unwrap_err();
-    assert!(refused.to_string().contains("--kv accelerator"), "{refused}");
+    let layers = Wishes { gpu_layers: Some(20), ..Wishes::default() };
+    let split = Wishes { tensor_split: Some(vec![1.0]), ..Wishes::default() };
+    for (wishes, flag) in [(ask.wishes, "--kv accelerator: no"), (layers, "-ngl 20: no"), (split, "-ts: no")] {
+        let ask = Request { wishes, ..request(512) };
+        let refused = fitted("qwen3-30b-a3b-q4_k_m", &machine("cpu-2core"), 4096, &ask).unwrap_err();
+        assert!(refused.to_string().starts_with(flag), "{refused}");
+    }
 }
 
 fn overriding(pairs: &str) -> Request {
@@ -377,7 +385,6 @@ fn decode_takes_what_the_prompt_gives_back() {
         let found = fitted(model, &machine, 4096, &request(512)).unwrap();
         holds(&found, &machine);
         let phase = found.decode_phase.as_ref().unwrap();
-        check(&phase.decode.graph, &phase.residency, &machine, &phase.decode.plan).unwrap();
         assert_eq!(phase.residency.states, found.residency.states);
         for (memory, used) in phase.memories.iter_ids() {
             assert!(used.total() <= machine.budget(memory), "{memory}: {}", used.total());
@@ -459,5 +466,79 @@ fn the_chosen_step_is_the_one_with_the_least_time() {
     for ubatch in [64, 128, 256, 512, 1024, 2048, 4096] {
         let told = sized(model, &machine, &request, Some(4096), Some(ubatch)).fit.time(workload);
         assert!(chosen.fit.time(workload) <= told, "{ubatch}: {told} is less than with {}", chosen.ubatch);
+    }
+}
+
+/// Of two equal cards that one is enough of, the one with the faster way from the host has the layers.
+#[test]
+fn cards_are_taken_in_order_of_their_links_where_that_is_faster() {
+    let mut machine = machine("rtx3090x2-ddr4");
+    let links: Vec<_> = machine.links.iter_ids().map(|(id, l)| (id, l.a, l.b)).collect();
+    for card in machine.memories.ids().filter(|&m| !machine.is_host(m)).collect::<Vec<_>>() {
+        for &(id, ..) in links.iter().filter(|(_, a, b)| *a == card || *b == card) {
+            let rate = if machine.memories[card].name == "cuda:0" { 2e9 } else { 24e9 };
+            machine.links[id].rate = BytesPerSec(rate);
+        }
+    }
+    let found = fitted("qwen2.5-32b-q4_k_m", &machine, 4096, &request(512)).unwrap();
+    holds(&found, &machine);
+    let used =
+        |name: &str| found.memories[machine.memories.iter_ids().find(|(_, m)| m.name == name).unwrap().0].weights;
+    assert!(used("cuda:1") > used("cuda:0"), "{} {}", used("cuda:0"), used("cuda:1"));
+}
+
+/// What no card holds goes to the host that is nearest to the cards first.
+#[test]
+fn the_nearest_host_is_filled_first() {
+    let cards = machine("rtx4090");
+    let mut both = machine("numa-2node");
+    let (host, card) = (MemoryId(0), both.memories.push(cards.memories[MemoryId(1)].clone()));
+    let spec = cards.devices.iter().find(|d| d.is_accelerator()).unwrap();
+    both.devices.push(DeviceSpec { memory: card, ..spec.clone() });
+    both.links.push(Link { a: MemoryId(1), b: card, bus: None, ..cards.link(host, MemoryId(1)).unwrap().clone() });
+    for (context, model, spills) in [(4096, "qwen3-235b-a22b-q4_k_s", false), (4096, "kimi-k2.5-ud-iq3_xxs", true)] {
+        let found = fitted(model, &both, context, &request(512)).unwrap();
+        holds(&found, &both);
+        let experts = |memory| {
+            let stacks = found.graph.weights().iter_ids().filter(|(_, w)| w.count > 1);
+            stacks.flat_map(|(id, _)| &found.residency.weights[id]).filter(move |h| h.memory == memory).count()
+        };
+        assert!(experts(card) > 0 && experts(MemoryId(1)) > 0, "{model}");
+        assert_eq!(experts(MemoryId(0)) > 0, spills, "{model}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Whatever is wished for, homes keep it and every bucket checks, or it is refused.
+    #[test]
+    fn wishes_are_kept_or_refused(
+        name in prop::sample::select(vec!["rtx4080", "rtx3090x2-ddr4", "numa-2node", "laptop-igpu", "ten-gpu"]),
+        moe in any::<bool>(),
+        gpu_layers in prop::option::of(0u32..70),
+        host_moe_layers in prop_oneof![Just(0), 0u32..60],
+        cache in prop::option::of(prop::sample::select(vec![CacheHome::Layer, CacheHome::Accelerator, CacheHome::Host])),
+        pins in prop::sample::select(vec!["", r"blk\.[0-9]\.ffn=CPU", "norm=CUDA0", r"blk\.1.\.attn_q=CUDA0,output=CPU", "down=host"]),
+        ubatch in prop::sample::select(vec![1u32, 64, 512]),
+    ) {
+        let machine = machine(name);
+        let overrides = if pins.is_empty() { Vec::new() } else { Override::parse(pins).unwrap() };
+        let wishes = Wishes { gpu_layers, host_moe_layers, cache, overrides, ..Wishes::default() };
+        let model = if moe { "qwen3-30b-a3b-q4_k_m" } else { "qwen2.5-32b-q4_k_m" };
+        let Ok(found) = fitted(model, &machine, 4096, &Request { wishes, ..request(ubatch) }) else { return Ok(()) };
+        holds(&found, &machine);
+        let layers = found.graph.states().iter().map(|s| s.layer + 1).max().unwrap();
+        if pins.is_empty() {
+            let accelerated = |l: u32| memories_of(&found, &machine, &format!("blk.{l}.attn_q.weight"))[0].contains("cuda");
+            let count = (0..layers).filter(|&l| accelerated(l)).count() as u32;
+            let cards = machine.memories.ids().any(|m| !machine.is_host(m));
+            prop_assert!(gpu_layers.is_none_or(|asked| !cards || count == asked.min(layers)), "{count}");
+        }
+        if cache == Some(CacheHome::Host) {
+            prop_assert!(found.residency.states.iter().all(|&m| machine.is_host(m)));
+        }
+        if cache == Some(CacheHome::Accelerator) {
+            prop_assert!(found.residency.states.iter().all(|&m| !machine.is_host(m)));
+        }
     }
 }

@@ -395,7 +395,7 @@ fn auto_is_never_much_slower_than_the_better_rule() {
                 let machine = roomy(Machine::shipped(machine).unwrap());
                 for flags in told {
                     let residency = match propose(&graph, &machine, &flags.into()) {
-                        Err(FitError::Wish(WishError::NoAccelerator)) => continue,
+                        Err(FitError::Wish(WishError::NoAccelerator { wish: _ })) => continue,
                         found => found.unwrap(),
                     };
                     let [auto, never, always] = by_rule(&graph, &residency, &machine);
