@@ -76,7 +76,7 @@ impl PagedKv {
         let mut chains: Vec<Chain> = Vec::new();
         for (id, sequence) in self.sequences.iter_ids() {
             let mut open = false;
-            for (at, &page) in sequence.iter().flat_map(|s| s.pages.iter().enumerate()) {
+            for page in sequence.iter().flat_map(|s| &s.pages) {
                 let holders = &readers[page.index()];
                 let Some(live) = self.alike(holders).filter(|_| holders[0].0 == id) else {
                     open = false;
@@ -84,19 +84,15 @@ impl PagedKv {
                 };
                 match chains.last_mut().filter(|chain| open && chain.goes_on(holders)) {
                     Some(chain) => {
-                        chain.pages.push(page);
+                        chain.pages.push(*page);
                         chain.live.push(live);
                     }
-                    None => chains.push(Chain { holders: holders.clone(), pages: vec![page], live: vec![live] }),
+                    None => chains.push(Chain { holders: holders.clone(), pages: vec![*page], live: vec![live] }),
                 }
-                open = at + 1 < self.table_len(id);
+                open = true;
             }
         }
         chains
-    }
-
-    fn table_len(&self, id: SequenceId) -> usize {
-        self.sequences[id].as_ref().map_or(0, |sequence| sequence.pages.len())
     }
 
     /// The live slots of a page, if all its readers read the same.
