@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::args::{CacheArgs, GpuLayers, ModelArg, SplitArgs, cache_type, gpu_layers};
-use super::devices;
 use super::planning::{Subject, offload};
+use super::{Usage, devices};
 use crate::fit::{Override, Request, Sizes, Wishes, fit_sizes, flags, json, table};
 use crate::graph::Batch;
 use crate::inspect::prose;
@@ -94,6 +94,11 @@ Examples:
   loadmaster fit model.gguf --machine rtx4090 -ngl 30 --fit-margin 2048";
 
 pub(super) fn run(args: Args) -> Result<()> {
+    if args.split.together() > 1 && matches!(args.emit, Emit::LlamaCpp | Emit::IkLlamaCpp) {
+        let needed =
+            "the flags of other engines name layers, and with --split-mode tensor every device has a part of each";
+        return Err(Usage(format!("{needed}: needed --emit table or json")).into());
+    }
     let subject = Subject::open(&args.model.path())?;
     let machine = devices::described(&args.machine)?.machine()?;
     let model = subject.model()?;

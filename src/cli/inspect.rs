@@ -201,7 +201,7 @@ impl Args {
         let cache = CacheSpec { cells, keys, values };
         // Both plans of a comparison have the homes of the larger step.
         let largest = Tokens(self.engine.step().max(self.batch).max(self.against.against_batch.unwrap_or(0)));
-        let (batch, offload) = (Tokens(self.batch), self.offload);
-        Ok(Asked { subject, model, site, batch, largest, cache, offload, keep_mapping })
+        let (batch, offload, together) = (Tokens(self.batch), self.offload, self.engine.split.together());
+        Ok(Asked { subject, model, site, batch, largest, cache, offload, keep_mapping, together })
     }
 }

@@ -122,6 +122,8 @@ pub(super) struct Asked<'a> {
     pub offload: Offload,
     /// Whether weights stay in the file mapping, on this machine.
     pub keep_mapping: bool,
+    /// Devices that work on a layer together, on another machine.
+    pub together: u32,
 }
 
 /// A plan with all that it was made of.
@@ -154,7 +156,7 @@ impl Asked<'_> {
 
     fn fitted(&self, policy: Policy) -> Result<Made, FitError> {
         let graphs = |batch: Batch| self.model.graph(batch, self.cache).map_err(|e| e.to_string());
-        let (workload, wishes) = (Workload::default(), Wishes::default());
+        let (workload, wishes) = (Workload::default(), Wishes { together: self.together, ..Wishes::default() });
         let request = Request { ubatch: self.largest.max(self.batch), workload, policy, wishes };
         let found = fit(&graphs, &self.site.machine, &request)?;
         let Bucket { graph, plan, .. } = found.step(&graphs, &self.site.machine, &request, self.batch)?;

@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::args::{CacheArgs, GpuLayers, ModelArg, gpu_layers};
+use super::args::{CacheArgs, GpuLayers, ModelArg, SplitArgs, gpu_layers};
 use super::planning::{Subject, offload};
 use super::{devices, planning};
 use crate::device::Machine;
-use crate::fit::{Request, Wishes, fit};
+use crate::fit::{DecodePhase, Request, Wishes, fit};
 use crate::graph::{Batch, Graph};
 use crate::inspect::escape;
 use crate::models::{CacheSpec, Model};
@@ -44,6 +44,8 @@ pub(super) struct Args {
     cpu_moe: bool,
     #[command(flatten)]
     caches: CacheArgs,
+    #[command(flatten)]
+    split: SplitArgs,
     /// When ops whose weights the processor has run on an accelerator: never, auto, or from N tokens on
     #[arg(long, value_name = "RULE", default_value = "auto", value_parser = offload)]
     offload: Offload,
@@ -98,11 +100,12 @@ pub(super) fn run(args: Args) -> Result<()> {
     let cells = Tokens(prompt.0.saturating_add(generate.0));
     let graphs = |batch: Batch| graph(&model, batch.tokens, cells).map_err(|e| e.to_string());
     let found = fit(&graphs, &machine, &request).context("nothing fits")?;
-    let simulation = simulate(&found.prefill, &found.decode, &machine, &request.policy, args.workload);
+    let decode = found.decode_phase.as_ref().map_or(&found.decode, |phase| &phase.decode);
+    let simulation = simulate(&found.prefill, decode, &machine, &request.policy, args.workload);
     if let Some(path) = &args.trace {
         fs::write(path, trace(&machine, &simulation)).with_context(|| format!("{}: cannot write", path.display()))?;
     }
-    let report = Report::of(&machine, &simulation);
+    let report = Report::of(&machine, &simulation, found.decode_phase.as_ref());
     let shown = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
     out.write_all(shown.as_bytes())?;
     Ok(out.flush()?)
@@ -115,6 +118,7 @@ impl Args {
             gpu_layers: self.n_gpu_layers.and_then(GpuLayers::asked),
             host_moe_layers: if self.cpu_moe { u32::MAX } else { 0 },
             cache: self.caches.home(),
+            together: self.split.together(),
             ..Wishes::default()
         };
         let ubatch = Tokens(self.ubatch_size).min(self.workload.prompt).max(Tokens(1));
@@ -149,6 +153,14 @@ fn calibrated(model: &Model, machine: &Machine, path: &Path) -> Result<(Machine,
 #[derive(Serialize)]
 struct Report {
     phases: Vec<PhaseReport>,
+    /// What is brought behind the prompt, where decode has homes of its own.
+    between: Option<Between>,
+}
+
+#[derive(Serialize)]
+struct Between {
+    bytes: Bytes,
+    nanoseconds: Nanos,
 }
 
 #[derive(Serialize)]
@@ -183,7 +195,7 @@ struct MemoryReport {
 }
 
 impl Report {
-    fn of(machine: &Machine, simulation: &Simulation) -> Report {
+    fn of(machine: &Machine, simulation: &Simulation, decode: Option<&DecodePhase>) -> Report {
         let phases = simulation.phases().map(|(name, phase)| PhaseReport {
             name,
             tokens: phase.tokens,
@@ -194,7 +206,11 @@ impl Report {
             devices: devices_of(machine, phase),
             memories: memories_of(machine, phase),
         });
-        Report { phases: phases.collect() }
+        let between = decode.map(|phase| {
+            let DecodePhase { brought, bring_time, .. } = phase;
+            Between { bytes: brought.iter().copied().sum(), nanoseconds: *bring_time }
+        });
+        Report { phases: phases.collect(), between }
     }
 
     fn text(&self) -> String {
@@ -220,6 +236,9 @@ impl Report {
                 (&m.name, bytes.map(|n| n.to_string()).to_vec())
             });
             text.push('\n');
+        }
+        if let Some(Between { bytes, nanoseconds }) = &self.between {
+            text += &format!("between them {bytes} of weights are brought in {nanoseconds}\n");
         }
         text
     }

@@ -31,12 +31,13 @@ pub(super) struct Stage {
     pub program: ProgramId,
     /// The device's uploads that it reads.
     pub uploads: Range<usize>,
-    /// Its values that other devices read.
+    /// Values that cross behind it.
     pub sends: Vec<Send>,
 }
 
 /// A value that crosses; of its rows only those that a step has.
 pub(super) struct Send {
+    pub from: DeviceId,
     pub to: DeviceId,
     pub dim: RowDim,
     /// Bytes of a row.
@@ -144,7 +145,14 @@ fn sends(graph: &Graph, plan: &Plan, split: SplitId) -> Vec<Send> {
     let send = |value: NodeId, to, dst: Span| {
         let out = graph.node(value).out;
         let row = out.element.bytes_of(out.cols.into());
-        Send { to, dim: out.rows, row, src: plan.values[value].offset, dst: dst.offset }
+        Send {
+            from: plan.placements[value].device,
+            to,
+            dim: out.rows,
+            row,
+            src: plan.values[value].offset,
+            dst: dst.offset,
+        }
     };
     crossing.map(|transfer| send(transfer.value, transfer.to, transfer.span)).collect()
 }

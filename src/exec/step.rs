@@ -116,7 +116,7 @@ impl Step<'_> {
         for stage in &self.bucket.stages {
             self.bring()?;
             self.submit(stage)?;
-            stage.sends.iter().try_for_each(|send| self.send(stage.device, send))?;
+            stage.sends.iter().try_for_each(|send| self.send(send))?;
         }
         Ok(())
     }
@@ -152,8 +152,9 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Copies a value that `from` has just made to where it is read.
-    fn send(&mut self, from: DeviceId, send: &Send) -> Result<(), BackendError> {
+    /// Copies a value that was made to where it is read.
+    fn send(&mut self, send: &Send) -> Result<(), BackendError> {
+        let from = send.from;
         let rows = match send.dim {
             RowDim::Tokens => self.args.tokens,
             RowDim::Outputs => self.args.outputs,

@@ -23,6 +23,10 @@ pub fn table(fit: &Fit, machine: &Machine, workload: Workload) -> String {
         out += &memories(&phase.memories, machine);
     }
     let _ = writeln!(out, "context: {}, steps of at most {}", fit.context(), fit.ubatch());
+    if let [first, others @ ..] = fit.whole.as_slice() {
+        let more = if others.is_empty() { String::new() } else { format!(", and {} others", others.len()) };
+        let _ = writeln!(out, "not cut: {}: {}{more}", first.node, first.why);
+    }
     let (prompt, token) = speeds(fit, workload);
     let _ = writeln!(out, "predicted: prompt {prompt:.1} tokens/s, generation {token:.2} tokens/s");
     out

@@ -205,22 +205,23 @@ fn bucket_by(study: &Study<'_>, graph: &Graph, residency: &Residency, offload: O
     Ok(Bucket { graph, plan, offload })
 }
 
-/// The fastest of a bucket's plans that fits, or if none does the fastest. Of `Auto`, its wholes are compared too.
-fn bucket(study: &Study<'_>, residency: &Residency, tokens: Tokens) -> Result<Bucket, FitError> {
+/// The fastest of a bucket's plans that fits with those beside it, or if none does the fastest. Of `Auto`, its wholes are compared too.
+fn bucket(study: &Study<'_>, residency: &Residency, tokens: Tokens, beside: &[&Plan]) -> Result<Bucket, FitError> {
     let graph = if tokens == study.request.ubatch { study.base.clone() } else { build(study.graphs, tokens)? };
     let mut found = Vec::new();
     for rule in study.rules() {
         found.push(bucket_by(study, &graph, residency, rule)?);
     }
-    let rank = |b: &Bucket| (study.over(&study.together(&[&b.plan])).is_some(), study.time(b, 1));
+    let fits = |b: &Bucket| study.over(&study.together(&[&[&b.plan], beside].concat())).is_none();
+    let rank = |b: &Bucket| (!fits(b), study.time(b, 1));
     found.into_iter().min_by_key(rank).ok_or(FitError::NoDevice)
 }
 
 fn planned(study: &Study<'_>, largest: Bucket, residency: Residency) -> Result<Fit, FitError> {
     let Request { ubatch, workload, .. } = study.request;
     let step = workload.prompt.min(*ubatch).max(Tokens(1));
-    let prefill = if step == *ubatch { largest.clone() } else { bucket(study, &residency, step)? };
-    let decode = bucket(study, &residency, Tokens(1))?;
+    let prefill = if step == *ubatch { largest.clone() } else { bucket(study, &residency, step, &[&largest.plan])? };
+    let decode = bucket(study, &residency, Tokens(1), &[&largest.plan, &prefill.plan])?;
     let steps = workload.prompt.0.div_ceil(step.0).max(1);
     let (prompt_time, token_time) = (study.time(&prefill, steps), study.time(&decode, 1));
     let memories = study.together(&[&largest.plan, &prefill.plan, &decode.plan]);

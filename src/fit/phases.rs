@@ -68,7 +68,7 @@ fn decode_phase(study: &Study<'_>, found: &Found) -> Result<Option<DecodePhase>,
             return Ok(None);
         }
         let residency = homes::homes(&study.base, &study.parts, &more);
-        let decode = bucket(study, &residency, Tokens(1))?;
+        let decode = bucket(study, &residency, Tokens(1), &[])?;
         let mut memories = study.together(&[&decode.plan]);
         for host in &capacity.hosts {
             memories[host.memory].weights = fit.memories[host.memory].weights;

@@ -22,7 +22,7 @@ impl Fit {
             return Ok(bucket.clone());
         }
         let study = Study::new(graphs, machine, request)?;
-        let found = bucket(&study, &self.dealt.residency, tokens)?;
+        let found = bucket(&study, &self.dealt.residency, tokens, &[])?;
         let uses = study.together(&[&found.plan]);
         match study.over(&uses) {
             Some(memory) => Err(short(&study.machine, memory, &uses, &request.wishes)),

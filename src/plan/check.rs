@@ -8,7 +8,7 @@
 //! 4. in the walk over splits, each with the transfers behind it, every value that is read was made before, is on the
 //!    reader's device (its own, or the one copy that was brought), and is whole before and after the reader writes;
 //!    no value lies in its split's scratch; sources and copies of the transfers behind a split are whole after all of
-//!    them; a transfer stands behind the split that makes its value (`walk`);
+//!    them; a transfer stands behind the split that makes its value, or a later one (`walk`);
 //! 5. every weight that is read is at home, or an upload for that split holds it (`stream`);
 //! 6. an upload waits only for an earlier split of its device, and that is at or past every split that reads what it
 //!    overwrites (`stream`);

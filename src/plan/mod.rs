@@ -119,12 +119,12 @@ pub struct InputCopy {
     pub span: Span,
 }
 
-/// A value that another device reads, copied there as soon as its split is done.
+/// A value that another device reads, copied there before the first split that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transfer {
     /// The node whose value it is.
     pub value: NodeId,
-    /// The split that makes it.
+    /// The split behind which it is copied: the one that makes it, or a later one.
     pub after: SplitId,
     /// The device that reads it.
     pub to: DeviceId,
@@ -151,7 +151,7 @@ pub struct Upload {
 
 /// What runs where, in which order, and at which offsets.
 ///
-/// A device does what touches it in plan order: its splits by id, a transfer right after the split that makes its value.
+/// A device does what touches it in plan order: its splits by id, a transfer behind the split that it names.
 /// Uploads have a queue of their own and wait only for the split named in `after`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {

@@ -52,8 +52,8 @@ pub(super) fn split(
     Ok(Cut { splits, split_of })
 }
 
-/// A topological order that stays on a device while it has nodes that are ready, in order of ids; then it goes to the
-/// device of the lowest ready id.
+/// A topological order that stays on a device while it has nodes that are ready, in order of ids; then, and where other
+/// lanes wait for what was made, it goes to the device of the lowest ready id.
 fn order(graph: &Graph, placements: &IndexVec<NodeId, Placement>) -> Vec<NodeId> {
     let mut waits: Vec<usize> = graph.nodes().map(|(_, n)| distinct(n.op.node_operands())).collect();
     let devices = placements.iter().map(|p| p.device.index() + 1).max().unwrap_or(0);
@@ -70,7 +70,7 @@ fn order(graph: &Graph, placements: &IndexVec<NodeId, Placement>) -> Vec<NodeId>
             ready[at].pop_first()
         });
         let Some(id) = next else { return order };
-        device = Some(placements[id].device);
+        device = Some(placements[id].device).filter(|_| !feeds_other_lanes(graph, placements, id));
         order.push(id);
         for user in graph.users(id) {
             waits[user.index()] -= 1;
@@ -79,6 +79,12 @@ fn order(graph: &Graph, placements: &IndexVec<NodeId, Placement>) -> Vec<NodeId>
             }
         }
     }
+}
+
+/// Whether a lane of another device reads the value: lanes work at the same time if each gives its term away at once.
+fn feeds_other_lanes(graph: &Graph, placements: &IndexVec<NodeId, Placement>, id: NodeId) -> bool {
+    let other = |user: &NodeId| graph.node(*user).lane.is_some() && placements[*user].device != placements[id].device;
+    graph.node(id).lane.is_some() && graph.users(id).iter().any(other)
 }
 
 fn distinct(mut nodes: Vec<NodeId>) -> usize {

@@ -171,7 +171,7 @@ impl<'a> Step<'a> {
 
     fn transfer(&mut self, id: TransferId, routes: &mut Routes<'_>) {
         let transfer = &self.plan.transfers[id];
-        let from = self.plan.splits[transfer.after].device;
+        let from = self.plan.placements[transfer.value].device;
         let route = routes.between(self.machine.devices[from].memory, self.machine.devices[transfer.to].memory);
         let work = Work::Copy { bytes: self.graph.value_bytes(transfer.value).0 as f64, route };
         let (lane, queues) = (Lane { device: transfer.to, queue: Queue::Peer }, [main(from), main(transfer.to)]);

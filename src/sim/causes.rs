@@ -46,7 +46,7 @@ fn kind(plan: &Plan, event: &Event) -> (usize, Option<DeviceId>) {
     match event.what {
         Activity::Split(_) => (0, None),
         Activity::Transfer(id) => {
-            let from = plan.splits[plan.transfers[id].after].device;
+            let from = plan.placements[plan.transfers[id].value].device;
             (1, Some(from).filter(|&from| from != event.lane.device))
         }
         Activity::Upload(_) => (2, None),

@@ -131,7 +131,7 @@ impl<'a> Clock<'a> {
                 let transfer = plan.transfers[id];
                 let read = last.get(&(transfer.value, transfer.to)).copied().unwrap_or_default();
                 add(transfer.to, transfer.span.len, event.start, read.max(event.end));
-                let own = (transfer.value, plan.splits[transfer.after].device);
+                let own = (transfer.value, plan.placements[transfer.value].device);
                 let sent = last.entry(own).or_default();
                 *sent = (*sent).max(event.end);
             }

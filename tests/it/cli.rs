@@ -814,7 +814,7 @@ fn sim_says_how_fast_and_why_not() {
             .unwrap()
     };
     let fitted = loadmaster(&["fit", "qwen2.5-32b-q4_k_m", "--machine", "rtx4080", "-c", "640"]).out;
-    for (phase, promised) in [("prefill:", "prompt "), ("decode:", "generation ")] {
+    for (phase, promised) in [("prefill:", "predicted: prompt "), ("decode:", ", generation ")] {
         let (simulated, promised) = (rate(&free, phase), rate(&fitted, promised));
         assert!((simulated / promised - 1.0).abs() < 0.02, "{phase} {simulated} {promised}");
     }

@@ -92,7 +92,7 @@ const DAMAGES: &[Damage] = &[
     ("a transfer dropped", |_, p| transfers(p, |t| Some(_ = t.pop()?)), |v| matches!(v, Violation::Elsewhere { .. })),
     ("a transfer twice", |_, p| transfers(p, |t| push(t, t.last().copied())), |v| matches!(v, Violation::Twice { .. })),
     ("a transfer too early", early_transfer, |v| matches!(v, Violation::After { .. })),
-    ("a transfer too late", late_transfer, |v| matches!(v, Violation::After { .. } | Violation::Elsewhere { .. })),
+    ("a transfer too late", late_transfer, |v| matches!(v, Violation::Elsewhere { .. })),
     ("transfers out of order", swap_transfers, |v| matches!(v, Violation::Order { what: "transfer", .. })),
     (
         "a transfer to its own device",
@@ -351,19 +351,28 @@ fn useless_input(case: &Case, plan: &mut Plan) -> Option<()> {
 }
 
 fn early_transfer(_: &Case, plan: &mut Plan) -> Option<()> {
+    let splits = plan.splits.clone();
     transfers(plan, |all| {
-        let late = all.iter_mut().find(|t| t.after > SplitId(0))?;
-        late.after.0 -= 1;
+        let late = all.iter_mut().find(|t| made_in(&splits, t.value) > Some(SplitId(0)))?;
+        late.after.0 = made_in(&splits, late.value)?.0 - 1;
         all.sort_by_key(|t| t.after);
         Some(())
     })
 }
 
-fn late_transfer(_: &Case, plan: &mut Plan) -> Option<()> {
-    let last = plan.splits.ids().next_back()?;
+/// The split that makes a value.
+fn made_in(splits: &IndexVec<SplitId, Split>, value: NodeId) -> Option<SplitId> {
+    splits.iter_ids().find(|(_, split)| split.nodes.contains(&value)).map(|(id, _)| id)
+}
+
+/// Behind the first split that reads the value.
+fn late_transfer(case: &Case, plan: &mut Plan) -> Option<()> {
+    let (splits, placements) = (plan.splits.clone(), plan.placements.clone());
     transfers(plan, |all| {
-        let early = all.iter_mut().find(|t| t.after < last)?;
-        early.after.0 += 1;
+        let early = all.first_mut()?;
+        let users = case.graph.users(early.value);
+        let readers = users.into_iter().filter(|&n| placements[n].device == early.to);
+        early.after = readers.filter_map(|n| made_in(&splits, n)).min()?;
         all.sort_by_key(|t| t.after);
         Some(())
     })

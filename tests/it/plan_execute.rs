@@ -121,7 +121,8 @@ impl<'a> Execution<'a> {
                 plan.transfers.iter_ids().filter(|(_, t)| t.after == id).map(|(t, _)| t).collect();
             while !behind.is_empty() {
                 let transfer = behind.swap_remove(random.below(behind.len()));
-                queues[split.device.index()].push_back(Action::Transfer(transfer));
+                let from = plan.placements[plan.transfers[transfer].value].device;
+                queues[from.index()].push_back(Action::Transfer(transfer));
                 queues[plan.transfers[transfer].to.index()].push_back(Action::Transfer(transfer));
             }
         }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use loadmaster::device::{Machine, MemoryId};
+use loadmaster::device::{DeviceId, Machine, MemoryId};
 use loadmaster::exec::{Session, SessionLimits, Setup, Together, homes};
 use loadmaster::gguf::Gguf;
-use loadmaster::graph::{Batch, Graph, Op, Weight};
+use loadmaster::graph::{Batch, Graph, LaneId, Op, Weight};
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model};
-use loadmaster::plan::{Member, Policy, Sharded, check, plan, shard};
+use loadmaster::plan::{
+    Lane, Member, PlanError, Policy, Queue, Reason, Sharded, Violation, check, plan, shard, timeline,
+};
 use loadmaster::residency::Residency;
 use loadmaster::synth::named;
 use loadmaster::tensor::DType;
@@ -173,4 +175,52 @@ fn groups_that_make_no_sense_are_refused() {
         let odd = vec![Member { memory: MemoryId(0), share: 1.0 }, Member { memory: MemoryId(1), share }];
         assert!(refused(&[odd]).contains("needed one above 0"), "{share}");
     }
+}
+
+/// By the timeline of a plan, the lanes of a layer work at the same time: neither waits for more than the other's terms.
+#[test]
+fn lanes_work_at_the_same_time() {
+    let gguf = made(&named("llama-tiny").unwrap(), DType::Q8_0);
+    let machine = Machine::shipped("ten-gpu").unwrap();
+    let Sharded { graph, residency, .. } = on_cards(&gguf);
+    let plan = plan(&graph, &residency, &machine, &Policy::default()).unwrap();
+    check(&graph, &residency, &machine, &plan).unwrap();
+    let events = timeline(&graph, &machine, &Policy::default(), &plan, 1).events;
+    let splits = |device: u32| {
+        let of_device =
+            events.iter().filter(move |e| e.lane == Lane { device: DeviceId(device), queue: Queue::Compute });
+        of_device.map(|e| (e.start, e.end)).collect::<Vec<_>>()
+    };
+    let (first, second) = (splits(1), splits(2));
+    let met = first.iter().filter(|a| second.iter().any(|b| a.0 < b.1 && b.0 < a.1)).count();
+    // The second lane begins late, as the embedding comes from the first; the first ends with the head.
+    assert_eq!((met, first.len(), second.len()), (3, 5, 4), "{first:?} {second:?}");
+}
+
+/// Cut over two of the ten cards.
+fn on_cards(gguf: &Gguf) -> Sharded {
+    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16 };
+    let graph = graph_of(&Model::from_gguf(gguf).unwrap(), cache, 1);
+    let member = |i| Member { memory: MemoryId(i), share: 1.0 };
+    shard(&graph, &homes(&graph, gguf, MemoryId(1), false), &[vec![member(1), member(2)]]).unwrap()
+}
+
+#[test]
+fn a_lane_on_another_device_is_no_reason() {
+    let gguf = made(&named("llama-tiny").unwrap(), DType::Q8_0);
+    let machine = Machine::shipped("ten-gpu").unwrap();
+    let Sharded { graph, residency, .. } = on_cards(&gguf);
+    let right = plan(&graph, &residency, &machine, &Policy::default()).unwrap();
+    let of_lane = |reason| matches!(reason, Reason::Lane(_));
+    let node = right.placements.iter_ids().find(|(_, p)| of_lane(p.reason)).unwrap().0;
+    for lane in [LaneId(1), LaneId(7)] {
+        let mut wrong = right.clone();
+        wrong.placements[node].reason = Reason::Lane(lane);
+        let found = check(&graph, &residency, &machine, &wrong).unwrap_err();
+        assert!(matches!(found, Violation::Reason { .. } | Violation::Unknown { .. }), "{found}");
+    }
+    let mut lost = residency.clone();
+    lost.lanes = [MemoryId(1)].into_iter().collect();
+    let refused = plan(&graph, &lost, &machine, &Policy::default()).unwrap_err();
+    assert!(matches!(refused, PlanError::Homes { what: "lanes", needed: 2, found: 1 }), "{refused}");
 }

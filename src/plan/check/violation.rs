@@ -53,7 +53,7 @@ pub enum Violation {
     Twice { what: String, device: DeviceId },
     #[error("{what} is brought to {device}, where nothing reads it")]
     Useless { what: String, device: DeviceId },
-    #[error("{transfer} stands behind {after}, its value is made in {made}")]
+    #[error("{transfer} stands behind {after}, its value is made in {made}, later")]
     After { transfer: TransferId, after: SplitId, made: SplitId },
     #[error("{transfer} brings a value to {device}, where it is made")]
     ToItself { transfer: TransferId, device: DeviceId },

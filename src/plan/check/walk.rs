@@ -149,7 +149,7 @@ impl<'a> Walk<'a> {
             return Err(Violation::ToItself { transfer: id, device: to });
         }
         let made = self.split_of[&value];
-        if made != after {
+        if after < made {
             return Err(Violation::After { transfer: id, after, made });
         }
         let (here, there) = (machine.devices[from].memory, machine.devices[to].memory);
