@@ -92,9 +92,14 @@ pub struct Fitted {
 
 impl Fitted {
     pub fn new(name: &str, place: &str, offload: Offload) -> Fitted {
+        Fitted::together(name, place, offload, 1)
+    }
+
+    /// With so many cards to a layer.
+    fn together(name: &str, place: &str, offload: Offload, together: u32) -> Fitted {
         let (model, mut machine) = (model(name), machine(place));
         let policy = Policy { offload, ..Policy::default() };
-        let (workload, wishes) = (Workload::default(), Wishes::default());
+        let (workload, wishes) = (Workload::default(), Wishes { together, ..Wishes::default() });
         let request = Request { ubatch: Tokens(512), workload, policy, wishes };
         let found = loop {
             let found = fitted(&model, &machine, &request);
@@ -189,8 +194,21 @@ static EACH: LazyLock<Vec<(String, Case)>> = LazyLock::new(|| {
         let name = format!("{model}__{place}__{}", word(offload));
         [1, 512].map(|tokens| (format!("{name}__{tokens}"), fitted.step(tokens)))
     });
-    cases.collect()
+    let lanes = TOGETHER.into_iter().flat_map(|(model, place, together)| {
+        let fitted = Fitted::together(model, place, AUTO, together);
+        [1, 512].map(|tokens| (format!("{model}__{place}__{together}-together__{tokens}"), fitted.step(tokens)))
+    });
+    cases.chain(lanes).collect()
 });
+
+/// Cards that work on layers together.
+const TOGETHER: [(&str, &str, u32); 5] = [
+    ("qwen3-tiny", "two-tiny-cards", 2),
+    ("qwen3-235b-a22b-q4_k_s", "ten-gpu", 2),
+    ("qwen3-235b-a22b-q4_k_s", "rtx3090x2-ddr4", 2),
+    ("llama-3-70b-q4_k_m", "h200x8", 4),
+    ("deepseek-v3-iq1_s", "h200x8", 4),
+];
 
 #[test]
 fn placements_are_as_reviewed() {

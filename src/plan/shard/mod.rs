@@ -20,8 +20,11 @@ mod layers;
 mod parts;
 mod rewrite;
 
+use std::collections::BTreeSet;
+
 use crate::device::MemoryId;
 use crate::graph::Graph;
+use crate::index::Id;
 use crate::residency::Residency;
 
 use super::{PlanError, partition};
@@ -70,7 +73,27 @@ pub fn shard(graph: &Graph, residency: &Residency, groups: &[Vec<Member>]) -> Re
     let mut whole = Vec::new();
     let homes = deal::experts(graph, residency, &layers, &mut whole);
     let graph = partition(graph, &homes)?;
-    let cut = Rewrite::run(&graph, &homes, &layers, &mut whole);
-    let (graph, residency) = cut.map_err(|why| PlanError::Shard(why.to_string()))?;
+    let rewrite = |dead: &BTreeSet<String>, whole: &mut Vec<Whole>| {
+        Rewrite::run(&graph, &homes, &layers, dead, whole).map_err(|why| PlanError::Shard(why.to_string()))
+    };
+    let (cut, residency) = rewrite(&BTreeSet::new(), &mut whole)?;
+    let idle = unread(&graph, &BTreeSet::new());
+    let dead = unread(&cut, &idle);
+    let (graph, residency) = if dead.is_empty() { (cut, residency) } else { rewrite(&dead, &mut Vec::new())? };
     Ok(Sharded { graph, residency, whole })
+}
+
+/// Nodes from which nothing gets into the output: copies on members that have no use for them. What was `idle` before it
+/// was cut counts as read, in all its copies.
+fn unread(graph: &Graph, idle: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut read = vec![false; graph.len()];
+    read[graph.output().index()] = true;
+    for (id, node) in graph.nodes().rev() {
+        let uncut = node.lane.and_then(|lane| node.name.strip_suffix(&format!("@{lane}"))).unwrap_or(&node.name);
+        read[id.index()] |= idle.contains(uncut);
+        if read[id.index()] {
+            node.op.node_operands().into_iter().for_each(|n| read[n.index()] = true);
+        }
+    }
+    graph.nodes().filter(|(id, _)| !read[id.index()]).map(|(_, node)| node.name.clone()).collect()
 }

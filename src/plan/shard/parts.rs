@@ -12,6 +12,11 @@ use crate::graph::{Graph, GraphBuilder, GraphError, LaneId, Node, NodeId, Op, Pa
 use crate::index::IndexVec;
 use crate::residency::{Axis, Home, Layout, Residency, Storage, WeightSlice};
 
+/// What a lane's copy or part of a node is called.
+pub(super) fn lane_name(node: &Node, lane: LaneId) -> String {
+    format!("{}@{lane}", node.name)
+}
+
 /// Some of the units of a block.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
@@ -93,7 +98,7 @@ impl<'a> Copies<'a> {
 
     /// Adds a lane's copy or part of `node`.
     pub fn emit_at(&mut self, node: &Node, lane: LaneId, op: Op) -> Result<NodeId, GraphError> {
-        self.emit(node.layer, Some(lane), format!("{}@{lane}", node.name), op)
+        self.emit(node.layer, Some(lane), lane_name(node, lane), op)
     }
 
     /// The memory of the experts that a product reads, unless they have several homes.

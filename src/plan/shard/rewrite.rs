@@ -1,12 +1,12 @@
 //! Blocks and groups → the graph in which every member has its part, and the homes of that graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Whole;
 use super::block::{Block, Role, block, may_end, unit_name};
 use super::cut::runs;
 use super::layers::Layers;
-use super::parts::{Copies, Run};
+use super::parts::{Copies, Run, lane_name};
 use crate::device::MemoryId;
 use crate::graph::ops::{Elementwise, Moe};
 use crate::graph::{Graph, GraphError, LaneId, NodeId, Op, OperandMut};
@@ -25,6 +25,9 @@ enum Form {
     Terms(Vec<NodeId>, Vec<Option<NodeId>>),
 }
 
+/// The id of a copy that nothing reads.
+const NOWHERE: NodeId = NodeId(u32::MAX);
+
 /// A block with the run of units of each member.
 struct Cut {
     block: Block,
@@ -35,6 +38,8 @@ pub(super) struct Rewrite<'a> {
     graph: &'a Graph,
     layers: &'a Layers,
     copies: Copies<'a>,
+    /// Copies that are not made, since nothing reads them.
+    dead: &'a BTreeSet<String>,
     /// The block of every node that is in one.
     cuts: BTreeMap<NodeId, usize>,
     blocks: Vec<Cut>,
@@ -48,11 +53,12 @@ impl<'a> Rewrite<'a> {
         graph: &'a Graph,
         homes: &'a Residency,
         layers: &'a Layers,
+        dead: &'a BTreeSet<String>,
         whole: &mut Vec<Whole>,
     ) -> Result<(Graph, Residency), GraphError> {
         let copies = Copies::new(graph, homes, layers);
         let mut rewrite =
-            Rewrite { graph, layers, copies, cuts: BTreeMap::new(), blocks: Vec::new(), forms: BTreeMap::new() };
+            Rewrite { graph, layers, copies, dead, cuts: BTreeMap::new(), blocks: Vec::new(), forms: BTreeMap::new() };
         rewrite.find(whole);
         for id in graph.node_ids() {
             let form = rewrite.node(id)?;
@@ -157,6 +163,9 @@ impl<'a> Rewrite<'a> {
 
     /// A member's copy of a node that each member computes whole.
     fn copy_at(&mut self, id: NodeId, group: usize, member: usize, lane: LaneId) -> Result<NodeId, GraphError> {
+        if self.dead.contains(&lane_name(self.graph.node(id), lane)) {
+            return Ok(NOWHERE);
+        }
         let op = self.renumbered(id, &mut |rewrite, operand| {
             match operand {
                 OperandMut::Node(n) => *n = rewrite.whole(*n, Some(group), member)?,
