@@ -70,6 +70,7 @@ pub fn json(fit: &Fit, machine: &Machine, workload: Workload) -> String {
         "weights": weights(fit, machine, |_| true, &fit.residency),
         "caches": caches(fit, machine),
         "decode_phase": fit.decode_phase.as_ref().map(|phase| decode_phase(fit, phase, machine)),
+        "not_cut": fit.whole.iter().map(|w| object!({"node": w.node, "why": w.why})).collect::<Vec<_>>(),
         "context_tokens": fit.context().0,
         "ubatch_tokens": fit.ubatch().0,
         "predicted": {"prompt_tokens_per_s": prompt, "generated_tokens_per_s": token},
@@ -96,7 +97,12 @@ fn weights(fit: &Fit, machine: &Machine, shown: impl Fn(WeightId) -> bool, homes
     let home = |h: &Home| object!({"memory": machine.memories[h.memory].name, "first": h.slice.range.start, "end": h.slice.range.end});
     let weight = |(id, homes): (_, &Vec<Home>)| {
         let weight = &fit.graph.weights()[id];
-        object!({"name": weight.name, "count": weight.count, "homes": homes.iter().map(home).collect::<Vec<_>>()})
+        let homes: Vec<Json> = homes.iter().map(home).collect();
+        let mut shown = object!({"name": weight.name, "count": weight.count, "homes": homes});
+        if let Some(part) = &weight.part {
+            shown["part"] = object!({"tensor": part.tensor, "first": part.first, "shape": [weight.count, weight.rows, weight.cols]});
+        }
+        shown
     };
     homes.weights.iter_ids().filter(|&(id, _)| shown(id)).map(weight).collect()
 }

@@ -85,6 +85,9 @@ pub enum Read {
         dtype: &'static str,
         /// Bytes of the part that is read.
         bytes: Bytes,
+        /// The part of a tensor that it is, where several devices work on a layer together.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        part: Option<PartOf>,
         /// The matrices that are read, from the first to before the last.
         matrices: [u32; 2],
         /// How many there are.
@@ -112,6 +115,21 @@ pub enum Read {
         /// Its bytes.
         bytes: Bytes,
     },
+}
+
+/// Runs of a tensor, from the first to before the last.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartOf {
+    /// The tensor's name.
+    pub tensor: String,
+    /// Its matrices.
+    pub matrices: [u32; 2],
+    /// Rows of each.
+    pub rows: [u32; 2],
+    /// Columns of those.
+    pub cols: [u32; 2],
+    /// Matrices, rows and columns of the tensor.
+    pub whole: [u32; 3],
 }
 
 /// A value that crosses to another device.

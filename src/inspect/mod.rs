@@ -26,7 +26,7 @@ use crate::residency::Residency;
 pub use diff::{Diff, MemoryChange, Move, Totals, diff};
 pub use dot::dot;
 pub use escape::{escape, one_line, prose};
-pub use facts::{Copied, Over, Position, Possible, Read, Reader, Streamed, Way, Why};
+pub use facts::{Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
 pub use html::html;
 pub use json::{json, shape};
 pub use machine::machine;

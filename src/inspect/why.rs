@@ -3,11 +3,11 @@
 
 use thiserror::Error;
 
-use super::facts::{Copied, Over, Position, Possible, Read, Reader, Streamed, Way, Why};
+use super::facts::{Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
 use super::words::in_words;
 use super::{Planned, escape, nearest, reason, weight_type};
 use crate::device::{DeviceId, MemoryId};
-use crate::graph::{InputId, NodeId, Operand, StateId, WeightId};
+use crate::graph::{InputId, NodeId, Operand, Part, StateId, Weight, WeightId};
 use crate::index::Id;
 use crate::plan::{Candidate, SplitId, Upload, candidates};
 use crate::residency::part_bytes;
@@ -122,11 +122,19 @@ fn weight(planned: &Planned<'_>, node: NodeId, split: Option<SplitId>, id: Weigh
         name: escape(&weight.name),
         dtype: weight.dtype.name(),
         bytes: part_bytes(weight, &range),
+        part: weight.part.as_ref().map(|part| part_of(weight, part)),
         matrices: [range.start, range.end],
         of: weight.count,
         homes: holders.map(|h| planned.memory(h.memory)).collect(),
         streamed,
     }
+}
+
+fn part_of(weight: &Weight, part: &Part) -> PartOf {
+    let Part { tensor, whole, first } = part;
+    let run = |axis: usize, len: u32| [first[axis], first[axis] + len];
+    let (matrices, rows, cols) = (run(0, weight.count), run(1, weight.rows), run(2, weight.cols));
+    PartOf { tensor: escape(tensor), matrices, rows, cols, whole: *whole }
 }
 
 fn state(planned: &Planned<'_>, id: StateId) -> Read {

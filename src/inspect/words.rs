@@ -1,7 +1,7 @@
 //! What is known of a node → sentences and tables for people. Says nothing that [`Why`] does not hold.
 
 use super::escape::json_document;
-use super::facts::{Copied, Over, Position, Possible, Read, Streamed, Way, Why};
+use super::facts::{Copied, Over, PartOf, Position, Possible, Read, Streamed, Way, Why};
 use super::text::{line, table};
 use super::{Planned, by, escape};
 use crate::graph::{NodeId, StateId, WeightId};
@@ -132,6 +132,17 @@ impl Possible {
     }
 }
 
+impl PartOf {
+    /// `rows 0 to 2048 of 4096 of blk.0.attn_q.weight`, or that it is a copy.
+    fn words(&self) -> String {
+        let PartOf { tensor, matrices, rows, cols, whole } = self;
+        let named = [("matrices", matrices, whole[0]), ("rows", rows, whole[1]), ("columns", cols, whole[2])];
+        let cut = named.into_iter().filter(|(_, run, of)| run[1] - run[0] < *of);
+        let runs: Vec<String> = cut.map(|(what, run, of)| format!("{what} {} to {} of {of}", run[0], run[1])).collect();
+        if runs.is_empty() { format!("a copy of {tensor}") } else { format!("{} of {tensor}", runs.join(", ")) }
+    }
+}
+
 impl Read {
     /// What is read, and how it gets there.
     fn row(&self) -> [String; 2] {
@@ -147,11 +158,12 @@ impl Read {
                 };
                 [format!("{node} ({id}, {bytes})"), how]
             }
-            Read::Weight { name, dtype, bytes, matrices, of, homes, streamed } => {
-                let how = match streamed {
+            Read::Weight { name, dtype, bytes, part: part_of, matrices, of, homes, streamed } => {
+                let lives = match streamed {
                     None => format!("in {}", homes.join(" and ")),
                     Some(streamed) => streamed.words(),
                 };
+                let how = part_of.as_ref().map_or(lives.clone(), |part| format!("{lives}, {}", part.words()));
                 [part(name, dtype, *bytes, *matrices, *of), how]
             }
             Read::State { name, dtype, bytes, home } => {
