@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use loadmaster::device::{Machine, MemoryId};
-use loadmaster::fit::{Wishes, propose};
+use loadmaster::fit::{Wishes, propose, teams};
 use loadmaster::graph::ops::Moe;
 use loadmaster::graph::{Batch, Graph, Op};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
-use loadmaster::plan::{Policy, partition, plan};
+use loadmaster::plan::{Policy, partition, plan, shard};
 use loadmaster::residency::{Home, Residency, WeightSlice};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -34,8 +34,9 @@ fn main() {
             let place = if experts_on_host { "with the processor" } else { "with the cards" };
             report(&format!("{tokens} tokens, experts {place}"), &graph, &residency, &machine);
             if !experts_on_host {
-                let dealt = dealt(&graph, residency, &memories);
+                let dealt = dealt(&graph, residency.clone(), &memories);
                 report(&format!("{tokens} tokens, experts dealt to all memories"), &graph, &dealt, &machine);
+                in_pairs(tokens, &graph, &residency, &machine);
             }
         }
     }
@@ -59,15 +60,28 @@ fn dealt(graph: &Graph, mut residency: Residency, memories: &[MemoryId]) -> Resi
 
 /// Times cutting the graph along the homes and planning it.
 fn report(what: &str, graph: &Graph, residency: &Residency, machine: &Machine) {
-    let mut times: Vec<Duration> = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            let graph = partition(graph, residency).expect("cut by tests");
-            let plan = plan(&graph, residency, machine, &Policy::default());
-            assert!(plan.is_ok());
-            start.elapsed()
-        })
-        .collect();
+    timed(what, || {
+        let graph = partition(graph, residency).expect("cut by tests");
+        plan(&graph, residency, machine, &Policy::default()).is_ok()
+    });
+}
+
+/// Times cutting every layer over a pair of cards and planning that.
+fn in_pairs(tokens: u32, graph: &Graph, residency: &Residency, machine: &Machine) {
+    let teams = teams(machine, 2);
+    timed(&format!("{tokens} tokens, layers cut over pairs of cards"), || {
+        let cut = shard(graph, residency, &teams).expect("cut by tests");
+        plan(&cut.graph, &cut.residency, machine, &Policy::default()).is_ok()
+    });
+}
+
+fn timed(what: &str, job: impl Fn() -> bool) {
+    let run = |_| {
+        let start = Instant::now();
+        assert!(job());
+        start.elapsed()
+    };
+    let mut times: Vec<Duration> = (0..RUNS).map(run).collect();
     times.sort_unstable();
     println!("{what}: best {:.1?}, middle {:.1?}", times[0], times[RUNS / 2]);
 }

@@ -62,7 +62,7 @@ struct Against {
     #[arg(long, value_name = "RULE", conflicts_with_all = ["emit", "why"], value_parser = offload)]
     against_offload: Option<Offload>,
     /// Show what differs from a plan that --format json saved
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["emit", "why", "against_machine", "against_batch", "against_offload"])]
+    #[arg(long, visible_alias = "diff", value_name = "FILE", conflicts_with_all = ["emit", "why", "against_machine", "against_batch", "against_offload"])]
     against_plan: Option<PathBuf>,
 }
 

@@ -65,6 +65,8 @@ fn layers_cut_over_devices_give_the_logits_of_one_but_for_rounding() {
             for shares in [&[1.0, 1.0][..], &[1.0, 3.0], &[2.0, 1.0, 1.0]] {
                 let mut session = session(&gguf, cache, shares);
                 let several = logits(&mut session, TOKENS).unwrap();
+                let stated: Vec<Bytes> = session.memories().iter().map(|m| m.total()).collect();
+                assert_eq!(session.allocated().iter().copied().collect::<Vec<_>>(), stated, "{shape} {shares:?}");
                 let error = nmse(&several, &expected);
                 eprintln!("{shape} {dtype} {shares:?}: nmse {error:.3e}");
                 assert!(error <= bound, "{shape} {dtype} {shares:?}: {error:.3e}");
