@@ -31,6 +31,8 @@ pub(super) struct Place {
     /// How fast bytes come from the nearest host, or for hosts, get to all accelerators.
     pub way: f64,
     seats: Vec<Seat>,
+    /// Parts of the room that are left free, see [`Capacity::tighten`].
+    given_up: u64,
 }
 
 /// One memory of a place.
@@ -51,6 +53,9 @@ pub(super) struct Capacity {
     /// Memories of processors, the nearest first; at least one.
     pub hosts: Vec<Place>,
 }
+
+/// The part of a team's room that is given up at a time.
+const TIGHTER: u64 = 256;
 
 impl Capacity {
     /// The capacities of `machine` before anything is planned. Of a machine without a processor, one memory stands for
@@ -92,6 +97,17 @@ impl Capacity {
     /// All places, accelerators first.
     pub fn places(&self) -> impl Iterator<Item = &Place> {
         self.cards.iter().chain(&self.hosts)
+    }
+
+    /// Takes off a little of every team's room, since weights that are not cut evenly need more than their share; whether
+    /// there are teams.
+    pub fn tighten(&mut self) -> bool {
+        let teams = self.cards.iter_mut().filter(|place| place.seats.len() > 1);
+        let tighter = |place: &mut Place| {
+            place.given_up += 1;
+            place.room = place.room.saturating_sub(Bytes(place.room.0 / TIGHTER));
+        };
+        teams.map(tighter).count() > 0
     }
 
     /// Takes off what weights need that have a home already.
@@ -145,7 +161,8 @@ impl Place {
             let left = left.saturating_sub(parts.pinned_bytes(seat.memory));
             if seat.share < 1.0 { Bytes((left.0 as f64 / seat.share) as u64) } else { left }
         };
-        self.room = self.seats.iter().map(left).min().unwrap_or_default();
+        let room = self.seats.iter().map(left).min().unwrap_or_default();
+        self.room = room.saturating_sub(Bytes(room.0 / TIGHTER * self.given_up));
     }
 
     /// The place of a team's memories.
@@ -163,6 +180,6 @@ impl Place {
         let here = machine.devices.iter().filter(|d| d.memory == memory);
         let read = here.map(|d| d.rates.read.0).fold(0.0, f64::max);
         let seats = vec![Seat { memory, share: 1.0, taken: Bytes::ZERO }];
-        Place { memory, room: machine.budget(memory), read, way, seats }
+        Place { memory, room: machine.budget(memory), read, way, seats, given_up: 0 }
     }
 }

@@ -36,6 +36,9 @@ pub fn teams(machine: &Machine, size: usize) -> Vec<Vec<Member>> {
 
 /// The group with the fastest slowest link that can be grown from any device, and of equal ones the first by uids.
 fn best(machine: &Machine, left: &[DeviceId], size: usize) -> Vec<DeviceId> {
+    if size >= left.len() {
+        return left.to_vec();
+    }
     let mut found: Option<(f64, Vec<DeviceId>)> = None;
     for &first in left {
         let (rate, group) = grown(machine, left, first, size);
@@ -48,17 +51,19 @@ fn best(machine: &Machine, left: &[DeviceId], size: usize) -> Vec<DeviceId> {
 
 /// A group that starts with `first` and takes in, one by one, the device that slows it least; and its slowest link.
 fn grown(machine: &Machine, left: &[DeviceId], first: DeviceId, size: usize) -> (f64, Vec<DeviceId>) {
-    let (mut slowest, mut group) = (f64::INFINITY, vec![first]);
-    while group.len() < size.min(left.len()) {
-        let mut next: Option<(f64, DeviceId)> = None;
-        for &device in left.iter().filter(|d| !group.contains(d)) {
-            let rate = group.iter().map(|&member| rate(machine, member, device)).fold(f64::INFINITY, f64::min);
-            if next.is_none_or(|(most, _)| rate > most) {
-                next = Some((rate, device));
+    let (mut slowest, mut group, mut last) = (f64::INFINITY, vec![first], first);
+    // Of each device that is left, the slowest link to the group so far.
+    let mut others: Vec<(DeviceId, f64)> = left.iter().filter(|&&d| d != first).map(|&d| (d, f64::INFINITY)).collect();
+    while group.len() < size && !others.is_empty() {
+        let mut next = 0;
+        for i in 0..others.len() {
+            others[i].1 = others[i].1.min(rate(machine, last, others[i].0));
+            if others[i].1 > others[next].1 {
+                next = i;
             }
         }
-        let Some((rate, device)) = next else { break };
-        slowest = slowest.min(rate);
+        let (device, rate) = others.remove(next);
+        (slowest, last) = (slowest.min(rate), device);
         group.push(device);
     }
     group.sort_by_key(|&id| machine.devices[id].uid.as_str());

@@ -160,8 +160,12 @@ fn fit_as(study: &Study<'_>, choice: Choice, rule: Offload) -> Result<Found, Fit
     let mut known = None;
     for _ in 0..ROUNDS {
         let assignment = Assignment::deal(parts, machine, &capacity, choice, &request.wishes)?;
+        // What did not fit is dealt again with less room until something moves.
         if known.as_ref() == Some(&assignment) {
-            break;
+            if last.is_none() || !capacity.tighten() {
+                break;
+            }
+            continue;
         }
         let residency = homes::homes(base, parts, &assignment);
         known = Some(assignment.clone());
@@ -172,7 +176,7 @@ fn fit_as(study: &Study<'_>, choice: Choice, rule: Offload) -> Result<Found, Fit
         match over {
             Some(memory) => last = Some(short(machine, memory, &uses, &request.wishes)),
             None if best.as_ref().is_some_and(|(most, ..)| *most >= held) => break,
-            None => best = Some((held, assignment, residency, largest)),
+            None => (best, last) = (Some((held, assignment, residency, largest)), None),
         }
         capacity.learn(machine, parts, &uses, over.is_none());
     }
@@ -268,6 +272,10 @@ impl<'a> Study<'a> {
             endless.memories[memory].free = Bytes(u64::MAX >> 2);
         }
         let teams = teams(&machine, request.wishes.together as usize);
+        if let Some(pin) = parts.pinned.iter().find(|pin| !teams.is_empty() && base.weights()[pin.weight].count == 1) {
+            let wish = format!("-ot of {}", base.weights()[pin.weight].name);
+            return Err(WishError::Together { wish }.into());
+        }
         Ok(Study { graphs, machine, endless, request, base, parts, teams })
     }
 

@@ -41,6 +41,10 @@ pub enum WishError {
     NoHome { found: String, names: Vec<String> },
     #[error("{wish}: no accelerator of this machine has a memory of its own")]
     NoAccelerator { wish: String },
+    #[error(
+        "{wish}: with --split-mode tensor all devices of a group have a part of each layer; needed --split-mode layer"
+    )]
+    Together { wish: String },
     #[error("-ts {found:?}: needed 1 to {devices} proportions, not all 0, for as many devices")]
     Proportions { devices: usize, found: Vec<f64> },
 }
@@ -57,6 +61,7 @@ impl Wishes {
             return none(&format!("-ngl {layers}"));
         }
         match &self.tensor_split {
+            Some(_) if self.together > 1 => Err(WishError::Together { wish: "-ts".to_owned() }),
             Some(_) if own == 0 => none("-ts"),
             Some(found) if found.len() > own || found.iter().all(|&n| n <= 0.0) => {
                 Err(WishError::Proportions { devices: own, found: found.clone() })

@@ -78,6 +78,9 @@ fn verify_part(weight: &Weight, part: &Part) -> Result<(), GraphError> {
     let shape = [weight.count, weight.rows, weight.cols];
     let Part { tensor: _, whole, first } = part;
     let within = (0..3).all(|i| first[i].checked_add(shape[i]).is_some_and(|end| end <= whole[i]));
+    let [count, rows, cols] = whole.map(u64::from);
+    let bytes = weight.dtype.row_bytes(cols).and_then(|row| row.0.checked_mul(rows)?.checked_mul(count));
+    let within = within && bytes.is_some_and(|bytes| bytes <= MOST_BYTES.0);
     let blocks = [first[2], whole[2]].iter().all(|n| n.is_multiple_of(weight.dtype.block().elements));
     if within && blocks {
         return Ok(());

@@ -7,7 +7,7 @@ use loadmaster::fit::{
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
-use loadmaster::plan::{Policy, check};
+use loadmaster::plan::{Offload, Policy, check};
 use loadmaster::residency::CacheHome;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, BytesPerSec, Tokens, Workload};
@@ -122,6 +122,63 @@ fn ten_cards_work_on_layers_in_pairs_by_their_links_and_the_first_have_the_faste
     }
     let alone = fitted("qwen3-235b-a22b-q4_k_s", &machine, 8192, &together(1, &request)).unwrap();
     assert!(found.token_time < alone.token_time, "{:?} {:?}", found.token_time, alone.token_time);
+}
+
+/// Streaming cuts host experts otherwise than their homes do; weights have the same ids all the same.
+#[test]
+fn teams_stream_experts_whose_layers_have_shared_ones() {
+    let machine = machine("rtx3090x2-ddr4");
+    for offload in [Offload::Auto, Offload::AtLeast(Tokens(32)), Offload::Never] {
+        let policy = Policy { offload, ..Policy::default() };
+        let request = Request { policy, ..together(2, &request(512)) };
+        let found = fitted("deepseek-v3-iq1_s", &machine, 4096, &request).unwrap();
+        holds(&found, &machine);
+    }
+}
+
+/// What is over by less than an expert moves something in the end, whatever margin is asked for.
+#[test]
+fn teams_fit_with_any_margin() {
+    let machine = machine("rtx3090x2-ddr4");
+    for mib in [200, 256, 257, 400] {
+        let mut request = together(2, &request(512));
+        request.policy.offload = Offload::AtLeast(Tokens(32));
+        request.wishes.margins = vec![(None, Bytes::mib(mib))];
+        let found = fitted("qwen3-235b-a22b-q4_k_s", &machine, 4096, &request).unwrap();
+        let mut kept = machine.clone();
+        for memory in machine.memories.ids().filter(|&m| !machine.is_host(m)) {
+            kept.memories[memory].reserve = Bytes::mib(mib);
+        }
+        holds(&found, &kept);
+    }
+}
+
+#[test]
+fn wishes_that_name_devices_of_a_team_are_refused() {
+    let machine = machine("ten-gpu");
+    let refused = |wishes: Wishes| {
+        let request = Request { wishes: Wishes { together: 2, ..wishes }, ..request(512) };
+        fitted("llama-3-70b-q4_k_m", &machine, 4096, &request).unwrap_err().to_string()
+    };
+    let found = refused(Wishes { tensor_split: Some(vec![3.0, 1.0]), ..Wishes::default() });
+    assert!(found.starts_with("-ts: with --split-mode tensor"), "{found}");
+    let overrides = Override::parse(r"blk\.79\.ffn_down=cuda:1").unwrap();
+    let found = refused(Wishes { overrides, ..Wishes::default() });
+    assert!(found.starts_with("-ot of blk.79.ffn_down.weight: with --split-mode tensor"), "{found}");
+}
+
+#[test]
+fn many_cards_form_groups_in_no_time() {
+    let mut machine = machine("ten-gpu");
+    for i in 0..200 {
+        let like = machine.devices[DeviceId(1)].clone();
+        let spec = machine.memories[like.memory].clone();
+        let memory = machine.memories.push(spec);
+        machine.devices.push(DeviceSpec { name: format!("more:{i}"), uid: format!("more:{i}"), memory, ..like });
+    }
+    let groups = groups(&machine, 4);
+    assert_eq!((groups.len(), groups.iter().map(Vec::len).sum::<usize>()), (53, 210));
+    assert_eq!(loadmaster::fit::groups(&machine, 1000).len(), 1);
 }
 
 /// Experts that find no room on cards are not cut: both cards of a pair have some, and the host the others.

@@ -11,7 +11,7 @@
 //! - Cuts fall between blocks of the weights that are cut by columns, so no number is rounded otherwise than uncut.
 //! - A latent cache, or one of a single KV head, is whole on every member; so are routers, norms and low-rank products.
 //! - Experts that live in several memories keep their homes; those that cannot be cut evenly are dealt as whole experts.
-//! - Weights and states are numbered by first use, alike for every batch.
+//! - Weights and states are numbered in the order of the graph's own, alike for every batch and however experts are cut.
 
 mod block;
 mod cut;

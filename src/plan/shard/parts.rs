@@ -1,14 +1,16 @@
 //! Weights and states of the new graph: those of the old one, copies of them, and parts, each with its home. Numbered by
-//! first use.
+//! what they are of the old graph's, not by the order of nodes, which depends on where experts are cut.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::block::{Block, Role};
 use super::layers::{Lanes, Layers};
 use crate::device::MemoryId;
 use crate::graph::ops::{Experts, Moe, Values};
-use crate::graph::{Graph, GraphBuilder, GraphError, LaneId, Node, NodeId, Op, Part, State, StateId, Weight, WeightId};
+use crate::graph::{
+    Graph, GraphBuilder, GraphError, LaneId, Node, NodeId, Op, OperandMut, Part, State, StateId, Weight, WeightId,
+};
 use crate::index::IndexVec;
 use crate::residency::{Axis, Home, Layout, Residency, Storage, WeightSlice};
 
@@ -38,28 +40,39 @@ impl Run {
     }
 }
 
-/// A part of a weight.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// A part of a weight: matrices, rows and columns.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Window {
-    matrices: Range<u32>,
-    rows: Range<u32>,
-    cols: Range<u32>,
+    first: [u32; 3],
+    len: [u32; 3],
 }
 
 impl Window {
     fn all(weight: &Weight) -> Window {
-        Window { matrices: 0..weight.count, rows: 0..weight.rows, cols: 0..weight.cols }
+        Window { first: [0; 3], len: [weight.count, weight.rows, weight.cols] }
+    }
+
+    /// Of one axis only a run.
+    fn cut(weight: &Weight, axis: usize, run: Range<u32>) -> Window {
+        let mut window = Window::all(weight);
+        (window.first[axis], window.len[axis]) = (run.start, run.len() as u32);
+        window
     }
 }
+
+/// What a weight of the new graph is of the old one.
+type WeightKey = (WeightId, Option<(LaneId, Window)>);
+
+/// What a state of the new graph is of the old one.
+type StateKey = (StateId, Option<LaneId>);
 
 pub(super) struct Copies<'a> {
     graph: &'a Graph,
     homes: &'a Residency,
     builder: GraphBuilder,
     residency: Residency,
-    weights: HashMap<WeightId, WeightId>,
-    parts: HashMap<(WeightId, LaneId, Window), WeightId>,
-    states: HashMap<(StateId, Option<LaneId>), StateId>,
+    weights: BTreeMap<WeightKey, WeightId>,
+    states: BTreeMap<StateKey, StateId>,
 }
 
 impl<'a> Copies<'a> {
@@ -68,19 +81,40 @@ impl<'a> Copies<'a> {
         graph.inputs().iter().for_each(|&input| _ = builder.input(input));
         let lanes = layers.memories.clone();
         let residency = Residency { weights: IndexVec::new(), states: IndexVec::new(), lanes };
-        Copies {
-            graph,
-            homes,
-            builder,
-            residency,
-            weights: HashMap::new(),
-            parts: HashMap::new(),
-            states: HashMap::new(),
-        }
+        Copies { graph, homes, builder, residency, weights: BTreeMap::new(), states: BTreeMap::new() }
     }
 
+    /// The graph and its homes, weights and states numbered by what they are of the old graph's.
     pub fn finish(self, output: NodeId) -> Result<(Graph, Residency), GraphError> {
-        Ok((self.builder.finish(output)?, self.residency))
+        let Copies { builder, residency, weights, states, .. } = self;
+        let made = builder.finish(output)?;
+        let mut builder = GraphBuilder::new(made.batch());
+        made.inputs().iter().for_each(|&input| _ = builder.input(input));
+        let (mut homes, mut memories) = (IndexVec::new(), IndexVec::new());
+        let (mut new_weights, mut new_states) = (BTreeMap::new(), BTreeMap::new());
+        for &old in weights.values() {
+            let new = builder.weight(made.weights()[old].clone())?;
+            let rename =
+                |home: &Home| Home { slice: WeightSlice { weight: new, ..home.slice.clone() }, ..home.clone() };
+            homes.push(residency.weights[old].iter().map(rename).collect());
+            new_weights.insert(old, new);
+        }
+        for &old in states.values() {
+            new_states.insert(old, builder.state(made.states()[old].clone())?);
+            memories.push(residency.states[old]);
+        }
+        for (_, node) in made.nodes() {
+            let mut op = node.op.clone();
+            op.operands_mut(&mut |operand| match operand {
+                OperandMut::Node(_) => {}
+                OperandMut::Weight(id) => *id = new_weights[id],
+                OperandMut::State(id) => *id = new_states[id],
+            });
+            builder.set_layer(node.layer);
+            builder.set_lane(node.lane);
+            builder.node(node.name.clone(), op)?;
+        }
+        Ok((builder.finish(output)?, Residency { weights: homes, states: memories, lanes: residency.lanes }))
     }
 
     /// Adds a node.
@@ -115,13 +149,13 @@ impl<'a> Copies<'a> {
 
     /// A weight as it was.
     pub fn same(&mut self, id: WeightId) -> Result<WeightId, GraphError> {
-        if let Some(&known) = self.weights.get(&id) {
+        if let Some(&known) = self.weights.get(&(id, None)) {
             return Ok(known);
         }
         let new = self.builder.weight(self.graph.weights()[id].clone())?;
         let rename = |home: &Home| Home { slice: WeightSlice { weight: new, ..home.slice.clone() }, ..home.clone() };
         self.residency.weights.push(self.homes.weights[id].iter().map(rename).collect());
-        self.weights.insert(id, new);
+        self.weights.insert((id, None), new);
         Ok(new)
     }
 
@@ -148,7 +182,7 @@ impl<'a> Copies<'a> {
         self.state((id, Some(lane)), state, self.residency.lanes[lane])
     }
 
-    fn state(&mut self, key: (StateId, Option<LaneId>), state: State, memory: MemoryId) -> Result<StateId, GraphError> {
+    fn state(&mut self, key: StateKey, state: State, memory: MemoryId) -> Result<StateId, GraphError> {
         if let Some(&known) = self.states.get(&key) {
             return Ok(known);
         }
@@ -160,29 +194,23 @@ impl<'a> Copies<'a> {
 
     /// A lane's part of a weight; a second, other part of the same weight would have the same name and be refused.
     fn window(&mut self, id: WeightId, lane: LaneId, window: Window) -> Result<WeightId, GraphError> {
-        if let Some(&known) = self.parts.get(&(id, lane, window.clone())) {
+        if let Some(&known) = self.weights.get(&(id, Some((lane, window)))) {
             return Ok(known);
         }
         let of = &self.graph.weights()[id];
-        let Window { matrices, rows, cols } = window.clone();
+        let Window { first, len: [count, rows, cols] } = window;
         let (whole, before) = of.part.as_ref().map_or(([of.count, of.rows, of.cols], [0; 3]), |p| (p.whole, p.first));
-        let first = [before[0] + matrices.start, before[1] + rows.start, before[2] + cols.start];
+        let first = [0, 1, 2].map(|axis| before[axis] + first[axis]);
         let part = Part { tensor: of.tensor().to_owned(), whole, first };
-        let weight = Weight {
-            name: format!("{}@{lane}", of.name),
-            dtype: of.dtype,
-            count: matrices.len() as u32,
-            rows: rows.len() as u32,
-            cols: cols.len() as u32,
-            part: Some(part),
-        };
+        let weight =
+            Weight { name: format!("{}@{lane}", of.name), dtype: of.dtype, count, rows, cols, part: Some(part) };
         let layout = self.homes.weights[id].first().map_or(Layout::Gguf, |home| home.layout);
         let range = 0..weight.count;
         let new = self.builder.weight(weight)?;
         let slice = WeightSlice { weight: new, axis: Axis::Expert, range };
         let memory = self.residency.lanes[lane];
         self.residency.weights.push(vec![Home { slice, memory, layout, storage: Storage::Allocated }]);
-        self.parts.insert((id, lane, window), new);
+        self.weights.insert((id, Some((lane, window))), new);
         Ok(new)
     }
 
@@ -207,8 +235,7 @@ impl<'a> Copies<'a> {
             }
             Op::HeadMatMul(op) => {
                 let weight = &self.graph.weights()[op.weight];
-                let matrices = run.of(weight.count);
-                op.weight = self.window(op.weight, lane, Window { matrices, ..Window::all(weight) })?;
+                op.weight = self.window(op.weight, lane, Window::cut(weight, 0, run.of(weight.count)))?;
             }
             Op::Norm(op) => {
                 op.heads = run.share(op.heads);
@@ -242,11 +269,11 @@ impl<'a> Copies<'a> {
 
     fn rows(&mut self, id: WeightId, run: &Run, lane: LaneId) -> Result<WeightId, GraphError> {
         let weight = &self.graph.weights()[id];
-        self.window(id, lane, Window { rows: run.of(weight.rows), ..Window::all(weight) })
+        self.window(id, lane, Window::cut(weight, 1, run.of(weight.rows)))
     }
 
     fn cols(&mut self, id: WeightId, run: &Run, lane: LaneId) -> Result<WeightId, GraphError> {
         let weight = &self.graph.weights()[id];
-        self.window(id, lane, Window { cols: run.of(weight.cols), ..Window::all(weight) })
+        self.window(id, lane, Window::cut(weight, 2, run.of(weight.cols)))
     }
 }

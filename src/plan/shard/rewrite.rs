@@ -78,9 +78,12 @@ impl<'a> Rewrite<'a> {
                     self.blocks.push(cut);
                 }
                 // Experts that were dealt have a note of their own.
-                Err(_) if matches!(self.graph.node(id).op, Op::Moe(_)) => {}
+                Err(_) if whole.iter().any(|noted| noted.node == self.graph.node(id).name) => {}
                 Err(why) => {
-                    let why = format!("{why}: every device computes it whole");
+                    let experts = matches!(self.graph.node(id).op, Op::Moe(_));
+                    let then =
+                        if experts { "experts are computed where they live" } else { "every device computes it whole" };
+                    let why = format!("{why}: {then}");
                     whole.push(Whole { node: self.graph.node(id).name.clone(), why });
                 }
             }
@@ -186,7 +189,7 @@ impl<'a> Rewrite<'a> {
             let run = self.blocks[cut].runs[member].clone();
             let mut op = self.graph.node(id).op.clone();
             if role == Role::Sink && member > 0 {
-                once(&mut op, |n| self.is_terms(n, group));
+                once(&mut op, |n| self.is_shared_term(n, group));
             }
             self.copies.part(&mut op, &run, role, lane, member == 0)?;
             let mut failed = None;
@@ -206,27 +209,26 @@ impl<'a> Rewrite<'a> {
         })
     }
 
-    /// Whether a node's value is there as a term a member of `group`.
-    fn is_terms(&self, id: NodeId, group: usize) -> bool {
-        matches!(&self.forms[&id], (Some(of), Form::Terms(..)) if *of == group)
+    /// Whether a node's value is there as a term a member of `group`, and its only readers are sums of experts that
+    /// themselves are a term a member, which add it as what all rows share.
+    fn is_shared_term(&self, id: NodeId, group: usize) -> bool {
+        let shares = |user: &NodeId| match &self.graph.node(*user).op {
+            Op::Moe(Moe::Combine(op)) => {
+                op.shared == Some(id) && op.residual != Some(id) && self.cuts.contains_key(user)
+            }
+            _ => false,
+        };
+        let is_term = matches!(&self.forms[&id], (Some(of), Form::Terms(..)) if *of == group);
+        is_term && self.graph.users(id).iter().all(shares)
     }
 
     /// What a member's part of a node reads: its columns or its term where there are such, else the whole.
     fn part_of(&mut self, id: NodeId, group: usize, member: usize) -> Result<NodeId, GraphError> {
         match &self.forms[&id] {
             (Some(of), Form::Cut(parts)) if *of == group => Ok(parts[member]),
-            (Some(of), Form::Terms(terms, _)) if *of == group && self.is_shared(id) => Ok(terms[member]),
+            (Some(_), Form::Terms(terms, _)) if self.is_shared_term(id, group) => Ok(terms[member]),
             _ => self.whole(id, Some(group), member),
         }
-    }
-
-    /// Whether the only reader is a sum of experts that itself is a term a member.
-    fn is_shared(&self, id: NodeId) -> bool {
-        let users = self.graph.users(id);
-        users.iter().all(|user| match &self.graph.node(*user).op {
-            Op::Moe(Moe::Combine(op)) => op.shared == Some(id) && self.cuts.contains_key(user),
-            _ => false,
-        })
     }
 
     /// The whole value of a node, as a member of `group` reads it; terms are summed where they are read.
