@@ -111,7 +111,9 @@ impl Step<'_> {
             };
             let span = Span { len: Bytes::of_len(4 * data.len()), ..span };
             let at = self.devices.in_arena(device, span);
-            self.devices.all[device].backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[])?;
+            let backend = &self.devices.all[device].backend;
+            let written = backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[])?;
+            self.flight.lanes[device].arrived = Some(written);
         }
         for stage in &self.bucket.stages {
             self.bring()?;
@@ -132,8 +134,9 @@ impl Step<'_> {
                     None => None,
                 };
                 let way = Way { from: (fetch.from, fetch.src), to: (to, fetch.dst), queue: Queue::Upload };
-                let done = carry(self.devices, &mut self.flight.staging, way, None, after)?;
+                let (carried, done) = carry(self.devices, &mut self.flight.staging, way, None, after);
                 self.flight.lanes[to].uploaded.extend(done);
+                carried?;
             }
         }
         Ok(())
@@ -143,11 +146,11 @@ impl Step<'_> {
         let Flight { lanes, waits, splits, .. } = &mut *self.flight;
         let lane = &mut lanes[stage.device];
         waits.clear();
-        waits.extend(lane.arrived.take());
+        waits.extend(lane.arrived);
         // A queue works in order: its last upload's end is the end of all.
         waits.extend(lane.uploaded[..stage.uploads.end].last());
         let done = self.devices.all[stage.device].backend.submit(stage.program, &self.args, waits)?;
-        lane.last = Some(done);
+        (lane.last, lane.arrived) = (Some(done), None);
         splits.push(done);
         Ok(())
     }
@@ -163,9 +166,9 @@ impl Step<'_> {
         let (src, dst) = (self.devices.in_arena(from, src), self.devices.in_arena(send.to, dst));
         let way = Way { from: (from, src), to: (send.to, dst), queue: Queue::Peer };
         let Flight { lanes, staging, .. } = &mut *self.flight;
-        let done = carry(self.devices, staging, way, lanes[from].last, lanes[send.to].last)?;
+        let (carried, done) = carry(self.devices, staging, way, lanes[from].last, lanes[send.to].last);
         lanes[send.to].arrived = done.or(lanes[send.to].arrived);
-        Ok(())
+        carried
     }
 
     /// Waits for all that was submitted.
@@ -188,15 +191,15 @@ struct Way {
     queue: Queue,
 }
 
-/// Copies from device to device through host memory: reads after `made`, writes after `free`. `None`: there was nothing
-/// to copy.
+/// Copies from device to device through host memory: reads after `made`, writes after `free`. Also the last write that
+/// was begun, if one was: it is waited for even if a later one failed.
 fn carry(
     devices: &Devices,
     staging: &mut [u8],
     way: Way,
     made: Option<Event>,
     free: Option<Event>,
-) -> Result<Option<Event>, BackendError> {
+) -> (Result<(), BackendError>, Option<Event>) {
     let ((from, src), (to, dst)) = (way.from, way.to);
     let (mut at, mut done) = (Bytes::ZERO, None);
     while at < src.span.len {
@@ -206,9 +209,12 @@ fn carry(
             BufferSpan { span, ..whole }
         };
         let bytes = &mut staging[..len.index()];
-        devices.all[from].backend.read(way.queue, piece(src), bytes, made.as_slice())?;
-        done = Some(devices.all[to].backend.write(way.queue, piece(dst), bytes, free.as_slice())?);
+        let read = devices.all[from].backend.read(way.queue, piece(src), bytes, made.as_slice());
+        match read.and_then(|_| devices.all[to].backend.write(way.queue, piece(dst), bytes, free.as_slice())) {
+            Ok(written) => done = Some(written),
+            Err(why) => return (Err(why), done),
+        }
         at += len;
     }
-    Ok(done)
+    (Ok(()), done)
 }

@@ -24,7 +24,7 @@ use crate::device::{Machine, MemoryId};
 use crate::graph::{Batch, Graph};
 use crate::index::IndexVec;
 use crate::plan::{Member, MemoryUse, Offload, Plan, PlanError, Policy, Sharded, Whole};
-use crate::plan::{plan_by_rule, shard, streamed_runs, timeline};
+use crate::plan::{duration, plan_by_rule, shard, streamed_runs};
 use crate::residency::Residency;
 use crate::units::{Bytes, Nanos, Tokens, Workload};
 
@@ -287,7 +287,7 @@ impl<'a> Study<'a> {
     }
 
     fn time(&self, bucket: &Bucket, steps: u32) -> Nanos {
-        timeline(&bucket.graph, &self.endless, &self.request.policy, &bucket.plan, steps).end()
+        duration(&bucket.graph, &self.endless, &self.request.policy, &bucket.plan, steps)
     }
 
     /// The first memory that is too small.

@@ -89,6 +89,21 @@ pub fn timeline(graph: &Graph, machine: &Machine, policy: &Policy, plan: &Plan, 
     Timeline { events: queues::run(&step.tasks, &routes, 2 * machine.devices.len(), steps) }
 }
 
+/// Steps that are followed one by one; all later ones take as long as the last of them.
+pub const STEPS: u32 = 8;
+
+/// How long `steps` executions of `plan` in a row take.
+pub fn duration(graph: &Graph, machine: &Machine, policy: &Policy, plan: &Plan, steps: u32) -> Nanos {
+    let run = |steps| timeline(graph, machine, policy, plan, steps).end();
+    match steps.checked_sub(STEPS) {
+        None | Some(0) => run(steps),
+        Some(rest) => {
+            let end = run(STEPS);
+            end + Nanos(end.saturating_sub(run(STEPS - 1)).0.saturating_mul(rest.into()))
+        }
+    }
+}
+
 /// The queue of a device that computes and takes part in transfers.
 fn main(device: DeviceId) -> usize {
     2 * device.index()

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::device::{DeviceId, Machine};
 use crate::fit::Bucket;
 use crate::graph::Graph;
-use crate::plan::{Plan, PlanError, Policy, Timeline, partition, plan, timeline};
+use crate::plan::{Plan, PlanError, Policy, STEPS, Timeline, partition, plan, timeline};
 use crate::residency::Residency;
 use crate::units::{Nanos, Tokens, Workload};
 
@@ -98,10 +98,6 @@ impl Simulation {
         named.into_iter().filter_map(|(name, phase)| Some((name, phase.as_ref()?)))
     }
 }
-
-/// Steps of a prompt that may be under way together and whose timelines are worked out; all later ones take as long as
-/// the last of them.
-const STEPS: u32 = 8;
 
 /// Runs `workload` in virtual time on `machine`. `prefill` is a step of the prompt, `decode` one of one token; of a prompt
 /// that is no whole number of steps the last one takes as long as the others. Steps of the prompt follow each other as
