@@ -24,7 +24,7 @@ use crate::device::{Machine, MemoryId};
 use crate::graph::{Batch, Graph};
 use crate::index::IndexVec;
 use crate::plan::{Member, MemoryUse, Offload, Plan, PlanError, Policy, Sharded, Whole};
-use crate::plan::{duration, plan_by_rule, shard, streamed_runs};
+use crate::plan::{STEPS, followed, plan_by_rule, shard, streamed_runs};
 use crate::residency::Residency;
 use crate::units::{Bytes, Nanos, Tokens, Workload};
 
@@ -169,7 +169,7 @@ fn fit_as(study: &Study<'_>, choice: Choice, rule: Offload) -> Result<Found, Fit
         }
         let residency = homes::homes(base, parts, &assignment);
         known = Some(assignment.clone());
-        let largest = bucket_by(study, base, &residency, rule)?;
+        let largest = bucket_by(study, base, &study.homes(&residency)?, &residency, rule)?;
         let uses = study.together(&[&largest.plan]);
         let over = study.over(&uses);
         let held: Bytes = capacity.cards.iter().flat_map(|card| card.memories()).map(|m| uses[m].weights).sum();
@@ -199,22 +199,28 @@ fn build(graphs: Graphs<'_>, tokens: Tokens) -> Result<Graph, FitError> {
     graphs(batch).map_err(|why| FitError::Graph { batch, why })
 }
 
-/// A bucket's graph, cut for one rule, and its plan.
-fn bucket_by(study: &Study<'_>, graph: &Graph, residency: &Residency, offload: Offload) -> Result<Bucket, FitError> {
+/// A bucket's graph, cut for one rule, and its plan; `homes` are those of [`Study::homes`].
+fn bucket_by(
+    study: &Study<'_>,
+    graph: &Graph,
+    homes: &Residency,
+    residency: &Residency,
+    offload: Offload,
+) -> Result<Bucket, FitError> {
     let policy = Policy { offload, ..study.request.policy.clone() };
     let runs = streamed_runs(graph, residency, &study.endless, &policy);
-    let homes = shard(graph, residency, &study.teams)?.residency;
     let graph = shard(graph, &runs, &study.teams)?.graph;
-    let plan = plan_by_rule(&graph, &homes, &study.endless, &policy)?;
+    let plan = plan_by_rule(&graph, homes, &study.endless, &policy)?;
     Ok(Bucket { graph, plan, offload })
 }
 
 /// The fastest of a bucket's plans that fits with those beside it, or if none does the fastest. Of `Auto`, its wholes are compared too.
 fn bucket(study: &Study<'_>, residency: &Residency, tokens: Tokens, beside: &[&Plan]) -> Result<Bucket, FitError> {
     let graph = if tokens == study.request.ubatch { study.base.clone() } else { build(study.graphs, tokens)? };
+    let homes = study.homes(residency)?;
     let mut found = Vec::new();
     for rule in study.rules() {
-        found.push(bucket_by(study, &graph, residency, rule)?);
+        found.push(bucket_by(study, &graph, &homes, residency, rule)?);
     }
     let fits = |b: &Bucket| study.over(&study.together(&[&[&b.plan], beside].concat())).is_none();
     let rank = |b: &Bucket| (!fits(b), study.time(b, 1));
@@ -279,6 +285,14 @@ impl<'a> Study<'a> {
         Ok(Study { graphs, machine, endless, request, base, parts, teams })
     }
 
+    /// The homes of what the graph is cut into, alike for every batch and however streaming cuts experts.
+    fn homes(&self, residency: &Residency) -> Result<Residency, FitError> {
+        if self.teams.is_empty() {
+            return Ok(residency.clone());
+        }
+        Ok(shard(&self.base, residency, &self.teams)?.residency)
+    }
+
     /// The rules to plan by: of `Auto` its prices, nothing moved, and everything moved.
     fn rules(&self) -> impl Iterator<Item = Offload> + use<> {
         let told = self.request.policy.offload;
@@ -287,7 +301,7 @@ impl<'a> Study<'a> {
     }
 
     fn time(&self, bucket: &Bucket, steps: u32) -> Nanos {
-        duration(&bucket.graph, &self.endless, &self.request.policy, &bucket.plan, steps)
+        followed(&bucket.graph, &self.endless, &self.request.policy, &bucket.plan, steps, STEPS).1
     }
 
     /// The first memory that is too small.

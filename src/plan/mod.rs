@@ -37,7 +37,7 @@ pub use partition::{partition, streamed_runs};
 pub use policy::{Offload, Policy};
 pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
 pub use shard::{Member, Sharded, Whole, shard};
-pub use timeline::{Activity, Event, Lane, Queue, STEPS, Timeline, duration, timeline};
+pub use timeline::{Activity, Event, Lane, Queue, STEPS, Timeline, followed, timeline};
 
 define_id! {
     /// A split of a plan; ids ascend in order of execution.

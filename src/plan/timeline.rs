@@ -89,19 +89,27 @@ pub fn timeline(graph: &Graph, machine: &Machine, policy: &Policy, plan: &Plan, 
     Timeline { events: queues::run(&step.tasks, &routes, 2 * machine.devices.len(), steps) }
 }
 
-/// Steps that are followed one by one; all later ones take as long as the last of them.
+/// Steps of a prompt that may be under way together and are followed one by one.
 pub const STEPS: u32 = 8;
 
-/// How long `steps` executions of `plan` in a row take.
-pub fn duration(graph: &Graph, machine: &Machine, policy: &Policy, plan: &Plan, steps: u32) -> Nanos {
-    let run = |steps| timeline(graph, machine, policy, plan, steps).end();
-    match steps.checked_sub(STEPS) {
-        None | Some(0) => run(steps),
-        Some(rest) => {
-            let end = run(STEPS);
-            end + Nanos(end.saturating_sub(run(STEPS - 1)).0.saturating_mul(rest.into()))
-        }
-    }
+/// The timeline of the first `together` of `steps` executions of `plan` in a row, and how long all of them take: every
+/// later one as long as the last of those.
+pub fn followed(
+    graph: &Graph,
+    machine: &Machine,
+    policy: &Policy,
+    plan: &Plan,
+    steps: u32,
+    together: u32,
+) -> (Timeline, Nanos) {
+    let run = |steps| timeline(graph, machine, policy, plan, steps);
+    let first = run(steps.min(together));
+    let end = first.end();
+    let time = match steps.saturating_sub(together) {
+        0 => end,
+        rest => end + Nanos(end.saturating_sub(run(together - 1).end()).0.saturating_mul(rest.into())),
+    };
+    (first, time)
 }
 
 /// The queue of a device that computes and takes part in transfers.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::device::{DeviceId, Machine};
 use crate::fit::Bucket;
 use crate::graph::Graph;
-use crate::plan::{Plan, PlanError, Policy, STEPS, Timeline, partition, plan, timeline};
+use crate::plan::{Plan, PlanError, Policy, STEPS, Timeline, followed, partition, plan, timeline};
 use crate::residency::Residency;
 use crate::units::{Nanos, Tokens, Workload};
 
@@ -126,15 +126,7 @@ fn phase(step: &Bucket, machine: &Machine, policy: Policy, tokens: Tokens, toget
     }
     let Bucket { graph, plan, .. } = step.clone();
     let steps = tokens.0.div_ceil(graph.batch().tokens.0);
-    let run = |steps| timeline(&graph, machine, &policy, &plan, steps);
-    let timeline = run(steps.min(together));
-    let time = match steps.saturating_sub(together) {
-        0 => timeline.end(),
-        rest => {
-            let a_step = timeline.end().saturating_sub(run(together - 1).end());
-            timeline.end() + Nanos(a_step.0.saturating_mul(rest.into()))
-        }
-    };
+    let (timeline, time) = followed(&graph, machine, &policy, &plan, steps, together);
     Some(Phase { graph, policy, plan, timeline, tokens, steps, time })
 }
 
