@@ -7,9 +7,9 @@ use super::ExecError;
 use super::devices::Devices;
 use crate::backend::{BoundSlice, BufferSpan, ProgramId, SplitWork};
 use crate::device::DeviceId;
-use crate::graph::{Graph, Input, NodeId, RowDim};
+use crate::graph::{Graph, Input, RowDim};
 use crate::index::IndexVec;
-use crate::plan::{Plan, Span, SplitId, Upload, View};
+use crate::plan::{Plan, Span, SplitId, Transfer, Upload, View};
 use crate::residency::slice_bytes;
 use crate::units::{Bytes, Tokens};
 
@@ -79,11 +79,13 @@ impl Bucket {
             uploads: devices.all.iter().map(|_| Vec::new()).collect(),
             logits: (plan.placements[graph.output()].device, plan.values[graph.output()]),
         };
+        // Both lists ascend by split.
+        let (mut uploads, mut transfers) = (plan.uploads.iter().peekable(), plan.transfers.iter().peekable());
         for (id, split) in plan.splits.iter_ids() {
             let device = split.device;
             let first = bucket.uploads[device].len();
             let (mut streamed, mut bound) = (Vec::new(), Vec::new());
-            for upload in plan.uploads.iter().filter(|upload| upload.split == id) {
+            while let Some(upload) = uploads.next_if(|upload| upload.split == id) {
                 let (fetch, slice) = fetch(devices, graph, upload)?;
                 streamed.push(fetch);
                 bound.push(slice);
@@ -96,7 +98,9 @@ impl Bucket {
             })?;
             bucket.uploads[device].extend(streamed);
             let uploads = first..bucket.uploads[device].len();
-            bucket.stages.push(Stage { device, program, uploads, sends: sends(graph, plan, id) });
+            let sent = std::iter::from_fn(|| transfers.next_if(|transfer| transfer.after == id));
+            let sends = sent.map(|transfer| send(graph, plan, transfer)).collect();
+            bucket.stages.push(Stage { device, program, uploads, sends });
         }
         Ok(bucket)
     }
@@ -140,19 +144,15 @@ fn fetch(devices: &Devices, graph: &Graph, upload: &Upload) -> Result<(Fetch, Bo
     Ok((fetch, BoundSlice { slice: upload.slice.clone(), layout: kept.layout, at: dst }))
 }
 
-fn sends(graph: &Graph, plan: &Plan, split: SplitId) -> Vec<Send> {
-    let crossing = plan.transfers.iter().filter(|transfer| transfer.after == split);
-    let send = |value: NodeId, to, dst: Span| {
-        let out = graph.node(value).out;
-        let row = out.element.bytes_of(out.cols.into());
-        Send {
-            from: plan.placements[value].device,
-            to,
-            dim: out.rows,
-            row,
-            src: plan.values[value].offset,
-            dst: dst.offset,
-        }
-    };
-    crossing.map(|transfer| send(transfer.value, transfer.to, transfer.span)).collect()
+fn send(graph: &Graph, plan: &Plan, transfer: &Transfer) -> Send {
+    let Transfer { value, to, span, .. } = *transfer;
+    let out = graph.node(value).out;
+    Send {
+        from: plan.placements[value].device,
+        to,
+        dim: out.rows,
+        row: out.element.bytes_of(out.cols.into()),
+        src: plan.values[value].offset,
+        dst: span.offset,
+    }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::{ExecError, part};
+use super::ExecError;
+use super::part::{Rows, tensor_bytes};
 use crate::backend::{Backend, BackendError, BoundSlice, BufferId, BufferKind, BufferSpan, HostBytes, Queue};
 use crate::device::{DeviceId, MemoryId};
 use crate::gguf::{Gguf, TensorInfo};
@@ -142,20 +143,18 @@ impl Place<'_> {
         meter: &Meter<'_>,
     ) -> Result<(), BackendError> {
         let range = &home.slice.range;
-        let bytes = part_bytes(weight, range);
-        let from = part_bytes(weight, &(0..range.start));
         let at = match home.storage {
             Storage::Allocated => {
                 let len = slice_bytes(weight, range, home.layout);
                 let at = BufferSpan { buffer: self.buffer, span: Span { offset: self.end, len } };
                 self.end += home.allocated(weight);
-                let all = part::bytes(weight, gguf.bytes(tensor));
-                put(weight, home, &all[from.index()..(from + bytes).index()], self.backend, at, meter)?;
+                put(weight, home, &Rows::of(weight, gguf.bytes(tensor)), self.backend, at, meter)?;
                 at
             }
             Storage::Mapped => {
                 let buffer = adopt(gguf, &weight.name, self.backend)?;
-                BufferSpan { buffer, span: Span { offset: from, len: bytes } }
+                let offset = part_bytes(weight, &(0..range.start));
+                BufferSpan { buffer, span: Span { offset, len: part_bytes(weight, range) } }
             }
         };
         self.bound[id].push(BoundSlice { slice: home.slice.clone(), layout: home.layout, at });
@@ -164,7 +163,7 @@ impl Place<'_> {
 }
 
 fn tensor_of<'a>(gguf: &'a Gguf, weight: &Weight) -> Result<&'a TensorInfo, ExecError> {
-    let needed = part::tensor_bytes(weight);
+    let needed = tensor_bytes(weight);
     let found = gguf.tensor(weight.tensor()).filter(|t| t.bytes == needed && t.dtype == weight.dtype);
     found.ok_or_else(|| ExecError::Weight { name: weight.tensor().to_owned(), needed: needed.0 })
 }
@@ -199,61 +198,49 @@ impl Meter<'_> {
     }
 }
 
-/// The matrices of a home, in the file's layout, into their place.
+/// What a thread keeps from piece to piece.
+#[derive(Default)]
+struct Room {
+    gathered: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+/// The matrices of a home, some rows at a time, into their place.
 fn put(
     weight: &Weight,
     home: &Home,
-    bytes: &[u8],
+    source: &Rows<'_>,
     backend: &dyn Backend,
     at: BufferSpan,
     meter: &Meter<'_>,
 ) -> Result<(), BackendError> {
-    match home.layout {
-        Layout::Gguf => copy(bytes, backend, at, meter),
-        Layout::Panel16 => {
-            let count = home.slice.range.len();
-            let row = bytes.len() / (weight.rows as usize * count);
-            let matrix = at.span.len.index() / count;
-            bytes.chunks_exact(row * weight.rows as usize).enumerate().try_for_each(|(i, rows)| {
-                let offset = at.span.offset + Bytes::of_len(i * matrix);
-                let span = Span { offset, len: Bytes::of_len(matrix) };
-                pack(weight, row, rows, backend, BufferSpan { buffer: at.buffer, span }, meter)
-            })
-        }
-    }
-}
-
-fn copy(bytes: &[u8], backend: &dyn Backend, at: BufferSpan, meter: &Meter<'_>) -> Result<(), BackendError> {
-    bytes.par_chunks(PIECE).enumerate().try_for_each(|(i, piece)| {
-        let span = Span { offset: at.span.offset + Bytes::of_len(i * PIECE), len: Bytes::of_len(piece.len()) };
-        backend.write(Queue::Upload, BufferSpan { buffer: at.buffer, span }, piece, &[])?;
-        meter.add(piece.len());
+    let (range, rows, row) = (&home.slice.range, weight.rows as usize, source.row());
+    let matrix = at.span.len.index() / range.len();
+    // Whole panels in every layout.
+    let group = (PIECE / (row * PANEL_ROWS)).max(1) * PANEL_ROWS;
+    let groups = rows.div_ceil(group);
+    (0..range.len() * groups).into_par_iter().try_for_each_init(Room::default, |room, i| {
+        let (m, first) = (i / groups, i % groups * group);
+        let bytes = source.bytes(range.start as usize + m, first..rows.min(first + group), &mut room.gathered);
+        let bytes = match home.layout {
+            Layout::Gguf => bytes,
+            Layout::Panel16 => pack(weight, row, bytes, &mut room.packed),
+        };
+        let offset = at.span.offset + Bytes::of_len(m * matrix + first * row);
+        let span = Span { offset, len: Bytes::of_len(bytes.len()) };
+        backend.write(Queue::Upload, BufferSpan { buffer: at.buffer, span }, bytes, &[])?;
+        meter.add(bytes.len());
         Ok(())
     })
 }
 
-/// One matrix into panels, a few panels at a time.
-fn pack(
-    weight: &Weight,
-    row: usize,
-    rows: &[u8],
-    backend: &dyn Backend,
-    at: BufferSpan,
-    meter: &Meter<'_>,
-) -> Result<(), BackendError> {
+/// Rows into panels.
+fn pack<'a>(weight: &Weight, row: usize, rows: &[u8], packed: &'a mut Vec<u8>) -> &'a [u8] {
     let panel_bytes = row * PANEL_ROWS;
-    let group = (PIECE / panel_bytes).max(1);
-    let pieces = rows.par_chunks(group * panel_bytes).enumerate();
-    pieces.try_for_each_init(Vec::new, |packed, (i, rows)| {
-        let panels = rows.len().div_ceil(panel_bytes);
-        packed.resize(panels * panel_bytes, 0);
-        for (rows, panel) in rows.chunks(panel_bytes).zip(packed.chunks_exact_mut(panel_bytes)) {
-            panel::pack(weight.dtype, weight.cols as usize, rows, panel);
-        }
-        let offset = at.span.offset + Bytes::of_len(i * group * panel_bytes);
-        let span = Span { offset, len: Bytes::of_len(packed.len()) };
-        backend.write(Queue::Upload, BufferSpan { buffer: at.buffer, span }, packed, &[])?;
-        meter.add(packed.len());
-        Ok(())
-    })
+    packed.clear();
+    packed.resize(rows.len().next_multiple_of(panel_bytes), 0);
+    for (rows, panel) in rows.chunks(panel_bytes).zip(packed.chunks_exact_mut(panel_bytes)) {
+        panel::pack(weight.dtype, weight.cols as usize, rows, panel);
+    }
+    packed
 }

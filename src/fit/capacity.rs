@@ -59,7 +59,8 @@ const TIGHTER: u64 = 256;
 
 impl Capacity {
     /// The capacities of `machine` before anything is planned. Of a machine without a processor, one memory stands for
-    /// the host's; the memories of a team are one place. Ties are decided by the order of teams and the devices' uids.
+    /// the host's; the memories of a team are one place. Where teams have every host memory, the nearest of those is
+    /// the host, without room of its own. Ties are decided by the order of teams and the devices' uids.
     pub fn of(machine: &Machine, order: Cards, teams: &[Vec<Member>]) -> Result<Capacity, FitError> {
         let mut known: Vec<(&str, MemoryId)> = Vec::new();
         let mut devices: Vec<_> = machine.devices.iter().map(|d| (d.uid.as_str(), d.memory)).collect();
@@ -71,15 +72,21 @@ impl Capacity {
         }
         let (mut hosts, mut cards): (Vec<_>, Vec<_>) =
             known.into_iter().map(|k| k.1).partition(|&m| machine.is_host(m));
+        let is_member = |m: &MemoryId| teams.iter().flatten().any(|member| member.memory == *m);
         if hosts.is_empty() && !cards.is_empty() {
-            hosts.push(cards.remove(0));
+            hosts.push(cards.remove(cards.iter().position(|m| !is_member(m)).unwrap_or(0)));
         }
+        let all_members = hosts.iter().all(is_member);
         let rate = |a, b| machine.way(a, b).map_or(0.0, |way| way.rate.0);
         let all_ways = |host: MemoryId| cards.iter().map(|&card| rate(host, card)).sum();
-        let mut hosts: Vec<Place> = hosts.iter().map(|&m| Place::of(machine, m, all_ways(m))).collect();
+        let of_host = |&m: &MemoryId| Place::of(machine, m, all_ways(m));
+        let mut hosts: Vec<Place> = hosts.iter().filter(|&m| all_members || !is_member(m)).map(of_host).collect();
         hosts.sort_by(|a, b| b.way.total_cmp(&a.way).then(b.read.total_cmp(&a.read)));
+        if all_members {
+            hosts.truncate(1);
+            hosts.iter_mut().for_each(|host| host.seats.clear());
+        }
         let nearest = hosts.first().ok_or(FitError::NoDevice)?.memory;
-        let is_member = |m: &MemoryId| teams.iter().flatten().any(|member| member.memory == *m);
         let of_team = |team: &Vec<Member>| Place::together(machine, team, |m| rate(nearest, m));
         let single = cards.iter().filter(|m| !is_member(m)).map(|&m| Place::of(machine, m, rate(nearest, m)));
         let mut cards: Vec<Place> = teams.iter().map(of_team).chain(single).collect();

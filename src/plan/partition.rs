@@ -63,8 +63,8 @@ fn pieces(home: &Home, most: u32) -> Vec<Home> {
 
 /// An expert layer, by the sum that ends it.
 struct Layer {
-    /// Products and what stands between them and the sum, in order.
-    inner: Vec<NodeId>,
+    /// See [`behind`].
+    inner: BTreeSet<NodeId>,
     /// The runs into which it is cut.
     parts: Vec<ExpertPart>,
 }
@@ -79,30 +79,31 @@ impl Layer {
         sums.map(|(id, sum)| (id, Layer::of(graph, residency, sum))).collect()
     }
 
-    /// Everything between the routing and the sum that depends on the experts: found from the sum backwards.
     fn of(graph: &Graph, residency: &Residency, sum: &Combine) -> Layer {
-        let (mut inner, mut open, mut cuts) = (BTreeSet::new(), vec![sum.x], BTreeSet::new());
-        while let Some(id) = open.pop() {
-            let op = &graph.node(id).op;
-            match op {
-                Op::Moe(Moe::Experts(experts)) => {
-                    inner.insert(id);
-                    cuts.extend(ends(residency, experts.weight));
-                    if experts.slotted {
-                        open.push(experts.x);
-                    }
-                }
-                Op::Elementwise(_) => {
-                    inner.insert(id);
-                    open.extend(op.node_operands());
-                }
-                _ => {}
-            }
-        }
+        let inner = behind(graph, sum);
+        let stacks = inner.iter().filter_map(|&id| match &graph.node(id).op {
+            Op::Moe(Moe::Experts(experts)) => Some(experts.weight),
+            _ => None,
+        });
+        let cuts: BTreeSet<u32> = stacks.flat_map(|weight| ends(residency, weight)).collect();
         let starts = std::iter::once(0).chain(cuts.iter().copied());
         let parts = starts.zip(cuts.iter().copied()).map(|(first, end)| ExpertPart { first, count: end - first });
-        Layer { parts: parts.collect(), inner: inner.into_iter().collect() }
+        Layer { inner, parts: parts.collect() }
     }
+}
+
+/// What depends on the experts between the routing and their weighted sum: their products and what is done to these.
+pub(super) fn behind(graph: &Graph, sum: &Combine) -> BTreeSet<NodeId> {
+    let (mut inner, mut open) = (BTreeSet::new(), vec![sum.x]);
+    while let Some(id) = open.pop() {
+        let op = &graph.node(id).op;
+        match op {
+            Op::Moe(Moe::Experts(experts)) if inner.insert(id) && experts.slotted => open.push(experts.x),
+            Op::Elementwise(_) if inner.insert(id) => open.extend(op.node_operands()),
+            _ => {}
+        }
+    }
+    inner
 }
 
 /// Where the runs of a stack end.

@@ -1,6 +1,6 @@
 //! Fits of shipped models on shipped machines: what the issue's measured rigs must reach, and what may never be.
 
-use loadmaster::device::{DeviceId, DeviceSpec, Link, Machine, MemoryId};
+use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Link, Machine, MemoryId};
 use loadmaster::fit::{
     Chosen, Fit, FitError, Override, Request, Sizes, Wishes, fit, fit_sizes, flags, groups, json, table,
 };
@@ -165,6 +165,23 @@ fn wishes_that_name_devices_of_a_team_are_refused() {
     let overrides = Override::parse(r"blk\.79\.ffn_down=cuda:1").unwrap();
     let found = refused(Wishes { overrides, ..Wishes::default() });
     assert!(found.starts_with("-ot of blk.79.ffn_down.weight: with --split-mode tensor"), "{found}");
+}
+
+/// Memories of processors that work together are counted once: two hold what fits both, to the byte.
+#[test]
+fn processors_that_work_together_are_no_host_beside() {
+    let roomy = Machine::isolated(BackendKind::Cpu, 2, 2, Bytes(64 << 30));
+    let request = together(2, &request(512));
+    let uses = |found: &Fit| found.memories.iter().map(|used| used.total()).collect::<Vec<_>>();
+    let found = fitted("qwen3-30b-a3b-q4_k_m", &roomy, 4096, &request).unwrap();
+    holds(&found, &roomy);
+    let most = *uses(&found).iter().max().unwrap();
+    let tight = Machine::isolated(BackendKind::Cpu, 2, 2, most + Bytes(most.0 / 50));
+    let found = fitted("qwen3-30b-a3b-q4_k_m", &tight, 4096, &request).unwrap();
+    holds(&found, &tight);
+    let short = Machine::isolated(BackendKind::Cpu, 2, 2, Bytes(most.0 / 2));
+    let why = fitted("qwen3-30b-a3b-q4_k_m", &short, 4096, &request).unwrap_err().to_string();
+    assert!(why.contains("cpu:0") || why.contains("cpu:1"), "{why}");
 }
 
 #[test]

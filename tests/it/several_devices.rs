@@ -246,11 +246,23 @@ struct Asked {
     todo: Option<(Vec<Event>, Late)>,
 }
 
+/// Calls that are let through before one fails; below zero none does.
+type Fuse = Arc<AtomicI64>;
+
+fn burn(fuse: &Fuse, device: &DeviceSpec) -> Result<(), BackendError> {
+    match fuse.fetch_sub(1, Ordering::SeqCst) {
+        0 => Err(BackendError::Worker { device: device.name.clone(), why: "a fault".into() }),
+        _ => Ok(()),
+    }
+}
+
 /// A device that does nothing before somebody waits for it, and then what was waited for first and what stands before it
 /// in its queue last. What is not waited for as it must be comes out wrong.
 struct Lazy {
     inner: Box<dyn Backend>,
     asked: Mutex<Vec<Asked>>,
+    /// Splits that are taken before one is refused.
+    fuse: Fuse,
 }
 
 impl Lazy {
@@ -334,6 +346,7 @@ impl Backend for Lazy {
         let Args { tokens, outputs, cells, sequences, pages } = *args;
         let (cells, sequences, pages) = (cells.to_vec(), sequences.to_vec(), pages.to_vec());
         let kept = Kept { tokens, outputs, cells, sequences, pages };
+        burn(&self.fuse, self.spec())?;
         Ok(self.ask(Queue::Compute, waits, Late::Split(program, kept)))
     }
 
@@ -342,10 +355,17 @@ impl Backend for Lazy {
     }
 }
 
+/// Every second layer's cache elsewhere: values cross back and forth over bytes that are used again.
+fn by_turns(graph: &Graph, gguf: &Gguf) -> Residency {
+    let mut residency = homes(graph, gguf, MemoryId(0), false);
+    graph.states().iter_ids().for_each(|(id, state)| residency.states[id] = MemoryId(state.layer % 2));
+    residency
+}
+
 #[test]
 fn a_step_waits_for_all_that_it_needs_and_not_for_luck() {
     let lazy = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
-        Ok(Box::new(Lazy { inner: backend::open(spec)?, asked: Mutex::new(Vec::new()) }))
+        Ok(Box::new(Lazy { inner: backend::open(spec)?, asked: Mutex::default(), fuse: Arc::new(AtomicI64::new(-1)) }))
     };
     let gguf = made(&deeper("qwen3moe-tiny"), DType::Q4K);
     let expected = bits(&of_one(&gguf, DType::F16));
@@ -358,13 +378,7 @@ fn a_step_waits_for_all_that_it_needs_and_not_for_luck() {
     };
     same(&expected, setup(isolated(3)), &|graph, machine| dealt(graph, &gguf, machine, false));
     same(&expected, Setup { policy, ..setup(with_accelerator()) }, &|graph, _| cache_away(graph, &gguf, false));
-    // Every second layer's cache elsewhere: values cross back and forth over bytes that are used again.
-    same(&expected, setup(isolated(2)), &|graph, _| {
-        let mut residency = homes(graph, &gguf, MemoryId(0), false);
-        let states = graph.states().iter_ids();
-        states.for_each(|(id, state)| residency.states[id] = MemoryId(state.layer % 2));
-        residency
-    });
+    same(&expected, setup(isolated(2)), &|graph, _| by_turns(graph, &gguf));
     // Devices that have work at the same time.
     let apart = |graph: &Graph, _: &Machine| {
         experts_apart(graph, &gguf, &[1, 3, 6], &[MemoryId(2), MemoryId(0), MemoryId(1), MemoryId(2)])
@@ -374,8 +388,36 @@ fn a_step_waits_for_all_that_it_needs_and_not_for_luck() {
     same(&cut, setup(isolated(3)), &apart);
 }
 
-/// Calls that are let through before one fails; below zero none does.
-type Fuse = Arc<AtomicI64>;
+/// What a refused split leaves behind on devices that work late does not come into the next step: a value on its way, or
+/// weights that are brought ahead.
+#[test]
+fn a_step_that_failed_leaves_nothing_under_way() {
+    let gguf = made(&deeper("qwen3moe-tiny"), DType::Q4K);
+    let expected = bits(&of_one(&gguf, DType::F16));
+    let fuse: Fuse = Arc::new(AtomicI64::new(-1));
+    let late = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
+        Ok(Box::new(Lazy { inner: backend::open(spec)?, asked: Mutex::default(), fuse: Arc::clone(&fuse) }))
+    };
+    let check = |setup: Setup<'_>, homes: &dyn Fn(&Graph, &Machine) -> Residency| {
+        let mut session = open(&gguf, DType::F16, Setup { open: &late, ..setup }, homes).unwrap();
+        fuse.store(1 << 40, Ordering::SeqCst);
+        logits(&mut session, TOKENS).unwrap();
+        let splits = (1 << 40) - fuse.load(Ordering::SeqCst);
+        assert!(splits > 2, "{splits}");
+        for n in 0..splits {
+            fuse.store(n, Ordering::SeqCst);
+            logits(&mut session, TOKENS).expect_err("a fault");
+            fuse.store(-1, Ordering::SeqCst);
+            assert!(
+                bits(&logits(&mut session, TOKENS).unwrap()) == expected,
+                "after split {n} of {splits} was refused"
+            );
+        }
+    };
+    let policy = streaming(Offload::AtLeast(Tokens(1)), 100 << 10);
+    check(Setup { policy, ..setup(with_accelerator()) }, &|graph, _| cache_away(graph, &gguf, false));
+    check(setup(isolated(2)), &|graph, _| by_turns(graph, &gguf));
+}
 
 /// A device of which a call fails now and then.
 struct Faulty {
@@ -385,10 +427,7 @@ struct Faulty {
 
 impl Faulty {
     fn burn(&self) -> Result<(), BackendError> {
-        match self.fuse.fetch_sub(1, Ordering::SeqCst) {
-            0 => Err(BackendError::Worker { device: self.inner.spec().name.clone(), why: "a fault".into() }),
-            _ => Ok(()),
-        }
+        burn(&self.fuse, self.inner.spec())
     }
 }
 

@@ -6,6 +6,7 @@ use super::cut::{excess, runs};
 use super::layers::{Lanes, Layers};
 use crate::graph::ops::{Experts, Moe};
 use crate::graph::{Graph, NodeId, Op, WeightId};
+use crate::plan::partition::behind;
 use crate::residency::{Home, Residency, WeightSlice};
 
 /// A cut is even if no member has more than this of its share.
@@ -69,20 +70,10 @@ fn biases(graph: &Graph, sum: NodeId) -> Vec<WeightId> {
 }
 
 fn products(graph: &Graph, sum: NodeId) -> Vec<&Experts> {
-    let (mut found, mut open) = (Vec::new(), vec![sum]);
-    while let Some(id) = open.pop() {
-        match &graph.node(id).op {
-            Op::Moe(Moe::Combine(op)) => open.push(op.x),
-            Op::Moe(Moe::Experts(op)) => {
-                found.push(op);
-                if op.slotted {
-                    open.push(op.x);
-                }
-            }
-            Op::Elementwise(_) => open.extend(graph.node(id).op.node_operands()),
-            Op::Moe(Moe::Route(_)) | Op::Rows(_) | Op::Norm(_) | Op::MatMul(_) | Op::HeadMatMul(_) => {}
-            Op::Rope(_) | Op::Cache(_) | Op::Attention(_) => {}
-        }
-    }
-    found
+    let Op::Moe(Moe::Combine(sum)) = &graph.node(sum).op else { return Vec::new() };
+    let product = |id| match &graph.node(id).op {
+        Op::Moe(Moe::Experts(op)) => Some(op),
+        _ => None,
+    };
+    behind(graph, sum).into_iter().filter_map(product).collect()
 }

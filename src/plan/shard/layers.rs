@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Member;
+use super::{Member, Whole};
 use crate::device::MemoryId;
 use crate::graph::{Graph, LaneId, Node, NodeId, Op};
 use crate::index::IndexVec;
@@ -37,6 +37,8 @@ pub(super) struct Layers {
     pub memories: IndexVec<LaneId, MemoryId>,
     /// By layer, its group.
     of: BTreeMap<u32, usize>,
+    /// What of a layer lives outside of the group that has the rest, so that it belongs to none.
+    pub apart: Vec<Whole>,
 }
 
 impl Layers {
@@ -45,7 +47,7 @@ impl Layers {
         if needed != found || graph.states().len() != residency.states.len() {
             return Err(PlanError::Homes { what: "weights and states", needed, found });
         }
-        let mut layers = Layers { groups: Vec::new(), memories: IndexVec::new(), of: BTreeMap::new() };
+        let mut layers = Layers { groups: Vec::new(), memories: IndexVec::new(), of: BTreeMap::new(), apart: vec![] };
         for group in groups.iter().filter(|group| group.len() > 1) {
             layers.add(group)?;
         }
@@ -72,15 +74,20 @@ impl Layers {
 
     /// A layer belongs to the group that all its matrices and states live with, experts aside.
     fn assign(&mut self, graph: &Graph, residency: &Residency) {
-        let mut found: BTreeMap<u32, Option<usize>> = BTreeMap::new();
+        let (mut found, mut apart): (BTreeMap<u32, Option<usize>>, _) = (BTreeMap::new(), BTreeMap::new());
         for (_, node) in graph.nodes() {
             let Some(layer) = node.layer else { continue };
             for memory in bound(node, residency) {
                 let group = self.groups.iter().position(|g| g.member(memory).is_some());
                 let held = found.entry(layer).or_insert(group);
-                *held = held.filter(|&held| Some(held) == group);
+                if *held != group {
+                    *held = None;
+                    let why = format!("{memory} is not of the group that has the rest of layer {layer}");
+                    apart.entry(layer).or_insert_with(|| Whole { node: node.name.clone(), why });
+                }
             }
         }
+        self.apart = apart.into_values().collect();
         self.of = found.into_iter().filter_map(|(layer, group)| Some((layer, group?))).collect();
     }
 

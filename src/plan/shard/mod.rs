@@ -45,7 +45,7 @@ pub struct Member {
 pub struct Whole {
     /// The product whose terms would be summed.
     pub node: String,
-    /// Why every member computes it, or whole experts are dealt.
+    /// Why every member computes it, whole experts are dealt, or no group has its layer.
     pub why: String,
 }
 
@@ -70,7 +70,7 @@ pub fn shard(graph: &Graph, residency: &Residency, groups: &[Vec<Member>]) -> Re
         let graph = partition(graph, residency)?;
         return Ok(Sharded { graph, residency: residency.clone(), whole: Vec::new() });
     }
-    let mut whole = Vec::new();
+    let mut whole = layers.apart.clone();
     let homes = deal::experts(graph, residency, &layers, &mut whole);
     let graph = partition(graph, &homes)?;
     let rewrite = |dead: &BTreeSet<String>, whole: &mut Vec<Whole>| {
