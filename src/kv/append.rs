@@ -1,6 +1,6 @@
-//! Tokens at the end of a sequence, and pages set aside for those to come.
+//! Tokens at the end of a sequence.
 
-use super::table::{Sequence, low};
+use super::table::low;
 use super::{CellId, KvError, KvLayout, Move, POSITIONS, PageId, PagedKv, SequenceId};
 use crate::units::Tokens;
 
@@ -46,54 +46,6 @@ impl PagedKv {
             sequence.unbroken += tokens.len() as u32;
         }
         Ok(())
-    }
-
-    /// Sets pages aside so that a sequence can take `tokens` more, in place of what it had reserved before. Until then
-    /// nobody else gets these pages: appending as many tokens fails neither at once nor little by little, however the
-    /// sequence is forked, shifted or shortened in between. Contiguous cells may have to be brought together first.
-    ///
-    /// # Errors
-    /// Too few pages are free, or there is no such sequence.
-    pub fn reserve(&mut self, id: SequenceId, tokens: Tokens) -> Result<(), KvError> {
-        let before = std::mem::replace(&mut self.sequence_mut(id)?.promised, tokens.0);
-        let (promised, needed) = (self.promised(), self.due(self.sequence(id)?));
-        if promised > self.pages.free() {
-            self.sequence_mut(id)?.promised = before;
-            return Err(self.full(needed, promised - needed));
-        }
-        Ok(())
-    }
-
-    /// Free pages that are set aside.
-    pub(super) fn promised(&self) -> u32 {
-        self.sequences.iter().flatten().fold(0, |sum: u32, sequence| sum.saturating_add(self.due(sequence)))
-    }
-
-    /// Free pages that a sequence needs to take what it was promised.
-    pub(super) fn due(&self, sequence: &Sequence) -> u32 {
-        self.pages_for(sequence, sequence.promised)
-    }
-
-    /// `needed` pages are not there, `promised` are for others.
-    pub(super) fn full(&self, needed: u32, promised: u32) -> KvError {
-        KvError::Full { needed, free: self.pages.free().saturating_sub(promised), total: self.pages.total() }
-    }
-
-    /// Pages that a sequence lacks for `tokens` more: new ones, and one in place of a shared one that it would write to.
-    fn pages_for(&self, sequence: &Sequence, tokens: u32) -> u32 {
-        if tokens == 0 {
-            return 0;
-        }
-        let page = self.page();
-        let slots = sequence.slots(page);
-        let pages = slots.saturating_add(tokens).div_ceil(page) - sequence.pages.len() as u32;
-        pages + u32::from(self.shared_end(sequence).is_some())
-    }
-
-    /// The last page of a sequence if it has room, but for others to read.
-    fn shared_end(&self, sequence: &Sequence) -> Option<PageId> {
-        let partly = !sequence.slots(self.page()).is_multiple_of(self.page());
-        sequence.pages.last().copied().filter(|&last| partly && self.pages.holders(last) > 1)
     }
 
     /// Adds `count` live slots to a sequence; their facts are still to be set.

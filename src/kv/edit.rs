@@ -38,10 +38,10 @@ impl PagedKv {
     /// The sequence has pages set aside and would come to end in a page that others read, which takes one more that is
     /// not free; or there is no such sequence.
     pub fn remove(&mut self, id: SequenceId, from: u32, to: u32) -> Result<(), KvError> {
-        if self.sequence(id)?.promised > 0 {
-            self.may_remove(id, from, to)?;
-        }
         let page = self.page();
+        if self.sequence(id)?.promised > 0 {
+            self.may_drop(id, |sequence, dropped| sequence.remove(from, to, &self.cells, page, dropped))?;
+        }
         let PagedKv { pages, sequences, cells, .. } = self;
         if let Some(sequence) = sequences[id].as_mut() {
             sequence.remove(from, to, cells, page, |dropped| pages.release(dropped));
@@ -108,24 +108,6 @@ impl PagedKv {
             }
         }
         rotations
-    }
-
-    /// Checks that all that was promised is still free.
-    pub(super) fn keeps_promises(&self) -> Result<(), KvError> {
-        let (promised, free) = (self.promised(), self.pages.free());
-        if promised > free { Err(self.full(promised, 0)) } else { Ok(()) }
-    }
-
-    /// Checks that after a removal there is still enough for what the sequence was promised.
-    fn may_remove(&self, id: SequenceId, from: u32, to: u32) -> Result<(), KvError> {
-        let mut trial = self.sequence(id)?.clone();
-        let others = self.promised() - self.due(&trial);
-        let mut given_back = 0;
-        trial.remove(from, to, &self.cells, self.page(), |page| {
-            given_back += u32::from(self.pages.holders(page) == 1);
-        });
-        let needed = self.due(&trial);
-        if needed + others > self.pages.free() + given_back { Err(self.full(needed, others)) } else { Ok(()) }
     }
 
     /// Whether there is anything to shift, and that it stays between what comes before and behind.

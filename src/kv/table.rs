@@ -115,6 +115,19 @@ impl Sequence {
         }
     }
 
+    /// Takes away the last live slots, so that at most `count` are left; pages without live slots leave the table.
+    pub(super) fn shorten(&mut self, count: u32, page: u32, mut dropped: impl FnMut(PageId)) {
+        while let Some(live) = self.live.last_mut().filter(|_| self.count > count) {
+            *live &= !(1 << live.ilog2());
+            self.count -= 1;
+            if *live == 0 {
+                self.live.pop();
+                self.pages.pop().into_iter().for_each(&mut dropped);
+            }
+        }
+        self.break_at(self.slots(page), page);
+    }
+
     /// Slots from `slot` on are no longer made from nothing but what precedes them.
     pub(super) fn break_at(&mut self, slot: u32, page: u32) {
         self.unbroken = self.unbroken.min(slot);

@@ -98,7 +98,7 @@ impl Pair {
             (0, _) if self.naive.len() < 6 => self.start(),
             (1 | 2, _) if self.naive.len() < 6 => self.start_with_prefix(b, c),
             (3..=6, Some(id)) => self.append(id, b % 40, c),
-            (7, Some(id)) => self.append_in_vain(id, b % 20),
+            (7, _) => self.step_in_vain(a, b, c),
             (8, Some(id)) if self.naive.len() < 6 => self.fork(id),
             (9, Some(id)) => self.remove(id, b, c),
             (10, Some(id)) => self.shift(id, b, c),
@@ -159,9 +159,9 @@ impl Pair {
 
     /// Whether the books took the tokens; where they did not, that they had to refuse and that nothing changed.
     fn appended(&mut self, id: SequenceId, ids: &[u32], writes: &mut Writes) -> bool {
-        let before = self.kv.clone();
+        let before = (self.kv.clone(), writes.clone());
         let Err(why) = self.kv.append(id, ids, writes) else { return true };
-        assert_eq!((&before, &Writes::default()), (&self.kv, &*writes), "{why}");
+        assert_eq!((&before.0, &before.1), (&self.kv, &*writes), "{why}");
         match why {
             KvError::Full { needed, free, total } => {
                 assert!(needed > free && free <= total);
@@ -190,18 +190,30 @@ impl Pair {
         (table.slots.0 + tokens).div_ceil(self.page) - table.pages.len() as u32 + u32::from(partly && shared)
     }
 
-    /// A step that fails: its cells are never written.
-    fn append_in_vain(&mut self, id: SequenceId, count: u16) {
+    /// A step of several sequences that fails, before or after its copies were made; its rows are garbage.
+    fn step_in_vain(&mut self, a: u16, b: u16, c: u16) {
         let mut writes = Writes::default();
-        let length = self.naive[&id].tokens.last().map_or(0, |last| last.position + 1);
-        let ids = vec![0; count.into()];
-        if self.appended(id, &ids, &mut writes) {
+        let mut marks = Vec::new();
+        let sequences: Vec<SequenceId> = (0..=c % 3).filter_map(|n| self.pick(a.wrapping_add(n))).collect();
+        for &id in &sequences {
+            let (mark, promised) = (self.kv.mark(id).unwrap(), self.naive[&id].promised);
+            if self.appended(id, &vec![0; usize::from(b % 20)], &mut writes) {
+                marks.push((id, mark, promised));
+                self.naive.get_mut(&id).unwrap().promised = promised.saturating_sub(u32::from(b % 20));
+            }
+        }
+        let begun = b.is_multiple_of(2);
+        if begun {
             copy(&mut self.rows, &writes.copies);
             writes.cells.iter().for_each(|cell| self.rows[cell.0 as usize] = Row { payload: 13, key_at: 1 << 30 });
-            // Taking back what was just appended into pages of its own asks for nothing.
-            self.kv.truncate(id, length).unwrap();
-            let naive = self.naive.get_mut(&id).unwrap();
-            naive.promised = naive.promised.saturating_sub(ids.len() as u32);
+        }
+        // What came last goes first; a sequence that was there twice has two marks.
+        for (id, mark, promised) in marks.into_iter().rev() {
+            self.kv.take_back(id, mark).unwrap();
+            self.naive.get_mut(&id).unwrap().promised = promised;
+        }
+        if !begun {
+            copy(&mut self.rows, &writes.copies);
         }
     }
 
