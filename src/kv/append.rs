@@ -70,7 +70,8 @@ impl PagedKv {
     /// Checks that `tokens` more can be had; for contiguous cells, where.
     fn room_for(&self, id: SequenceId, tokens: u32) -> Result<Option<PageId>, KvError> {
         let sequence = self.sequence(id)?;
-        let others = self.promised() - self.due(sequence);
+        let copied = self.shared_end(sequence);
+        let others = self.promised() - self.due(sequence) - self.spared(id, copied.as_slice());
         let needed = self.pages_for(sequence, tokens);
         if needed > self.pages.free().saturating_sub(others) {
             return Err(self.full(needed, others));

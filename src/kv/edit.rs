@@ -75,11 +75,7 @@ impl PagedKv {
             return Ok(());
         }
         let (page, affected) = (self.page(), self.affected(id, from, to)?);
-        let shared = affected.iter().filter(|&&(_, held, _)| self.pages.holders(held) > 1).count() as u32;
-        let promised = self.promised();
-        if promised.saturating_add(shared) > self.pages.free() {
-            return Err(self.full(shared, promised));
-        }
+        self.may_copy(id, affected.iter().map(|&(_, held, _)| held))?;
         for (at, _, mask) in affected {
             copies.extend(self.own(id, at));
             let held = self.sequence(id)?.pages[at];

@@ -78,6 +78,17 @@ impl PagedKv {
         Ok(())
     }
 
+    /// Checks that a sequence can have copies of those of `pages` that others read too. What was set aside for the copy of
+    /// a last page is there for it.
+    pub(super) fn may_copy(&self, id: SequenceId, pages: impl Iterator<Item = PageId>) -> Result<(), KvError> {
+        let sequence = self.sequence(id)?;
+        let shared: Vec<PageId> = pages.filter(|&page| self.pages.holders(page) > 1).collect();
+        let end = self.shared_end(sequence).filter(|end| sequence.promised > 0 && shared.contains(end));
+        let promised = self.promised() - u32::from(end.is_some()) - self.spared(id, &shared);
+        let needed = shared.len() as u32;
+        if needed.saturating_add(promised) > self.pages.free() { Err(self.full(needed, promised)) } else { Ok(()) }
+    }
+
     /// Pages set aside for other sequences to copy their last page, which one of them then need not do any more once
     /// `id` no longer holds `pages`: nobody else reads it.
     pub(super) fn spared(&self, id: SequenceId, pages: &[PageId]) -> u32 {

@@ -169,6 +169,7 @@ impl Pair {
                 if self.naive.values().all(|naive| naive.promised == 0) {
                     assert_eq!((needed, free), (self.pages_for(id, ids.len() as u32), self.kv.free_pages()));
                 }
+                assert!(self.breaks_promises(id, 0, |kv| kv.append(id, ids, &mut Writes::default())), "{why}");
                 false
             }
             KvError::NoSlot { needed, longest, free } => {
@@ -180,6 +181,15 @@ impl Pair {
             }
             _ => panic!("{why}"),
         }
+    }
+
+    /// Whether after `op`, done on books without reservations, what was reserved could not all be had: `id` keeps `left`.
+    fn breaks_promises(&self, id: SequenceId, left: u32, op: impl Fn(&mut PagedKv) -> Result<(), KvError>) -> bool {
+        let mut kv = self.kv.clone();
+        self.naive.keys().for_each(|&id| kv.reserve(id, Tokens(0)).unwrap());
+        let mut kept =
+            self.naive.iter().map(|(&other, naive)| (other, if other == id { left } else { naive.promised }));
+        op(&mut kv).is_err() || kept.any(|(id, tokens)| kv.reserve(id, Tokens(tokens)).is_err())
     }
 
     /// By the table alone: pages for new slots, and one for the last if others read it and it has room.
@@ -225,7 +235,9 @@ impl Pair {
                 assert!(self.naive.insert(fork, Naive { tokens, promised: 0 }).is_none());
             }
             Err(why) => {
-                assert!(self.naive[&id].promised > 0 && matches!(why, KvError::Full { .. }), "{why}");
+                let promised = self.naive[&id].promised;
+                assert!(promised > 0 && matches!(why, KvError::Full { .. }), "{why}");
+                assert!(self.breaks_promises(id, promised, |kv| kv.fork(id).map(|_| ())), "{why}");
                 assert_eq!(before, self.kv);
             }
         }
@@ -240,7 +252,9 @@ impl Pair {
                 naive.tokens.retain(|token| !(from..to).contains(&token.position));
             }
             Err(why) => {
-                assert!(self.naive[&id].promised > 0 && matches!(why, KvError::Full { .. }), "{why}");
+                let promised = self.naive[&id].promised;
+                assert!(promised > 0 && matches!(why, KvError::Full { .. }), "{why}");
+                assert!(self.breaks_promises(id, promised, |kv| kv.remove(id, from, to)), "{why}");
                 assert_eq!(before, self.kv);
             }
         }
@@ -269,7 +283,12 @@ impl Pair {
             Err(why) => {
                 assert_eq!((before, copies), (self.kv.clone(), Vec::new()));
                 match why {
-                    KvError::Full { needed, free, .. } => assert!(fits && needed > free),
+                    KvError::Full { needed, free, .. } => {
+                        assert!(fits && needed > free);
+                        let promised = self.naive[&id].promised;
+                        let shift = |kv: &mut PagedKv| kv.shift(id, from, to, delta, &mut Vec::new());
+                        assert!(self.breaks_promises(id, promised, shift), "{why}");
+                    }
                     KvError::Shift { .. } => assert!(!fits),
                     _ => panic!("{why}"),
                 }

@@ -3,7 +3,7 @@
 use loadmaster::kv::{KvError, SequenceId, Writes};
 use loadmaster::units::Tokens;
 
-use super::{grow, ids, paged, started};
+use super::{grow, ids, paged, started, told};
 
 #[test]
 fn reserved_pages_are_nobody_elses() {
@@ -35,4 +35,58 @@ fn a_removal_that_would_break_a_promise_is_refused() {
     kv.keep(one).unwrap();
     assert_eq!((kv.length(two), kv.remove(one, 20, 48)), (Err(KvError::NoSequence(two)), Ok(())));
     assert_eq!(grow(&mut kv, one, 32).len(), 32);
+}
+
+/// The one free page is set aside for the copy that the shift makes: afterwards nothing needs to be set aside.
+#[test]
+fn a_shift_takes_the_copy_that_was_reserved() {
+    let mut kv = paged(16 * 3);
+    let one = started(&mut kv, 20);
+    let two = kv.fork(one).unwrap();
+    kv.reserve(two, Tokens(12)).unwrap();
+    assert_eq!((kv.usage().promised, kv.free_pages()), (1, 1));
+    let mut copies = Vec::new();
+    kv.shift(two, 16, 20, 3, &mut copies).unwrap();
+    assert_eq!((told(&copies), kv.usage().promised, kv.free_pages()), ("16 > 32 x 4".to_owned(), 0, 0));
+    assert_eq!(grow(&mut kv, two, 12).len(), 12);
+    assert_eq!(grow(&mut kv, one, 12).len(), 12, "nobody else reads its last page now");
+}
+
+/// A page of which nothing was promised is still one more.
+#[test]
+fn a_shift_leaves_what_is_promised_beyond_its_copies() {
+    let mut kv = paged(16 * 4);
+    let one = started(&mut kv, 36);
+    let two = kv.fork(one).unwrap();
+    kv.reserve(two, Tokens(12)).unwrap();
+    assert_eq!((kv.usage().promised, kv.free_pages()), (1, 1));
+    let refused = kv.shift(two, 16, 36, 3, &mut Vec::new());
+    assert_eq!(refused, Err(KvError::Full { needed: 2, free: 1, total: 4 }));
+    kv.shift(two, 32, 36, 3, &mut Vec::new()).unwrap();
+    assert_eq!((kv.usage().promised, kv.free_pages()), (0, 0));
+}
+
+/// Of two readers of a last page one copies it: what the other was promised for that it needs no more.
+#[test]
+fn an_append_or_a_shift_may_take_the_copy_that_the_other_reader_reserved() {
+    let mut kv = paged(16 * 3);
+    let one = started(&mut kv, 20);
+    let two = kv.fork(one).unwrap();
+    kv.reserve(two, Tokens(12)).unwrap();
+    let mut shifted = kv.clone();
+    let mut writes = Writes::default();
+    kv.append(one, &[7], &mut writes).unwrap();
+    shifted.shift(one, 18, 20, 5, &mut Vec::new()).unwrap();
+    for mut kv in [kv, shifted] {
+        assert_eq!((kv.usage().promised, kv.free_pages()), (0, 0));
+        assert_eq!(grow(&mut kv, two, 12).len(), 12);
+    }
+    // A third reader still has to copy.
+    let mut kv = paged(16 * 3);
+    let one = started(&mut kv, 20);
+    let two = kv.fork(one).unwrap();
+    kv.fork(one).unwrap();
+    kv.reserve(two, Tokens(12)).unwrap();
+    let refused = kv.append(one, &[7], &mut Writes::default());
+    assert_eq!(refused, Err(KvError::Full { needed: 1, free: 0, total: 3 }));
 }
