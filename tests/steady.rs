@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loadmaster::backend::SequenceRows;
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
-use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::engine::{Engine, EngineOptions, Queue, QueueLimits, Request};
 use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::kv::{KvLayout, PagedKv, Writes};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Offload, Policy};
+use loadmaster::sample::{SampleOptions, Sampler};
 use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::DType;
+use loadmaster::text::TokenId;
 use loadmaster::units::{Bytes, Tokens};
 
 struct Counting;
@@ -51,9 +53,8 @@ fn allocations(mut step: impl FnMut(u32)) -> usize {
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
-/// Layers on one device, or dealt over two.
-fn dealt(gguf: Gguf, devices: u32) -> usize {
-    let options = EngineOptions {
+fn options() -> EngineOptions {
+    EngineOptions {
         context: Tokens(256),
         step: Tokens(32),
         outputs: Tokens(1),
@@ -63,12 +64,34 @@ fn dealt(gguf: Gguf, devices: u32) -> usize {
         keep_mapping: false,
         together: 1,
         budget: Bytes(1 << 32),
-    };
+    }
+}
+
+/// Layers on one device, or dealt over two.
+fn dealt(gguf: Gguf, devices: u32) -> usize {
     let machine = Machine::isolated(BackendKind::Cpu, devices, 2, Bytes(1 << 32));
-    let mut engine = Engine::open_on(machine, gguf, options, &|_, _| {}).unwrap();
+    let mut engine = Engine::open_on(machine, gguf, options(), &|_, _| {}).unwrap();
     let sequence = engine.start();
     engine.feed(sequence, &[1, 2, 3, 4, 5]).unwrap();
     allocations(|id| _ = engine.feed(sequence, &[id]).unwrap())
+}
+
+/// Sixteen requests that generate side by side, greedy and drawn.
+fn batched() -> usize {
+    let bytes = include_bytes!("../graphs/shipped/stories-1m.gguf");
+    let options = EngineOptions { context: Tokens(16 * 160), outputs: Tokens(16), ..options() };
+    let mut engine = Engine::open(Gguf::from_static("shipped", bytes).unwrap(), options, &|_, _| {}).unwrap();
+    let mut queue = Queue::new(&mut engine, QueueLimits { sequences: 16, length: Tokens(160) }).unwrap();
+    for i in 0..16 {
+        let temperature = if i % 2 == 0 { 0.0 } else { 0.8 };
+        let sampler = Sampler::new(SampleOptions { temperature, ..SampleOptions::default() }).unwrap();
+        let prompt = (0..3 + i).map(TokenId).collect();
+        queue.submit(Request { sequence: None, prompt, most: Some(130), sampler, ignore_end: true }).unwrap();
+    }
+    (0..20).for_each(|_| _ = queue.step(&mut |_, _| true).unwrap());
+    let allocated = allocations(|_| _ = queue.step(&mut |_, _| true).unwrap());
+    assert_eq!(queue.load(), (0, 16));
+    allocated
 }
 
 struct Source(Model);
@@ -140,6 +163,7 @@ fn a_steady_decode_step_allocates_nothing() {
     for layout in [KvLayout::default(), KvLayout::Contiguous] {
         assert_eq!(booked(layout), 0, "{layout:?}: allocations of 100 steps in the books of the cache");
     }
+    assert_eq!(batched(), 0, "allocations in 100 steps of sixteen sequences");
     for (shape, dtype) in [("llama-tiny", DType::Q4_0), ("qwen3moe-tiny", DType::Q4K), ("qwen2-tiny", DType::Q3K)] {
         for devices in [1, 2] {
             assert_eq!(dealt(made(shape, dtype), devices), 0, "{shape}: allocations in 100 steps on {devices} devices");

@@ -201,7 +201,7 @@ fn show(text: &str) -> io::Result<()> {
 
 /// Speed and memory on stderr; `ready` is the time from the program's start to the prompt's evaluation, where that counts.
 pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Duration>) {
-    let Generated { tokens, finish, prompt_tokens, first_token, rest } = generated;
+    let Generated { tokens, finish, prompt_tokens, shared_tokens: _, first_token, rest } = generated;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let why = match finish {

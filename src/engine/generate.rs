@@ -1,11 +1,11 @@
 //! A prompt and a sampler → text as it comes, until the model ends, the caller stops it, or the context is full.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Queue, QueueLimits, Request};
 use crate::kv::SequenceId;
 use crate::sample::Sampler;
-use crate::text::{TokenId, Tokenizer, Utf8Stream};
+use crate::text::{TokenId, Tokenizer};
 
 /// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +29,20 @@ pub struct Generated {
     pub finish: Finish,
     /// Prompt tokens evaluated; not all of them where the caller stopped it between steps of the prompt.
     pub prompt_tokens: usize,
+    /// Prompt tokens that the cache still had.
+    pub shared_tokens: usize,
     /// Time until the first token was chosen; without one, until the prompt was evaluated or stopped.
     pub first_token: Duration,
     /// Time from the first token to the last.
     pub rest: Duration,
+}
+
+impl Generated {
+    /// That of a request which was stopped before it ran.
+    pub(super) fn nothing(waited: Duration) -> Generated {
+        let (tokens, finish, rest) = (Vec::new(), Finish::Stopped, Duration::ZERO);
+        Generated { tokens, finish, prompt_tokens: 0, shared_tokens: 0, first_token: waited, rest }
+    }
 }
 
 /// One request.
@@ -62,57 +72,42 @@ impl Engine {
         mut text: impl FnMut(&str) -> bool,
     ) -> Result<Generated, EngineError> {
         let Generate { sequence, prompt, most, sampler, ignore_end } = request;
-        self.needed_tokenizer()?;
-        let start = Instant::now();
-        let mut ids: Vec<u32> = prompt.iter().map(|t| t.0).collect();
-        let mut history: Vec<TokenId> = prompt.to_vec();
-        let held = self.length(sequence)?;
-        let logits = self.feed_while(sequence, &ids, || text(""))?.map(<[f32]>::to_vec);
-        let mut generated = Generated {
-            tokens: Vec::new(),
-            finish: Finish::Length,
-            prompt_tokens: self.length(sequence)?.index() - held.index(),
-            first_token: start.elapsed(),
-            rest: Duration::ZERO,
+        let mark = self.kv.mark(sequence)?;
+        let limits = QueueLimits { sequences: 1, length: self.context() };
+        let mut queue = Queue::new(self, limits)?;
+        queue.take_on(Request {
+            sequence: Some(sequence),
+            prompt: prompt.to_vec(),
+            most,
+            sampler: sampler.clone(),
+            ignore_end,
+        })?;
+        let run = loop {
+            match queue.step(&mut |_, piece| text(piece)) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(why) => break Err(why),
+            }
         };
-        let Some(mut logits) = logits else {
-            return Ok(Generated { finish: Finish::Stopped, ..generated });
-        };
-        let mut stream = Utf8Stream::new();
-        while most.is_none_or(|most| generated.tokens.len() < most) {
-            let token = sampler.sample(&mut logits, &history)?;
-            if generated.tokens.is_empty() {
-                generated.first_token = start.elapsed();
+        let finished = queue.finished();
+        drop(queue);
+        match (run, finished) {
+            (Ok(()), Some(finished)) => {
+                *sampler = finished.sampler;
+                finished.outcome
             }
-            let tokenizer = self.needed_tokenizer()?;
-            if tokenizer.is_end_of_generation(token) && !ignore_end {
-                generated.finish = Finish::EndOfGeneration;
-                break;
+            (Ok(()), None) => Err(EngineError::Empty),
+            (Err(why), _) => {
+                let evaluated = self.kv.length(sequence)?.index() - mark.count.index();
+                if evaluated < prompt.len() {
+                    self.kv.take_back(sequence, mark)?;
+                }
+                Err(why)
             }
-            let shown = if tokenizer.is_control(token) { &[] } else { tokenizer.piece(token) };
-            generated.tokens.push(token);
-            history.push(token);
-            if !text(stream.push(shown)) {
-                generated.finish = Finish::Stopped;
-                break;
-            }
-            if self.length(sequence)? >= self.context() {
-                generated.finish = Finish::ContextFull;
-                break;
-            }
-            if most.is_some_and(|most| generated.tokens.len() >= most) {
-                break;
-            }
-            ids.clear();
-            ids.push(token.0);
-            logits.copy_from_slice(self.feed(sequence, &ids)?);
         }
-        text(stream.flush());
-        generated.rest = start.elapsed().saturating_sub(generated.first_token);
-        Ok(generated)
     }
 
-    fn needed_tokenizer(&self) -> Result<&Tokenizer, EngineError> {
+    pub(super) fn needed_tokenizer(&self) -> Result<&Tokenizer, EngineError> {
         self.tokenizer().map_err(|why| EngineError::NoTokenizer(why.to_string()))
     }
 }

@@ -1,19 +1,21 @@
 //! Sequences of tokens → logits and text: a model, its session, its cache and its tokenizer under one roof.
-//! Cuts prompts into steps and keeps the books; what runs where is the plan's business.
+//! Cuts prompts into steps, puts many sequences into one and keeps the books; what runs where is the plan's business.
 
 mod generate;
+mod queue;
+mod request;
+mod step;
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::backend::SequenceRows;
 use crate::device::{BackendKind, Machine};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, StepInput, Together, dealt};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, Together, dealt};
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
-use crate::kv::{KvError, KvLayout, PagedKv, SequenceId, Writes};
+use crate::kv::{KvError, KvLayout, PagedKv, SequenceId, Usage};
 use crate::models::{CacheSpec, Model, ModelError};
 use crate::plan::MemoryUse;
 use crate::sample::SampleError;
@@ -21,7 +23,12 @@ use crate::tensor::DType;
 use crate::text::{TextError, Tokenizer};
 use crate::units::{Bytes, Tokens};
 
+use step::StepRows;
+
 pub use generate::{Finish, Generate, Generated};
+pub use queue::{Finished, Queue, QueueLimits, RequestId};
+pub use request::Request;
+pub use step::{Piece, Wanted};
 
 /// How a model is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +71,8 @@ pub enum EngineError {
     Empty,
     #[error("{needed} tokens do not fit the context of {context}; ask for a larger one with -c")]
     Context { needed: usize, context: u32 },
+    #[error("a step takes {most} {what}, found {found}")]
+    Step { what: &'static str, most: u32, found: usize },
 }
 
 /// A model that evaluates sequences.
@@ -73,11 +82,7 @@ pub struct Engine {
     tokenizer: Result<Tokenizer, TextError>,
     session: Session,
     kv: PagedKv,
-    /// Sequences are not forked here, so no page is shared and no write asks for a copy.
-    writes: Writes,
-    cells: Vec<u32>,
-    positions: Vec<u32>,
-    pages: Vec<u32>,
+    rows: StepRows,
 }
 
 /// Graphs of one model with one kind of cache.
@@ -126,10 +131,8 @@ impl Engine {
         let setup = Setup::new(machine.clone(), limits);
         let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
         let kv = PagedKv::new(context, KvLayout::default());
-        let writes = Writes::with_room(tokens);
-        let (cells, positions) = (Vec::with_capacity(tokens.index()), Vec::with_capacity(tokens.index()));
-        let pages = Vec::with_capacity(context.pages() as usize);
-        Ok(Engine { gguf, model, tokenizer, session, kv, writes, cells, positions, pages })
+        let rows = StepRows::with_room(tokens, context);
+        Ok(Engine { gguf, model, tokenizer, session, kv, rows })
     }
 
     /// The model file.
@@ -171,6 +174,11 @@ impl Engine {
         self.kv.cells()
     }
 
+    /// What is taken of the cache.
+    pub fn usage(&self) -> Usage {
+        self.kv.usage()
+    }
+
     /// The session, to warm up its buckets.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
@@ -203,113 +211,5 @@ impl Engine {
     /// There is no such sequence.
     pub fn end(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
         Ok(self.kv.end(sequence)?)
-    }
-
-    /// Appends tokens to a sequence and returns the logits of the last one. All tokens are appended or none: after an
-    /// error the sequence is as long as before.
-    ///
-    /// # Errors
-    /// There are no tokens, they do not fit the cache, or the device failed.
-    pub fn feed(&mut self, sequence: SequenceId, ids: &[u32]) -> Result<&[f32], EngineError> {
-        match self.feed_while(sequence, ids, || true)? {
-            Some(logits) => Ok(logits),
-            None => Err(EngineError::Empty),
-        }
-    }
-
-    /// As [`Engine::feed`], but asks before each step but the first whether to go on. `None`: it was not to, and the
-    /// tokens of the steps until then stay.
-    fn feed_while(
-        &mut self,
-        sequence: SequenceId,
-        ids: &[u32],
-        mut go_on: impl FnMut() -> bool,
-    ) -> Result<Option<&[f32]>, EngineError> {
-        let step = self.session.limits().tokens.index();
-        let Some((head, last)) = ids.len().checked_sub(1).map(|n| ids.split_at(n / step * step)) else {
-            return Err(EngineError::Empty);
-        };
-        let kept = self.fits(sequence, ids.len())?;
-        for piece in head.chunks(step) {
-            self.step(sequence, piece, &[], kept)?;
-            if !go_on() {
-                return Ok(None);
-            }
-        }
-        self.step(sequence, last, &[last.len() as u32 - 1], kept).map(Some)
-    }
-
-    /// Appends tokens to a sequence and hands on the logits of each, some rows at a time with the first row's place.
-    /// After an error the sequence is as long as before, whatever rows were handed on.
-    ///
-    /// # Errors
-    /// There are no tokens, they do not fit the cache, or the device failed.
-    pub fn feed_all(
-        &mut self,
-        sequence: SequenceId,
-        ids: &[u32],
-        mut rows: impl FnMut(usize, &[f32]),
-    ) -> Result<(), EngineError> {
-        if ids.is_empty() {
-            return Err(EngineError::Empty);
-        }
-        let kept = self.fits(sequence, ids.len())?;
-        let SessionLimits { tokens, outputs } = self.session.limits();
-        let step = tokens.index().min(outputs.index());
-        for (i, piece) in ids.chunks(step).enumerate() {
-            let wanted: Vec<u32> = (0..piece.len() as u32).collect();
-            rows(i * step, self.step(sequence, piece, &wanted, kept)?);
-        }
-        Ok(())
-    }
-
-    /// The length of the sequence, to which `more` tokens can be appended as far as its own length goes.
-    fn fits(&self, sequence: SequenceId, more: usize) -> Result<Tokens, EngineError> {
-        let (held, context) = (self.kv.length(sequence)?, self.kv.cells());
-        if held.index() + more > context.index() {
-            return Err(EngineError::Context { needed: held.index() + more, context: context.0 });
-        }
-        Ok(held)
-    }
-
-    /// Appends one step's tokens; a failure leaves the first `kept` tokens of the sequence.
-    fn step(
-        &mut self,
-        sequence: SequenceId,
-        ids: &[u32],
-        output_rows: &[u32],
-        kept: Tokens,
-    ) -> Result<&[f32], EngineError> {
-        let before = self.kv.next_position(sequence)?;
-        self.writes.clear();
-        if let Err(why) = self.kv.append(sequence, ids, &mut self.writes) {
-            self.kv.truncate(sequence, kept.0)?;
-            return Err(why.into());
-        }
-        self.cells.clear();
-        self.cells.extend(self.writes.cells.iter().map(|cell| cell.0));
-        self.positions.clear();
-        self.positions.extend((before..).take(ids.len()));
-        let table = self.kv.table(sequence)?;
-        self.pages.clear();
-        self.pages.extend(table.pages.iter().map(|page| page.0));
-        let rows =
-            SequenceRows { first: 0, rows: ids.len() as u32, length: table.slots, pages: 0..self.pages.len() as u32 };
-        let input = StepInput {
-            ids,
-            positions: &self.positions,
-            output_rows,
-            cells: &self.cells,
-            sequences: std::slice::from_ref(&rows),
-            pages: &self.pages,
-        };
-        match self.session.step(&input) {
-            Ok(logits) => Ok(logits),
-            Err(why) => {
-                // A step that failed has written no row that counts.
-                self.kv.truncate(sequence, kept.0)?;
-                Err(why.into())
-            }
-        }
     }
 }

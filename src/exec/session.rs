@@ -77,7 +77,9 @@ pub struct Session {
     flight: Flight,
     vocab: u32,
     width: usize,
+    /// Rows of the last step, and how many floats they are.
     logits: Vec<f32>,
+    floats: usize,
     /// What was allocated.
     most: Most,
 }
@@ -135,6 +137,7 @@ impl Session {
             vocab: vocab_of(&graph),
             width: graph.node(graph.output()).out.cols as usize,
             logits: Vec::new(),
+            floats: 0,
             most: Most::of(&first),
         };
         session.prepare(batch, &graph, &first)?;
@@ -197,6 +200,16 @@ impl Session {
         self.read_logits(key, input.output_rows.len())
     }
 
+    /// Token ids are below this.
+    pub fn vocab(&self) -> u32 {
+        self.vocab
+    }
+
+    /// The logits of the last step that succeeded.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits[..self.floats]
+    }
+
     fn read_logits(&mut self, key: Batch, outputs: usize) -> Result<&[f32], ExecError> {
         let floats = outputs * self.width;
         if self.logits.len() < floats {
@@ -205,7 +218,9 @@ impl Session {
         let (device, span) = self.buckets[&key].logits;
         let at = self.devices.in_arena(device, Span { len: Bytes::of_len(4 * floats), ..span });
         let bytes = bytemuck::cast_slice_mut(&mut self.logits[..floats]);
+        self.floats = 0;
         self.devices.all[device].backend.read(Queue::Compute, at, bytes, &[])?;
+        self.floats = floats;
         Ok(&self.logits[..floats])
     }
 

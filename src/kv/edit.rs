@@ -28,7 +28,7 @@ impl PagedKv {
             fork.pages.iter().for_each(|&page| self.pages.release(page));
             return Err(full);
         }
-        Ok(self.admit(Some(fork)))
+        Ok(self.put(Some(fork)))
     }
 
     /// Removes the tokens at positions `from..to` from a sequence. Pages that none of its tokens is left in are given

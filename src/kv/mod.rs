@@ -8,6 +8,7 @@
 //! Everything that can fail does so before it changes anything. Appending to a running sequence and looking up its
 //! table allocate nothing.
 
+mod admit;
 mod append;
 mod cells;
 mod compact;
@@ -211,7 +212,7 @@ impl PagedKv {
     /// Starts an empty sequence.
     pub fn start(&mut self) -> SequenceId {
         let sequence = Some(Sequence::new(self.pages.total()));
-        self.admit(sequence)
+        self.put(sequence)
     }
 
     /// Ends a sequence and gives back its pages.
@@ -296,7 +297,7 @@ impl PagedKv {
     }
 
     /// Gives a sequence the first id that is not taken.
-    fn admit(&mut self, sequence: Option<Sequence>) -> SequenceId {
+    fn put(&mut self, sequence: Option<Sequence>) -> SequenceId {
         let unused = self.sequences.iter_ids().find(|(_, s)| s.is_none()).map(|(id, _)| id);
         match unused {
             Some(id) => {

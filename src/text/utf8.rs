@@ -1,6 +1,9 @@
 //! Bytes in pieces → text in whole characters.
 //! Holds back at most three bytes, of a character that is not complete yet; never emits part of one.
 
+/// Bytes of a piece that need no allocation.
+const PIECE: usize = 64;
+
 /// Decodes a stream of UTF-8 in which a character may be split over pieces.
 ///
 /// All text returned, put together, is what [`String::from_utf8_lossy`] makes of all bytes put together.
@@ -13,7 +16,7 @@ pub struct Utf8Stream {
 impl Utf8Stream {
     /// A stream that has seen nothing.
     pub fn new() -> Utf8Stream {
-        Utf8Stream::default()
+        Utf8Stream { held: Vec::with_capacity(PIECE), text: String::with_capacity(PIECE) }
     }
 
     /// Adds bytes; gives every character that is complete now, invalid sequences as U+FFFD.

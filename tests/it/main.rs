@@ -1,6 +1,7 @@
 //! All integration tests, as one binary.
 
 mod backend;
+mod batching;
 mod cli;
 mod deepseek2;
 mod devices;

@@ -1,0 +1,292 @@
+//! Many requests → steps in which each running one has a part (continuous batching, Yu et al. 2022, Orca).
+//!
+//! A request runs once the pages that it may come to need are set aside, so none ends for want of room; until then it
+//! waits, and those behind it. A step has a row of every sequence that generates; prompts share what is left by turns, in
+//! whole pages. At temperature 0 a request's tokens do not depend on what runs beside it, where placement does not depend
+//! on the batch.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::request::Running;
+use super::{Engine, EngineError, Finish, Generated, Piece, Request, Wanted};
+use crate::define_id;
+use crate::exec::{ExecError, SessionLimits};
+use crate::kv::{KvError, SequenceId};
+use crate::sample::Sampler;
+use crate::units::Tokens;
+
+define_id! {
+    /// A request of a queue.
+    pub RequestId("r"),
+}
+
+/// What a queue takes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Most sequences that run at a time; at least one.
+    pub sequences: usize,
+    /// Most tokens of one sequence, prompt and text; at most the cache's.
+    pub length: Tokens,
+}
+
+/// A request that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The request.
+    pub id: RequestId,
+    /// What it generated; else why it could not go on.
+    pub outcome: Result<Generated, EngineError>,
+    /// Its sampler, as it was left.
+    pub sampler: Sampler,
+}
+
+/// Requests that wait and requests that run, on one engine.
+pub struct Queue<'e> {
+    engine: &'e mut Engine,
+    limits: QueueLimits,
+    next: RequestId,
+    waiting: VecDeque<(RequestId, Request, Instant)>,
+    running: Vec<Running>,
+    finished: VecDeque<Finished>,
+    /// What a step takes of each running request, and a row of logits.
+    parts: Vec<Part>,
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+/// The part of a running request in a step.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    tokens: usize,
+    /// Whether these are the last that it has.
+    last: bool,
+}
+
+impl<'e> Queue<'e> {
+    /// An empty queue.
+    ///
+    /// # Errors
+    /// The model has no tokenizer.
+    pub fn new(engine: &'e mut Engine, limits: QueueLimits) -> Result<Queue<'e>, EngineError> {
+        engine.needed_tokenizer()?;
+        let length = Tokens(limits.length.0.min(engine.context().0));
+        let limits = QueueLimits { sequences: limits.sequences.max(1), length };
+        let logits = vec![0.0; engine.logits_width()];
+        let (running, parts) = (Vec::with_capacity(limits.sequences), Vec::with_capacity(limits.sequences));
+        let (waiting, finished, ids) = (VecDeque::new(), VecDeque::new(), Vec::new());
+        Ok(Queue { engine, limits, next: RequestId(0), waiting, running, finished, parts, ids, logits })
+    }
+
+    /// Adds a request behind those that wait.
+    ///
+    /// # Errors
+    /// The prompt is empty or has a token that is none; prompt and text are longer than a sequence may be; or its sequence
+    /// does not exist.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        let held = self.held(&request)?;
+        let needed = request.needs(held).unwrap_or(held.index() + request.prompt.len());
+        if needed > self.limits.length.index() {
+            return Err(EngineError::Context { needed, context: self.limits.length.0 });
+        }
+        self.take_on(request)
+    }
+
+    /// As [`Queue::submit`], but a text that is longer than a sequence may be ends early.
+    pub(super) fn take_on(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        let held = self.held(&request)?;
+        let (needed, context) = (held.index() + request.prompt.len(), self.limits.length.0);
+        if request.prompt.is_empty() {
+            return Err(EngineError::Empty);
+        }
+        if needed > context as usize {
+            return Err(EngineError::Context { needed, context });
+        }
+        let vocab = self.engine.session.vocab();
+        if let Some(id) = request.prompt.iter().map(|token| token.0).find(|&id| id >= vocab) {
+            return Err(ExecError::TokenId { id, vocab }.into());
+        }
+        let id = self.next;
+        self.next.0 += 1;
+        self.waiting.push_back((id, request, Instant::now()));
+        Ok(id)
+    }
+
+    /// Requests that wait, and that run.
+    pub fn load(&self) -> (usize, usize) {
+        (self.waiting.len(), self.running.len())
+    }
+
+    /// A request that has ended, the first first.
+    pub fn finished(&mut self) -> Option<Finished> {
+        self.finished.pop_front()
+    }
+
+    /// Ends a request at once and frees its pages; false if it has ended before.
+    ///
+    /// # Errors
+    /// Its sequence has ended in the meantime.
+    pub fn cancel(&mut self, id: RequestId) -> Result<bool, EngineError> {
+        if let Some(at) = self.running.iter().position(|running| running.id == id) {
+            self.end(at, Ok(Finish::Stopped))?;
+            return Ok(true);
+        }
+        let Some(at) = self.waiting.iter().position(|(other, ..)| *other == id) else { return Ok(false) };
+        let asked = self.waiting.remove(at);
+        self.finished.extend(asked.map(|(id, request, since)| Finished {
+            id,
+            outcome: Ok(Generated::nothing(since.elapsed())),
+            sampler: request.sampler,
+        }));
+        Ok(true)
+    }
+
+    /// Takes in what has room and runs one step; whether there is more to do. `text` gets a request's text as it comes,
+    /// an empty one between steps of its prompt, and says whether to go on with it.
+    ///
+    /// # Errors
+    /// A device failed: nothing of the step has happened, it may be tried again.
+    pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
+        self.admit()?;
+        if self.running.is_empty() {
+            return Ok(!self.waiting.is_empty());
+        }
+        self.compose();
+        self.engine.begin_step();
+        for (running, part) in self.running.iter().zip(&self.parts).filter(|(_, part)| part.tokens > 0) {
+            self.ids.clear();
+            self.ids.extend(running.pending()[..part.tokens].iter().map(|token| token.0));
+            let wanted = if part.last { Wanted::Last } else { Wanted::None };
+            self.engine.add(Piece { sequence: running.sequence, ids: &self.ids, wanted })?;
+        }
+        self.engine.run_step()?;
+        self.advance(text)?;
+        Ok(!(self.running.is_empty() && self.waiting.is_empty()))
+    }
+
+    /// Lets in the first that wait, as long as there is room for them.
+    fn admit(&mut self) -> Result<(), EngineError> {
+        while self.running.len() < self.limits.sequences {
+            let Some(asked) = self.waiting.pop_front() else { break };
+            match self.place(&asked.1) {
+                Ok((sequence, shared, room)) => self.running.push(Running::new(asked, sequence, shared, room)),
+                Err(EngineError::Kv(KvError::Full { .. })) if !self.running.is_empty() => {
+                    self.waiting.push_front(asked);
+                    break;
+                }
+                Err(why) => {
+                    let (id, Request { sampler, .. }, _) = asked;
+                    self.finished.push_back(Finished { id, outcome: Err(why), sampler });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A sequence for a request with its pages set aside, the tokens of the prompt that it has, and how many of prompt
+    /// and text it takes.
+    fn place(&mut self, request: &Request) -> Result<(SequenceId, usize, usize), EngineError> {
+        let held = self.held(request)?;
+        let most = self.limits.length.index();
+        let length = request.needs(held).unwrap_or(most).min(most);
+        let Some(sequence) = request.sequence else {
+            let ids: Vec<u32> = request.prompt.iter().map(|token| token.0).collect();
+            let (sequence, shared) = self.engine.kv.admit(&ids[..ids.len() - 1], Tokens(length as u32))?;
+            return Ok((sequence, shared.index(), length));
+        };
+        let room = length - held.index();
+        // Without a bound of its own it may have what is left.
+        let room = match request.most {
+            None => room.min(self.engine.kv.room(sequence)?.index()).max(request.prompt.len()),
+            Some(_) => room,
+        };
+        self.engine.kv.reserve(sequence, Tokens(room as u32))?;
+        Ok((sequence, 0, room))
+    }
+
+    /// Tokens that the sequence of a request has already.
+    fn held(&self, request: &Request) -> Result<Tokens, EngineError> {
+        request.sequence.map_or(Ok(Tokens(0)), |sequence| self.engine.length(sequence))
+    }
+
+    /// Decides what each running request has of the next step.
+    fn compose(&mut self) {
+        let SessionLimits { tokens, outputs } = self.engine.session.limits();
+        let (mut left, mut rows) = (tokens.index(), outputs.index());
+        self.parts.clear();
+        for running in &self.running {
+            let tokens = usize::from(running.decodes() && left > 0 && rows > 0);
+            (left, rows) = (left - tokens, rows - tokens);
+            self.parts.push(Part { tokens, last: tokens > 0 });
+        }
+        let prompts = self.running.iter().filter(|running| !running.decodes()).count();
+        let page = Tokens::PAGE.index();
+        let share = (left / prompts.max(1) / page * page).max(page);
+        for most in [share, usize::MAX] {
+            for (running, part) in self.running.iter().zip(&mut self.parts).filter(|(r, _)| !r.decodes()) {
+                let pending = running.pending().len();
+                let more = (pending - part.tokens).min(left).min(most);
+                let ends = more > 0 && part.tokens + more == pending;
+                // Without a row for its logits, the last token waits.
+                let more = if ends && rows == 0 { more - 1 } else { more };
+                part.tokens += more;
+                part.last |= ends && rows > 0;
+                (left, rows) = (left - more, rows - usize::from(ends && rows > 0));
+            }
+        }
+    }
+
+    /// Tells the requests what the step made of their parts, and ends those that are done.
+    fn advance(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
+        let (mut all, width) = (true, self.logits.len());
+        let Engine { session, tokenizer: Ok(tokenizer), .. } = &*self.engine else { return Ok(()) };
+        let mut rows = session.logits().chunks_exact(width.max(1));
+        for (running, part) in self.running.iter_mut().zip(&self.parts) {
+            all &= part.tokens > 0;
+            if part.tokens == 0 {
+                continue;
+            }
+            let row = if part.last { rows.next() } else { None };
+            let logits = row.map(|row| {
+                self.logits.copy_from_slice(row);
+                &mut self.logits[..]
+            });
+            let id = running.id;
+            running.fed(part.tokens, logits, tokenizer, &mut |piece| text(id, piece));
+        }
+        for at in (0..self.running.len()).rev() {
+            if let Some(finish) = self.running[at].finish.take() {
+                self.end(at, finish.map_err(EngineError::from))?;
+            }
+        }
+        // Who was left out comes first some time.
+        if !all && !self.running.is_empty() {
+            self.running.rotate_left(1);
+        }
+        Ok(())
+    }
+
+    /// Ends a running request and gives back its pages.
+    fn end(&mut self, at: usize, finish: Result<Finish, EngineError>) -> Result<(), EngineError> {
+        let running = self.running.remove(at);
+        let outcome = finish.map(|finish| running.generated(finish));
+        let (id, sequence) = (running.id, running.sequence);
+        self.finished.push_back(Finished { id, outcome, sampler: running.sampler });
+        match running.own {
+            true => self.engine.end(sequence),
+            false => Ok(self.engine.kv.reserve(sequence, Tokens(0))?),
+        }
+    }
+}
+
+impl Drop for Queue<'_> {
+    fn drop(&mut self) {
+        for running in self.running.drain(..) {
+            // A sequence that is gone holds nothing.
+            let _ = match running.own {
+                true => self.engine.kv.end(running.sequence),
+                false => self.engine.kv.reserve(running.sequence, Tokens(0)),
+            };
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Pieces of sequences → one step of the session, and the logits that were asked for. After an error every sequence is
+//! as long as before, with what was reserved for it. A steady step allocates nothing.
+
+use super::{Engine, EngineError};
+use crate::backend::SequenceRows;
+use crate::exec::{SessionLimits, StepInput};
+use crate::kv::{Mark, SequenceId, Writes};
+use crate::units::Tokens;
+
+/// Of which tokens of a piece logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of none.
+    None,
+    /// Of the last.
+    Last,
+    /// Of all.
+    All,
+}
+
+/// The next tokens of one sequence in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// The sequence, in no other piece of the step.
+    pub sequence: SequenceId,
+    /// Its next tokens; at least one.
+    pub ids: &'a [u32],
+    /// Which rows of logits.
+    pub wanted: Wanted,
+}
+
+/// The rows of a step while it is put together.
+pub(super) struct StepRows {
+    writes: Writes,
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    cells: Vec<u32>,
+    outputs: Vec<u32>,
+    sequences: Vec<SequenceRows>,
+    pages: Vec<u32>,
+    /// The sequences, and where they stood.
+    marks: Vec<(SequenceId, Mark)>,
+}
+
+impl StepRows {
+    /// Rows of steps of at most `tokens`, over a cache of `context`.
+    pub fn with_room(tokens: Tokens, context: Tokens) -> StepRows {
+        let rows = || Vec::with_capacity(tokens.index());
+        StepRows {
+            writes: Writes::with_room(tokens),
+            ids: rows(),
+            positions: rows(),
+            cells: rows(),
+            outputs: rows(),
+            sequences: Vec::new(),
+            pages: Vec::with_capacity(context.pages() as usize),
+            marks: Vec::new(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.writes.clear();
+        for rows in [&mut self.ids, &mut self.positions, &mut self.cells, &mut self.outputs, &mut self.pages] {
+            rows.clear();
+        }
+        self.sequences.clear();
+        self.marks.clear();
+    }
+}
+
+impl Engine {
+    /// Appends the next tokens of several sequences in one step. The logits: a row for every token that asks for one, in
+    /// order.
+    ///
+    /// # Errors
+    /// There are no tokens or more than a step takes, they do not fit the cache, or the device failed.
+    pub fn step(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], EngineError> {
+        self.begin_step();
+        for piece in pieces {
+            self.add(*piece)?;
+        }
+        self.run_step()?;
+        Ok(self.session.logits())
+    }
+
+    /// Appends tokens to a sequence and returns the logits of the last one. All tokens are appended or none: after an
+    /// error the sequence is as long as before.
+    ///
+    /// # Errors
+    /// There are no tokens, they do not fit the cache, or the device failed.
+    pub fn feed(&mut self, sequence: SequenceId, ids: &[u32]) -> Result<&[f32], EngineError> {
+        let mark = self.kv.mark(sequence)?;
+        self.fits(mark, ids.len())?;
+        let step = self.session.limits().tokens.index();
+        let (head, last) = ids.split_at((ids.len() - 1) / step * step);
+        let pieces = head.chunks(step).map(|ids| (ids, Wanted::None)).chain([(last, Wanted::Last)]);
+        for (ids, wanted) in pieces {
+            self.one(Piece { sequence, ids, wanted }, mark)?;
+        }
+        Ok(self.session.logits())
+    }
+
+    /// Appends tokens to a sequence and hands on the logits of each, some rows at a time with the first row's place.
+    /// After an error the sequence is as long as before, whatever rows were handed on.
+    ///
+    /// # Errors
+    /// There are no tokens, they do not fit the cache, or the device failed.
+    pub fn feed_all(
+        &mut self,
+        sequence: SequenceId,
+        ids: &[u32],
+        mut rows: impl FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
+        let mark = self.kv.mark(sequence)?;
+        self.fits(mark, ids.len())?;
+        let SessionLimits { tokens, outputs } = self.session.limits();
+        let step = tokens.index().min(outputs.index());
+        for (i, ids) in ids.chunks(step).enumerate() {
+            self.one(Piece { sequence, ids, wanted: Wanted::All }, mark)?;
+            rows(i * step, self.session.logits());
+        }
+        Ok(())
+    }
+
+    /// A step of one piece; a failure brings its sequence back to `mark`.
+    fn one(&mut self, piece: Piece<'_>, mark: Mark) -> Result<(), EngineError> {
+        self.begin_step();
+        let done = self.add(piece).and_then(|()| self.run_step());
+        if done.is_err() {
+            self.kv.take_back(piece.sequence, mark)?;
+        }
+        done
+    }
+
+    fn fits(&self, mark: Mark, more: usize) -> Result<(), EngineError> {
+        let (needed, context) = (mark.count.index() + more, self.kv.cells());
+        match more {
+            0 => Err(EngineError::Empty),
+            _ if needed > context.index() => Err(EngineError::Context { needed, context: context.0 }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins to put a step together.
+    pub(super) fn begin_step(&mut self) {
+        self.rows.clear();
+    }
+
+    /// Appends a piece to its sequence and to the step. After an error nothing of the step is appended any more.
+    pub(super) fn add(&mut self, piece: Piece<'_>) -> Result<(), EngineError> {
+        let added = self.append(piece);
+        if added.is_err() {
+            self.take_back()?;
+        }
+        added
+    }
+
+    fn append(&mut self, piece: Piece<'_>) -> Result<(), EngineError> {
+        let Piece { sequence, ids, wanted } = piece;
+        let rows = &mut self.rows;
+        let first = rows.ids.len() as u32;
+        let most = self.session.limits().tokens.0;
+        match ids.len() {
+            0 => return Err(EngineError::Empty),
+            more if first as usize + more > most as usize => {
+                return Err(EngineError::Step { what: "tokens", most, found: first as usize + more });
+            }
+            _ if rows.marks.iter().any(|(other, _)| *other == sequence) => {
+                return Err(EngineError::Step { what: "piece of a sequence", most: 1, found: 2 });
+            }
+            _ => {}
+        }
+        let (mark, next) = (self.kv.mark(sequence)?, self.kv.next_position(sequence)?);
+        self.kv.append(sequence, ids, &mut rows.writes)?;
+        rows.marks.push((sequence, mark));
+        rows.ids.extend_from_slice(ids);
+        rows.positions.extend((next..).take(ids.len()));
+        let end = rows.ids.len() as u32;
+        match wanted {
+            Wanted::None => {}
+            Wanted::Last => rows.outputs.push(end - 1),
+            Wanted::All => rows.outputs.extend(first..end),
+        }
+        let (table, held) = (self.kv.table(sequence)?, rows.pages.len() as u32);
+        rows.pages.extend(table.pages.iter().map(|page| page.0));
+        let pages = held..rows.pages.len() as u32;
+        rows.sequences.push(SequenceRows { first, rows: end - first, length: table.slots, pages });
+        Ok(())
+    }
+
+    /// Runs the step that was put together; its logits are the session's.
+    pub(super) fn run_step(&mut self) -> Result<(), EngineError> {
+        let rows = &mut self.rows;
+        rows.cells.extend(rows.writes.cells.iter().map(|cell| cell.0));
+        let input = StepInput {
+            ids: &rows.ids,
+            positions: &rows.positions,
+            output_rows: &rows.outputs,
+            cells: &rows.cells,
+            sequences: &rows.sequences,
+            pages: &rows.pages,
+        };
+        if let Err(why) = self.session.step(&input) {
+            self.take_back()?;
+            return Err(why.into());
+        }
+        self.rows.marks.iter().try_for_each(|(sequence, _)| Ok(self.kv.written(*sequence)?))
+    }
+
+    /// Removes what the step has appended.
+    fn take_back(&mut self) -> Result<(), EngineError> {
+        let mut marks = self.rows.marks.drain(..).rev();
+        marks.try_for_each(|(sequence, mark)| Ok(self.kv.take_back(sequence, mark)?))
+    }
+}
