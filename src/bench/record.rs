@@ -89,7 +89,7 @@ impl Row {
 
 /// What `--record` writes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Record {
+pub struct Record<R> {
     /// What this file is.
     pub what: &'static str,
     /// The program and its version.
@@ -101,7 +101,7 @@ pub struct Record {
     /// The machine.
     pub machine: MachineFacts,
     /// One row a test.
-    pub rows: Vec<Row>,
+    pub rows: Vec<R>,
 }
 
 /// The machine of a record.
@@ -132,11 +132,11 @@ impl MachineFacts {
     }
 }
 
-impl Record {
-    /// A record of rows measured here and now; `date` is RFC 3339.
-    pub fn new(rows: Vec<Row>, commit: String, date: String) -> Record {
+impl<R> Record<R> {
+    /// A record of rows measured here and now; `what` says of what, `date` is RFC 3339.
+    pub fn new(what: &'static str, rows: Vec<R>, commit: String, date: String) -> Record<R> {
         Record {
-            what: "speed of token generation and prompt processing, in the tests of llama-bench",
+            what,
             program: format!("loadmaster {}", env!("CARGO_PKG_VERSION")),
             commit,
             date,

@@ -13,6 +13,8 @@ const LONG: &[(&str, &str)] = &[
     ("-cmoe", "--cpu-moe"),
     ("-ncmoe", "--n-cpu-moe"),
     ("-ts", "--tensor-split"),
+    ("-np", "--parallel"),
+    ("-npl", "--parallel"),
     ("-sm", "--split-mode"),
     ("-ot", "--override-tensor"),
     ("-cnv", "--conversation"),

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
 
 use super::args::{EngineArgs, ModelArg};
 use super::{Usage, note, open};
-use crate::bench::{Model, Record, Row, Test, host, time};
+use crate::bench::{Batched, BatchedRow, Model, Record, Row, Test, host, time, time_batched};
 use crate::units::Tokens;
 
 /// Measure speed with the tests of llama-bench
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// Tokens of the generation test, or several numbers; 0 leaves it out
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "32", allow_negative_numbers = true, value_parser = length())]
     n_gen: Vec<u32>,
+    /// Sequences side by side, or several numbers: the tests of llama-batched-bench instead, with -p and -n for each sequence [-npl]
+    #[arg(long, value_name = "N", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    parallel: Vec<u32>,
     /// Repetitions
     #[arg(short, long, value_name = "N", default_value_t = 3, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=10000))]
     repetitions: u32,
@@ -43,6 +47,13 @@ pub(super) struct Args {
     engine: EngineArgs,
 }
 
+impl Args {
+    /// The revision for records.
+    fn commit(&self) -> String {
+        self.commit.clone().or(option_env!("LOADMASTER_COMMIT").map(str::to_owned)).unwrap_or_default()
+    }
+}
+
 /// How rows are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -60,33 +71,80 @@ fn length() -> clap::builder::RangedI64ValueParser<u32> {
 const EXAMPLES: &str = "\
 Examples:
   loadmaster bench model.gguf -p 256 -n 32 -r 3 -t 2
+  loadmaster bench model.gguf --parallel 1,2,4,8,16 -p 128 -n 32
   loadmaster bench model.gguf --json | jq '.[].avg_ts'
   loadmaster bench model.gguf --record bench-results";
 
 pub(super) fn run(args: Args) -> Result<()> {
+    if args.parallel.is_empty() { alone(&args) } else { side_by_side(&args) }
+}
+
+/// The tests of llama-bench.
+fn alone(args: &Args) -> Result<()> {
     let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n));
     let tests = prompts.chain(args.n_gen.iter().map(|&n| Test::Generate(n)));
     let tests: Vec<Test> = tests.filter(|test| test.tokens() > 0).collect();
-    let as_json = args.json || args.output == Format::Json;
-    let Some(context) = tests.iter().map(|t| t.tokens()).max() else {
-        bail!(Usage("-p 0 and -n 0 leave nothing to measure".to_owned()));
-    };
+    let Some(context) = tests.iter().map(|t| t.tokens()).max() else { bail!(nothing()) };
     let path = args.model.path();
     let gguf = open::gguf(&path)?;
-    let model = Model::of(&gguf, path.display().to_string());
-    let commit = args.commit.or(option_env!("LOADMASTER_COMMIT").map(str::to_owned)).unwrap_or_default();
-    let row = empty_row(model, &args.engine, &commit);
+    let row = empty_row(Model::of(&gguf, path.display().to_string()), &args.engine, &args.commit());
     let mut engine = open::engine(gguf, &args.engine, Tokens(context), 1)?;
     let vocab = engine.model().hparams().vocab;
+    let what = "speed of token generation and prompt processing, in the tests of llama-bench";
+    let shown = Shown { what, head: HEADER, line: table_row };
+    measure(args, &shown, tests, |test| Ok(row.clone().with(&time(&mut engine, test, vocab, args.repetitions)?)))
+}
+
+/// The tests of llama-batched-bench.
+fn side_by_side(args: &Args) -> Result<()> {
+    let tests = batched_tests(args);
+    if tests.is_empty() {
+        bail!(nothing());
+    }
+    let Some(cells) = tests.iter().map(|test| test.cells()).collect::<Option<Vec<Tokens>>>() else {
+        bail!(Usage("--parallel, -p and -n make more tokens than a cache can have".to_owned()));
+    };
+    let context = cells.into_iter().max().unwrap_or_default();
+    if i64::from(context.0) > super::args::MOST_TOKENS {
+        let most = super::args::MOST_TOKENS;
+        bail!(Usage(format!("--parallel, -p and -n make {context} tokens, a cache holds {most} at most")));
+    }
+    let most = args.parallel.iter().copied().max().unwrap_or(1);
+    let mut engine = open::engine(open::gguf(&args.model.path())?, &args.engine, context, most)?;
+    let vocab = engine.model().hparams().vocab;
+    let what = "speed of sequences side by side, in the tests of llama-batched-bench; times are medians";
+    let shown = Shown { what, head: BATCHED, line: batched_line };
+    measure(args, &shown, tests, |test| Ok(time_batched(&mut engine, test, vocab, args.repetitions)?))
+}
+
+fn nothing() -> Usage {
+    Usage("-p 0 and -n 0 leave nothing to measure".to_owned())
+}
+
+/// How rows of one kind are shown.
+struct Shown<R> {
+    what: &'static str,
+    head: &'static str,
+    line: fn(&R) -> String,
+}
+
+/// Rows as they come, or as JSON at the end, and a record if asked.
+fn measure<T, R: Serialize>(
+    args: &Args,
+    shown: &Shown<R>,
+    tests: Vec<T>,
+    mut time: impl FnMut(T) -> Result<R>,
+) -> Result<()> {
+    let as_json = args.json || args.output == Format::Json;
     let mut rows = Vec::new();
     let mut out = io::stdout().lock();
     if !as_json {
-        out.write_all(HEADER.as_bytes())?;
+        out.write_all(shown.head.as_bytes())?;
     }
     for test in tests {
-        let row = row.clone().with(&time(&mut engine, test, vocab, args.repetitions)?);
+        let row = time(test)?;
         if !as_json {
-            writeln!(out, "{}", table_row(&row))?;
+            writeln!(out, "{}", (shown.line)(&row))?;
             out.flush()?;
         }
         rows.push(row);
@@ -95,9 +153,31 @@ pub(super) fn run(args: Args) -> Result<()> {
         writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
     }
     match &args.record {
-        Some(folder) => record(folder, Record::new(rows, commit, now())),
+        Some(folder) => record(folder, &args.model.path(), Record::new(shown.what, rows, args.commit(), now())),
         None => Ok(()),
     }
+}
+
+fn batched_tests(args: &Args) -> Vec<Batched> {
+    let mut tests = Vec::new();
+    for &prompt in &args.n_prompt {
+        for &generate in args.n_gen.iter().filter(|&&n| prompt > 0 || n > 0) {
+            tests.extend(args.parallel.iter().map(|&sequences| Batched { prompt, generate, sequences }));
+        }
+    }
+    tests
+}
+
+const BATCHED: &str = "\
+|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |
+|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|
+";
+
+fn batched_line(row: &BatchedRow) -> String {
+    let BatchedRow { pp, tg, pl, n_kv, t_pp, speed_pp, t_tg, speed_tg, t, speed, .. } = row;
+    format!(
+        "| {pp:5} | {tg:6} | {pl:4} | {n_kv:6} | {t_pp:8.3} | {speed_pp:8.2} | {t_tg:8.3} | {speed_tg:8.2} | {t:8.3} | {speed:8.2} |"
+    )
 }
 
 fn empty_row(model: Model, engine: &EngineArgs, commit: &str) -> Row {
@@ -146,10 +226,9 @@ fn table_row(row: &Row) -> String {
 }
 
 /// A new file, named for the model and the time.
-fn record(folder: &Path, record: Record) -> Result<()> {
+fn record<R: Serialize>(folder: &Path, model: &Path, record: Record<R>) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
-    let model = record.rows.first().map_or("nothing", |row| &row.model.model_filename);
-    let model = Path::new(model).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let model = model.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     let safe =
         |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     let (date, model): (String, String) = (safe(&record.date), safe(&model));

@@ -16,6 +16,7 @@ mod open;
 mod perplexity;
 mod planning;
 mod progress;
+mod prompts;
 mod run;
 mod shipped;
 mod sim;

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
-use super::args::{EngineArgs, SampleArgs};
+use super::args::{EngineArgs, MOST_TOKENS, SampleArgs};
+use super::prompts::{self, Many};
 use super::{Usage, chat, interrupt, note, open, shipped};
 use crate::bench::host;
 use crate::engine::{Engine, Finish, Generate, Generated};
 use crate::inspect::prose;
 use crate::sample::Sampler;
 use crate::text::{Encode, TokenId};
+use crate::units::Tokens;
 
 /// Write text: continue a prompt, or chat
 #[derive(Debug, ClapArgs)]
@@ -31,6 +33,12 @@ pub(super) struct Args {
     /// File with the text to continue
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Continue every line of the file, so many at a time; \n in a line stands for a new one, -c is for all together [-np]
+    #[arg(long, value_name = "N", requires = "file", conflicts_with_all = ["prompt", "conversation"], allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    parallel: Option<u32>,
+    /// With --parallel: an object a line instead of text
+    #[arg(long, requires = "parallel")]
+    json: bool,
     /// Chat: lines from the keyboard, answers from the model [-cnv]
     #[arg(long, conflicts_with_all = ["file", "no_conversation"])]
     conversation: bool,
@@ -66,6 +74,7 @@ Examples:
   loadmaster run                                           the built-in model tells a story
   loadmaster run model.gguf -p 'Once upon a time' -n 64 --temp 0
   loadmaster run -m model.gguf -f prompt.txt -c 8192 -t 4
+  loadmaster run model.gguf --parallel 8 -f prompts.txt -n 64
   loadmaster run model.gguf -cnv -sys 'Answer in one sentence.'
 
 Text goes to stdout, speed and memory to stderr. Ctrl-C ends an answer, a second one the program.";
@@ -90,11 +99,21 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
     let sampler = Sampler::new(args.sample.options()).map_err(|e| Usage(e.to_string()))?;
     let gguf = path.map_or_else(shipped::open, open::gguf)?;
     let context = open::context(&gguf, args.ctx_size)?;
-    let mut engine = open::engine(gguf, &args.engine, context, 1)?;
+    let parallel = args.parallel.unwrap_or(1);
+    let context = match args.ctx_size {
+        Some(1..) => context,
+        Some(0) | None => Tokens(context.0.saturating_mul(parallel).min(MOST_TOKENS as u32)),
+    };
+    let mut engine = open::engine(gguf, &args.engine, context, parallel)?;
     let tokenizer = engine.tokenizer().map_err(|e| anyhow::anyhow!("text needs a tokenizer: {e}"))?;
     open::tokenizer_notes(tokenizer).iter().for_each(|n| note(&format!("note: {n}")));
     interrupt::listen()?;
     match prompt {
+        Some(text) if args.parallel.is_some() => {
+            let escape = |line: &str| if args.no_escape { line.to_owned() } else { unescape(line) };
+            let many = Many { style: &style, parallel, echo: !args.no_display_prompt, json: args.json };
+            many.run(&mut engine, &sampler, &prompts::lines(&text, escape)?)
+        }
         Some(prompt) => continue_prompt(&mut engine, sampler, &style, &prompt, !args.no_display_prompt),
         None => {
             let first = args.prompt.as_deref().map(|p| if args.no_escape { p.to_owned() } else { unescape(p) });
@@ -219,6 +238,11 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Durat
     ));
     let since_start = ready.map_or(String::new(), |r| format!(", {:.1} ms after the start", ms(r + *first_token)));
     note(&format!("first token: {:.1} ms after the prompt{since_start}", ms(*first_token)));
+    show_memory(engine);
+}
+
+/// What was allocated, on stderr.
+pub(super) fn show_memory(engine: &Engine) {
     let memory = engine.memory();
     let resident = host::resident().map_or("unknown".to_owned(), |b| b.to_string());
     note(&format!(
