@@ -109,6 +109,14 @@ impl Pages {
         }
     }
 
+    /// Has a page count as given back just now, if it is cached.
+    pub(super) fn refresh(&mut self, page: PageId) {
+        if self.holders(page) == 0 && self.index.holds(page) {
+            self.unlink(page);
+            self.append_cached(page);
+        }
+    }
+
     /// Hands all that is held of `src` to `dst`, which is free, and leaves `src` blank.
     pub(super) fn relocate(&mut self, src: PageId, dst: PageId) {
         self.claim(dst);

@@ -35,18 +35,29 @@ impl PagedKv {
         if self.sequences.iter().flatten().all(dense) {
             return;
         }
+        let mut drained = Vec::new();
         while let Some((mut chain, at)) = self.first_with_holes() {
-            let mut at = Some(at);
-            while let Some(k) = at {
-                let filled = self.fill(&chain, k, chunk);
-                if filled.moves.is_empty() {
-                    return;
-                }
-                chunk.add(&filled.moves);
-                self.replace(&mut chain, k, filled);
-                at = hole(&chain.live, self.page()).filter(|_| self.has_room(&chain));
+            if !self.squeeze_chain(&mut chain, at, chunk, &mut drained) {
+                break;
             }
         }
+        // Pages were drained first to last; as everywhere the last is to be given back first.
+        drained.into_iter().rev().for_each(|page| self.pages.refresh(page));
+    }
+
+    /// Closes the holes of a chain from its page `at` on; false where the chunk ended before.
+    fn squeeze_chain(&mut self, chain: &mut Chain, at: usize, chunk: &mut Chunk, drained: &mut Vec<PageId>) -> bool {
+        let mut at = Some(at);
+        while let Some(k) = at {
+            let filled = self.fill(chain, k, chunk);
+            if filled.moves.is_empty() {
+                return false;
+            }
+            chunk.add(&filled.moves);
+            self.replace(chain, k, filled, drained);
+            at = hole(&chain.live, self.page()).filter(|_| self.has_room(chain));
+        }
+        true
     }
 
     /// The first chain that has a hole to be closed, and the page of it.
@@ -129,7 +140,7 @@ impl PagedKv {
     }
 
     /// Brings chain and tables up to date: the target in place `k`, drained pages gone.
-    fn replace(&mut self, chain: &mut Chain, k: usize, filled: Filled) {
+    fn replace(&mut self, chain: &mut Chain, k: usize, filled: Filled, drained: &mut Vec<PageId>) {
         let Filled { target, sources, moves, count } = filled;
         let old = chain.pages[k..k + sources.len()].to_vec();
         let kept = old.iter().zip(&sources).filter(|&(&page, &left)| left != 0 && page != target);
@@ -150,6 +161,7 @@ impl PagedKv {
             }
             old.iter().filter(|page| !pages.contains(page)).for_each(|&page| self.pages.release(page));
         }
+        drained.extend(old.iter().filter(|page| !pages.contains(page)));
         chain.pages.splice(k..k + sources.len(), pages);
         chain.live.splice(k..k + sources.len(), live);
     }

@@ -94,19 +94,25 @@ impl Sequence {
         bits(self.live[at]).filter(|&slot| (from..to).contains(&position(slot))).fold(0, |mask, slot| mask | 1 << slot)
     }
 
-    /// Makes holes of the slots at positions `from..to`; pages without live slots leave the table.
+    /// Makes holes of the slots at positions `from..to`; pages without live slots leave the table. They are dropped last
+    /// first, as whenever pages are given back: of what is cached of a prefix its beginning then stays longest.
     pub(super) fn remove(&mut self, from: u32, to: u32, cells: &Cells, page: u32, mut dropped: impl FnMut(PageId)) {
         let (before, places) = (self.count, self.places(from, to, cells, page));
-        let mut kept = places.start;
-        for at in places.clone() {
+        for at in places.clone().rev() {
             let gone = self.within(at, from, to, cells, page);
             self.count -= gone.count_ones();
-            if self.live[at] == gone {
+            self.live[at] &= !gone;
+            if self.live[at] == 0 {
                 dropped(self.pages[at]);
-            } else {
-                (self.pages[kept], self.live[kept]) = (self.pages[at], self.live[at] & !gone);
-                kept += 1;
             }
+        }
+        let mut kept = places.start;
+        for at in places.clone() {
+            if self.live[at] == 0 {
+                continue;
+            }
+            (self.pages[kept], self.live[kept]) = (self.pages[at], self.live[at]);
+            kept += 1;
         }
         self.pages.drain(kept..places.end);
         self.live.drain(kept..places.end);

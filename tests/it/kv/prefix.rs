@@ -1,6 +1,6 @@
 //! What begins alike shares its pages.
 
-use loadmaster::kv::{PagedKv, SequenceId};
+use loadmaster::kv::{Mark, PagedKv, SequenceId};
 use loadmaster::units::Tokens;
 
 use super::{grow, ids, paged, prompted, started};
@@ -69,4 +69,35 @@ fn sharing_keeps_promises() {
     kv.reserve(other, Tokens(40)).unwrap();
     assert_eq!(kv.start_with_prefix(&ids(64)).1, Tokens(16));
     grow(&mut kv, other, 40);
+}
+
+/// However pages are given back: the beginning of a prefix, without which the rest is never found, stays longest.
+#[test]
+fn a_cached_prefix_loses_its_end_first() {
+    type GiveBack = fn(&mut PagedKv, SequenceId);
+    let ways: [(&str, GiveBack); 4] = [
+        ("end", |kv, id| kv.end(id).unwrap()),
+        ("truncate", |kv, id| kv.truncate(id, 0).unwrap()),
+        ("remove", |kv, id| kv.remove(id, 0, 64).unwrap()),
+        ("take back", |kv, id| {
+            let mark = kv.mark(id).unwrap();
+            kv.truncate(id, 64).unwrap();
+            kv.take_back(id, Mark { count: Tokens(0), ..mark }).unwrap();
+        }),
+    ];
+    for (way, give_back) in ways {
+        let mut kv = paged(16 * 16);
+        let id = prompted(&mut kv, &ids(64));
+        give_back(&mut kv, id);
+        let cached = kv.usage().cached;
+        let blank = kv.free_pages() - cached;
+        assert!(cached >= 3, "{way}: {cached} cached");
+        let mut found = Vec::new();
+        for more in 0..=2 {
+            let mut kv = kv.clone();
+            started(&mut kv, (blank + more) * 16);
+            found.push(kv.start_with_prefix(&ids(64)).1.0 / 16);
+        }
+        assert_eq!(found, [cached, cached - 1, cached - 2], "{way}");
+    }
 }
