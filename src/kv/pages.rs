@@ -117,6 +117,13 @@ impl Pages {
         }
     }
 
+    /// Has the content of `cached`, which nobody holds, be found in `page`, where it is too; `cached` becomes blank.
+    pub(super) fn succeed(&mut self, cached: PageId, page: PageId) {
+        self.unlink(cached);
+        self.index.rename(cached, page);
+        self.set_blank(cached);
+    }
+
     /// Hands all that is held of `src` to `dst`, which is free, and leaves `src` blank.
     pub(super) fn relocate(&mut self, src: PageId, dst: PageId) {
         self.claim(dst);

@@ -64,18 +64,23 @@ impl PrefixIndex {
         None
     }
 
-    /// The chain of the content of `page` after `parent`. The page is indexed unless one of the same content is.
-    pub(super) fn insert(&mut self, parent: Chain, page: PageId, tokens: &[u32]) -> Chain {
+    /// The chain of the content of `page` after `parent`, and the page under which it is found: this one, unless there
+    /// is one of the same content already.
+    pub(super) fn insert(&mut self, parent: Chain, page: PageId, tokens: &[u32]) -> (PageId, Chain) {
         let ids = self.tokens_of(page, tokens);
-        if let Some((_, chain)) = self.find(parent, ids, tokens) {
-            return chain;
+        let found = self.find(parent, ids, tokens);
+        if let Some(known) = found.filter(|&(found, _)| found == page) {
+            return known;
         }
         let bucket = self.bucket(parent, ids);
         self.forget(page);
+        if let Some(other) = found {
+            return other;
+        }
         self.last = Chain(self.last.0 + 1);
         self.entries[page.index()] = Entry { chain: self.last, parent, bucket, next: self.buckets[bucket] };
         self.buckets[bucket] = Some(page);
-        self.last
+        (page, self.last)
     }
 
     /// Takes a page out of the index, if it is there: its content is about to change.

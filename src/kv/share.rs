@@ -2,7 +2,7 @@
 
 use super::prefix::Chain;
 use super::table::{Sequence, low};
-use super::{KvError, PagedKv, SequenceId};
+use super::{KvError, PageId, PagedKv, SequenceId};
 use crate::units::Tokens;
 
 impl PagedKv {
@@ -11,19 +11,43 @@ impl PagedKv {
     /// will be. A page is shared only if its tokens and all before it are the first of the sequence, none removed,
     /// shifted or restored.
     ///
+    /// A content is kept once. Of sequences that began alike at the same time the first to be written shares its pages;
+    /// the others take these in place of their own, which are given back: the table of a sequence may change. Otherwise
+    /// the same prompt would take its room as often as it was asked for, and be forgotten with the one that was first.
+    ///
     /// # Errors
     /// There is no such sequence.
     pub fn written(&mut self, id: SequenceId) -> Result<(), KvError> {
-        self.sequence(id)?;
-        let page = self.page();
-        let PagedKv { pages, cells, sequences, .. } = self;
-        let Some(sequence) = sequences[id].as_mut() else { return Err(KvError::NoSequence(id)) };
-        let (mut count, mut chain) = sequence.known;
-        while (count + 1) * page <= sequence.unbroken {
-            chain = pages.index.insert(chain, sequence.pages[count as usize], cells.tokens());
-            count += 1;
+        let (page, sequence) = (self.page(), self.sequence(id)?);
+        let ((mut count, mut chain), unbroken) = (sequence.known, sequence.unbroken);
+        while (count + 1) * page <= unbroken {
+            let own = self.sequence(id)?.pages[count as usize];
+            let (found, next) = self.pages.index.insert(chain, own, self.cells.tokens());
+            if found != own {
+                self.unite(id, count as usize, found)?;
+            }
+            (count, chain) = (count + 1, next);
         }
-        sequence.known = (count, chain);
+        self.sequence_mut(id)?.known = (count, chain);
+        Ok(())
+    }
+
+    /// Has one page where a sequence has another of the same content in its table than the one that is found. If nobody
+    /// holds that one, the sequence's own is found from now on. Only where forks hold its own too, and a reader of the
+    /// one found would have to copy it but could not any more, both stay.
+    fn unite(&mut self, id: SequenceId, at: usize, found: PageId) -> Result<(), KvError> {
+        let own = self.sequence(id)?.pages[at];
+        if self.pages.holders(found) == 0 {
+            self.pages.succeed(found, own);
+            return Ok(());
+        }
+        self.pages.hold(found);
+        if self.pages.holders(own) > 1 && self.keeps_promises().is_err() {
+            self.pages.release(found);
+            return Ok(());
+        }
+        self.pages.release(own);
+        self.sequence_mut(id)?.pages[at] = found;
         Ok(())
     }
 
@@ -55,7 +79,7 @@ impl PagedKv {
 
 impl Sequence {
     /// Takes a page whose content was found.
-    fn share(&mut self, found: super::PageId, page: u32, chain: Chain) {
+    fn share(&mut self, found: PageId, page: u32, chain: Chain) {
         self.pages.push(found);
         self.live.push(low(page));
         self.count += page;

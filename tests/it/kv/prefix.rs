@@ -1,9 +1,9 @@
 //! What begins alike shares its pages.
 
-use loadmaster::kv::{Mark, PagedKv, SequenceId};
+use loadmaster::kv::{Mark, PageId, PagedKv, SequenceId, Writes};
 use loadmaster::units::Tokens;
 
-use super::{grow, ids, paged, prompted, started};
+use super::{grow, ids, paged, positions, prompted, started, told};
 
 #[test]
 fn what_begins_alike_shares_its_whole_pages() {
@@ -100,4 +100,71 @@ fn a_cached_prefix_loses_its_end_first() {
         }
         assert_eq!(found, [cached, cached - 1, cached - 2], "{way}");
     }
+}
+
+/// Two prompts that are evaluated in the same steps: each page is kept once, and found as long as one of them runs.
+#[test]
+fn prompts_that_are_in_flight_together_end_up_sharing() {
+    let mut kv = paged(16 * 8);
+    let [one, two] = [kv.start(), kv.start()];
+    for chunk in ids(50).chunks(20) {
+        [one, two].into_iter().for_each(|id| kv.append(id, chunk, &mut Writes::default()).unwrap());
+        [one, two].into_iter().for_each(|id| kv.written(id).unwrap());
+    }
+    assert_eq!((kv.usage().used, kv.usage().live), (5, Tokens(48 + 2 + 2)));
+    assert_eq!((kv.length(two), positions(&kv, two)), (Ok(Tokens(50)), ids(50)));
+    assert_eq!(kv.table(one).unwrap().pages[..3], kv.table(two).unwrap().pages[..3]);
+    kv.end(one).unwrap();
+    started(&mut kv, 16 * 4);
+    assert_eq!((kv.free_pages(), kv.start_with_prefix(&ids(50)).1), (0, Tokens(48)));
+}
+
+/// The other prompt has ended: its page, cached, makes room for the one that is held.
+#[test]
+fn a_content_that_nobody_holds_is_found_where_it_is_held() {
+    let mut kv = paged(16 * 4);
+    let [one, two] = [started(&mut kv, 16), started(&mut kv, 16)];
+    kv.written(one).unwrap();
+    kv.end(one).unwrap();
+    assert_eq!((kv.usage().cached, kv.free_pages()), (1, 3));
+    kv.written(two).unwrap();
+    assert_eq!((kv.usage().cached, kv.free_pages()), (0, 3));
+    started(&mut kv, 48);
+    assert_eq!(kv.start_with_prefix(&ids(16)).1, Tokens(16));
+    assert_eq!(kv.table(two).unwrap().pages, [PageId(1)]);
+}
+
+/// Forks of one of them share its pages with each other until each was told of.
+#[test]
+fn forks_take_the_page_that_is_found_one_by_one() {
+    let mut kv = paged(16 * 4);
+    let [one, two] = [started(&mut kv, 16), started(&mut kv, 16)];
+    let fork = kv.fork(two).unwrap();
+    [one, two].into_iter().for_each(|id| kv.written(id).unwrap());
+    assert_eq!((kv.holders(PageId(0)), kv.holders(PageId(1))), (2, 1));
+    kv.written(fork).unwrap();
+    assert_eq!((kv.holders(PageId(0)), kv.usage().used, kv.usage().cached), (3, 1, 0));
+}
+
+/// The first ends within its page and was promised to go on there; shared, it would have to be copied.
+#[test]
+fn pages_of_one_content_stay_apart_where_sharing_would_break_a_promise() {
+    let mut kv = paged(16 * 3);
+    let [one, two] = [prompted(&mut kv, &ids(16)), started(&mut kv, 16)];
+    let fork = kv.fork(two).unwrap();
+    kv.truncate(one, 10).unwrap();
+    kv.reserve(one, Tokens(22)).unwrap();
+    assert_eq!((kv.usage().promised, kv.free_pages()), (1, 1));
+    kv.written(two).unwrap();
+    assert_eq!((kv.holders(PageId(0)), kv.holders(PageId(1))), (1, 2));
+    assert_eq!(grow(&mut kv.clone(), one, 22).len(), 22);
+    // Its own page comes free instead.
+    kv.end(fork).unwrap();
+    kv.truncate(two, 0).unwrap();
+    kv.append(two, &ids(16), &mut Writes::default()).unwrap();
+    kv.written(two).unwrap();
+    assert_eq!((kv.holders(PageId(0)), kv.usage().promised, kv.free_pages()), (2, 2, 2));
+    let mut writes = Writes::default();
+    kv.append(one, &[0; 22], &mut writes).unwrap();
+    assert_eq!(told(&writes.copies), "0 > 16 x 10");
 }
