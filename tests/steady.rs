@@ -11,7 +11,7 @@ use loadmaster::engine::{Engine, EngineOptions, Queue, QueueLimits, Request};
 use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
-use loadmaster::kv::{KvLayout, PagedKv, Writes};
+use loadmaster::kv::{Depth, KvLayout, PagedKv, Writes};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Offload, Policy};
 use loadmaster::sample::{SampleOptions, Sampler};
@@ -148,6 +148,7 @@ fn booked(layout: KvLayout) -> usize {
             kv.written(sequence).unwrap();
             sum += kv.table(sequence).unwrap().pages.len() + kv.runs(sequence).unwrap().count();
             sum += kv.rotations().len() + kv.next_position(sequence).unwrap() as usize;
+            sum += (kv.avoidable(Depth::Cells) + kv.reads() + kv.mark(sequence).unwrap().count.0) as usize;
         }
     };
     let before = ALLOCATIONS.load(Ordering::Relaxed);

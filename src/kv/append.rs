@@ -9,7 +9,7 @@ use crate::units::Tokens;
 pub struct Writes {
     /// Copies of pages that others read too, to be made first.
     pub copies: Vec<Move>,
-    /// The cell of each token.
+    /// The cell of each token. They are written before cells are moved: a compaction does not change what is here.
     pub cells: Vec<CellId>,
 }
 

@@ -4,9 +4,7 @@
 //! leaves every sequence readable once its moves are made in order. None is over budget, except that a chunk makes at
 //! least one move, of a page or, where it closes holes, of a cell: whatever the budget, compaction ends.
 
-use super::gather::gather;
-use super::{CellId, Move, PageId, PagedKv};
-use crate::index::Id;
+use super::{CellId, Move, PagedKv};
 use crate::units::{Bytes, Tokens};
 
 /// How far compaction goes.
@@ -91,7 +89,7 @@ pub(super) struct Chunk {
 
 impl Chunk {
     /// How many pages of `page` cells one move may still have: the first move of a chunk at least one.
-    fn pages(&self, page: u32) -> u32 {
+    pub(super) fn pages(&self, page: u32) -> u32 {
         if self.room == 0 { 0 } else { (self.cells / page).max(u32::from(self.moves.is_empty())) }
     }
 
@@ -115,43 +113,6 @@ impl Chunk {
         let fits = moves.len() < self.room;
         moves.extend(fits.then_some(Move { src, dst, len: Tokens(1) }));
         fits
-    }
-}
-
-impl PagedKv {
-    /// Moves held pages that lie above their number into the holes below it, as far as the chunk goes.
-    fn sink(&mut self, chunk: &mut Chunk) {
-        let page = self.page();
-        let mut went: Vec<PageId> = Vec::new();
-        for step in gather(&self.pages.map(), Tokens(page)) {
-            let pages = chunk.pages(page).min(step.len.0 / page);
-            let part = Move { len: Tokens(pages * page), ..step };
-            if pages == 0 {
-                break;
-            }
-            chunk.add(&[part]);
-            went.resize_with(self.pages.total() as usize, || PageId(u32::MAX));
-            for at in 0..pages {
-                let (src, dst) = (PageId(step.src.0 / page + at), PageId(step.dst.0 / page + at));
-                self.pages.relocate(src, dst);
-                went[src.index()] = dst;
-            }
-            self.cells.copy(part);
-            if part.len < step.len {
-                break;
-            }
-        }
-        self.follow(&went);
-    }
-
-    /// Has every table name the pages where they went.
-    fn follow(&mut self, went: &[PageId]) {
-        let tables = self.sequences.iter_mut().flatten().flat_map(|sequence| &mut sequence.pages);
-        for page in tables {
-            if let Some(&dst) = went.get(page.index()).filter(|dst| dst.0 != u32::MAX) {
-                *page = dst;
-            }
-        }
     }
 }
 

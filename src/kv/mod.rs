@@ -22,6 +22,7 @@ mod price;
 mod promise;
 mod save;
 mod share;
+mod sink;
 mod squeeze;
 mod table;
 
@@ -195,8 +196,7 @@ impl PagedKv {
                 masks[page.0 as usize] |= live;
             }
         }
-        let (total, free) = (self.pages.total(), self.pages.free());
-        let used = total - free;
+        let (total, free, used) = (self.pages.total(), self.pages.free(), self.used());
         let live = masks.iter().map(|mask| mask.count_ones()).sum();
         Usage {
             total,
@@ -285,6 +285,11 @@ impl PagedKv {
 
     fn page(&self) -> u32 {
         self.layout.page()
+    }
+
+    /// Pages that sequences hold.
+    fn used(&self) -> u32 {
+        self.pages.total() - self.pages.free()
     }
 
     fn sequence(&self, id: SequenceId) -> Result<&Sequence, KvError> {

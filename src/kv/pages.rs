@@ -23,6 +23,8 @@ pub(super) struct Pages {
     blank: Vec<u64>,
     blanks: u32,
     cached: u32,
+    /// One past the highest page that is held.
+    span: u32,
     links: Vec<Link>,
     oldest: Option<PageId>,
     newest: Option<PageId>,
@@ -39,6 +41,7 @@ impl Pages {
             blank,
             blanks: total,
             cached: 0,
+            span: 0,
             links: vec![Link::default(); total as usize],
             oldest: None,
             newest: None,
@@ -57,6 +60,16 @@ impl Pages {
     /// Free pages whose content can still be found.
     pub(super) fn cached(&self) -> u32 {
         self.cached
+    }
+
+    /// One past the highest page that is held.
+    pub(super) fn span(&self) -> u32 {
+        self.span
+    }
+
+    /// Whether nobody holds a page, but its content can be found.
+    pub(super) fn is_cached(&self, page: PageId) -> bool {
+        self.holders(page) == 0 && self.index.holds(page)
     }
 
     /// Sequences that hold a page.
@@ -107,11 +120,12 @@ impl Pages {
             (0, false) => self.set_blank(page),
             _ => {}
         }
+        self.lower_span();
     }
 
     /// Has a page count as given back just now, if it is cached.
     pub(super) fn refresh(&mut self, page: PageId) {
-        if self.holders(page) == 0 && self.index.holds(page) {
+        if self.is_cached(page) {
             self.unlink(page);
             self.append_cached(page);
         }
@@ -130,6 +144,34 @@ impl Pages {
         self.index.rename(src, dst);
         self.holders[dst.index()] = std::mem::take(&mut self.holders[src.index()]);
         self.set_blank(src);
+        self.lower_span();
+    }
+
+    /// Has what is cached in `src` be cached in `dst`, which is blank; its turn to be forgotten stays.
+    pub(super) fn relocate_cached(&mut self, src: PageId, dst: PageId) {
+        self.unset_blank(dst);
+        self.index.rename(src, dst);
+        let link = std::mem::take(&mut self.links[src.index()]);
+        self.links[dst.index()] = link;
+        self.join(link.older, Some(dst));
+        self.join(Some(dst), link.newer);
+        self.set_blank(src);
+    }
+
+    /// Has a page be blank if there is none: the cached one that was given back first.
+    pub(super) fn have_blank(&mut self) {
+        if let Some(oldest) = self.oldest.filter(|_| self.blanks == 0) {
+            self.unlink(oldest);
+            self.index.forget(oldest);
+            self.set_blank(oldest);
+        }
+    }
+
+    /// The lowest blank pages side by side from `first` on: where, and how many, at most `most`.
+    pub(super) fn blanks_from(&self, first: u32, most: u32) -> (PageId, u32) {
+        let start = (first..self.total()).find(|&page| self.is_blank(page)).unwrap_or(self.total());
+        let count = (start..self.total()).take(most as usize).take_while(|&page| self.is_blank(page)).count();
+        (PageId(start), count as u32)
     }
 
     /// Where `count` free pages lie side by side, lowest first: blank ones, or else whatever is free.
@@ -137,9 +179,8 @@ impl Pages {
     /// # Errors
     /// The length of the longest run of free pages.
     pub(super) fn run(&self, count: u32) -> Result<PageId, u32> {
-        let blank = |page: u32| self.blank[page as usize / 64] >> (page % 64) & 1 == 1;
         let free = |page: u32| self.holders[page as usize] == 0;
-        self.run_of(count, blank).or_else(|_| self.run_of(count, free))
+        self.run_of(count, |page| self.is_blank(page)).or_else(|_| self.run_of(count, free))
     }
 
     fn run_of(&self, count: u32, serves: impl Fn(u32) -> bool) -> Result<PageId, u32> {
@@ -154,16 +195,26 @@ impl Pages {
         Err(longest)
     }
 
+    fn is_blank(&self, page: u32) -> bool {
+        self.blank[page as usize / 64] >> (page % 64) & 1 == 1
+    }
+
     /// From free to held once.
     fn pick(&mut self, page: PageId) {
-        let (word, bit) = (page.index() / 64, 1 << (page.0 % 64));
-        if self.blank[word] & bit != 0 {
-            self.blank[word] &= !bit;
-            self.blanks -= 1;
+        if self.is_blank(page.0) {
+            self.unset_blank(page);
         } else {
             self.unlink(page);
         }
         self.holders[page.index()] = 1;
+        self.span = self.span.max(page.0 + 1);
+    }
+
+    /// To be called whenever a page is not held any more; goes over those at the end only.
+    fn lower_span(&mut self) {
+        while self.span.checked_sub(1).is_some_and(|last| self.holders[last as usize] == 0) {
+            self.span -= 1;
+        }
     }
 
     fn set_blank(&mut self, page: PageId) {
@@ -171,17 +222,25 @@ impl Pages {
         self.blanks += 1;
     }
 
+    fn unset_blank(&mut self, page: PageId) {
+        self.blank[page.index() / 64] &= !(1 << (page.0 % 64));
+        self.blanks -= 1;
+    }
+
     fn append_cached(&mut self, page: PageId) {
-        self.links[page.index()] = Link { older: self.newest, newer: None };
-        match self.newest.replace(page) {
-            Some(before) => self.links[before.index()].newer = Some(page),
-            None => self.oldest = Some(page),
-        }
+        self.join(self.newest, Some(page));
+        self.join(Some(page), None);
         self.cached += 1;
     }
 
     fn unlink(&mut self, page: PageId) {
         let Link { older, newer } = std::mem::take(&mut self.links[page.index()]);
+        self.join(older, newer);
+        self.cached -= 1;
+    }
+
+    /// Has `newer` come right after `older` in the order in which cached pages were given back; none is an end of it.
+    fn join(&mut self, older: Option<PageId>, newer: Option<PageId>) {
         match older {
             Some(older) => self.links[older.index()].newer = newer,
             None => self.oldest = newer,
@@ -190,6 +249,5 @@ impl Pages {
             Some(newer) => self.links[newer.index()].older = older,
             None => self.newest = older,
         }
-        self.cached -= 1;
     }
 }

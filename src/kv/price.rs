@@ -1,5 +1,6 @@
 //! What a compaction would cost and what it would save: the decision as data.
 
+use super::table::Sequence;
 use super::{Compaction, Depth, KvLayout, PagedKv};
 use crate::units::{Bytes, Tokens};
 
@@ -42,7 +43,22 @@ impl PagedKv {
     pub fn reads(&self) -> u32 {
         match self.layout {
             KvLayout::Paged { .. } => self.sequences.iter().flatten().map(|sequence| sequence.pages.len() as u32).sum(),
-            KvLayout::Contiguous => self.pages.map().iter().rposition(|&held| held).map_or(0, |last| last as u32 + 1),
+            KvLayout::Contiguous => self.pages.span(),
+        }
+    }
+
+    /// The most pages by which a compaction could lessen the [reads](PagedKv::reads) of a decode step; 0: none can. Looks
+    /// at the length of each table, not into it, and allocates nothing, so that it can be asked every step. What shared
+    /// pages stand in the way of counts too, so who was told that it does not pay asks for the [price](PagedKv::price)
+    /// again once this has grown.
+    pub fn avoidable(&self, depth: Depth) -> u32 {
+        match (self.layout, depth) {
+            (KvLayout::Paged { .. }, Depth::Pages) => 0,
+            (KvLayout::Paged { .. }, Depth::Cells) => {
+                let spare = |sequence: &Sequence| sequence.pages.len() as u32 - sequence.count.div_ceil(self.page());
+                self.sequences.iter().flatten().map(spare).sum()
+            }
+            (KvLayout::Contiguous, Depth::Pages | Depth::Cells) => self.pages.span() - self.used(),
         }
     }
 }

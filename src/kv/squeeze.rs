@@ -3,7 +3,8 @@
 //! What moves as one is a chain: pages that follow each other in the tables of the same sequences, read alike by all of
 //! them. A step fills one page of a chain from the cells behind it, or as much of it as a chunk takes. Where the page has
 //! holes before its last cell it is filled anew in a free page, so that moves are long and the old one is free once it is
-//! drained; without any free page the cells move within it, piece by piece. After every step each table is whole again.
+//! drained; that is a blank page, or else the cached one that was given back first. Without any free page the cells move
+//! within it, piece by piece. After every step each table is whole again.
 
 use super::compact::Chunk;
 use super::table::{Sequence, bits, low};

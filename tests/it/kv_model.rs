@@ -174,6 +174,10 @@ impl Pair {
             }
             KvError::NoSlot { needed, longest, free } => {
                 assert!(needed == ids.len() as u32 && longest < needed && needed <= free);
+                if !writes.cells.is_empty() {
+                    // Compaction would move cells of this step that are still to be written.
+                    return false;
+                }
                 let moves = Compaction::at_once(Depth::Cells).chunk(&mut self.kv);
                 copy(&mut self.rows, &moves);
                 self.kv.append(id, ids, writes).expect("free cells are side by side after compaction");
@@ -348,6 +352,9 @@ impl Pair {
         let cost = MoveCost { cell: Bytes(3), nodes: 2 };
         let budget = Budget { bytes: Bytes(u64::from(b % 200)), nodes: u32::from(b / 200 % 20) };
         let mut compaction = Compaction::new(depth, cost, budget);
+        let price = self.kv.price(depth, Bytes(1), Tokens(1));
+        assert!(price.reads <= price.reads_after + self.kv.avoidable(depth), "{price:?}");
+        let before = self.kv.usage();
         loop {
             let moves = compaction.chunk(&mut self.kv);
             let cells: u32 = moves.iter().map(|step| step.len.0).sum();
@@ -362,10 +369,15 @@ impl Pair {
                 return;
             }
         }
+        if depth == Depth::Pages {
+            let forgotten = u32::from(price.moved > Bytes::ZERO && before.cached == before.free);
+            assert_eq!(self.kv.usage().cached, before.cached - forgotten);
+        }
         let used = self.kv.usage().used;
         assert!((0..used).all(|page| self.kv.holders(PageId(page)) > 0), "live pages are the first {used}");
         if depth == Depth::Cells && self.kv.usage().promised == 0 {
             self.check_squeezed();
+            assert_eq!(self.kv.reads(), price.reads_after);
         }
     }
 

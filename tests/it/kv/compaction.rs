@@ -213,3 +213,84 @@ fn compaction_moves_what_can_be_shared_along() {
     let (sharing, shared) = kv.start_with_prefix(&prompt);
     assert_eq!((shared, kv.table(sharing)), (Tokens(32), kv.table(above)));
 }
+
+/// What is cached below moves out of the way, whole; without a blank page the one that was given back first makes room.
+#[test]
+fn compaction_keeps_what_is_cached() {
+    let cached_below = |pages: u32, held: u32| {
+        let mut kv = paged(16 * pages);
+        let prompt = prompted(&mut kv, &ids(48));
+        kv.end(prompt).unwrap();
+        started(&mut kv, 16 * held);
+        kv
+    };
+    let mut kv = cached_below(8, 2);
+    insta::assert_snapshot!(told(&Compaction::at_once(Depth::Pages).chunk(&mut kv)), @r"
+    0 > 80 x 32
+    48 > 0 x 32
+    ");
+    assert_eq!((kv.usage().cached, kv.start_with_prefix(&ids(48)).1), (3, Tokens(48)));
+
+    let mut kv = cached_below(6, 2);
+    insta::assert_snapshot!(told(&Compaction::at_once(Depth::Pages).chunk(&mut kv)), @r"
+    0 > 80 x 16
+    48 > 0 x 16
+    16 > 48 x 16
+    64 > 16 x 16
+    ");
+    assert_eq!((kv.usage().cached, kv.start_with_prefix(&ids(48)).1), (3, Tokens(48)));
+
+    let mut kv = cached_below(5, 2);
+    insta::assert_snapshot!(told(&Compaction::at_once(Depth::Pages).chunk(&mut kv)), @r"
+    0 > 32 x 16
+    48 > 0 x 16
+    16 > 48 x 16
+    64 > 16 x 16
+    ");
+    assert_eq!((kv.usage().cached, kv.start_with_prefix(&ids(48)).1), (2, Tokens(32)), "its end was given up");
+}
+
+/// It is forgotten in the same order as it would have been in its old place.
+#[test]
+fn what_is_cached_keeps_its_turn_when_it_moves() {
+    let mut kv = paged(16 * 8);
+    let prompts: [Vec<u32>; 2] = [(100..132).collect(), (200..232).collect()];
+    let both = prompts.each_ref().map(|prompt| prompted(&mut kv, prompt));
+    started(&mut kv, 32);
+    both.into_iter().rev().for_each(|id| kv.end(id).unwrap());
+    Compaction::at_once(Depth::Pages).chunk(&mut kv);
+    let blank = kv.free_pages() - kv.usage().cached;
+    started(&mut kv, 16 * blank);
+    let mut left = Vec::new();
+    loop {
+        left.push(prompts.each_ref().map(|prompt| kv.clone().start_with_prefix(prompt).1.0 / 16));
+        if kv.free_pages() == 0 {
+            break;
+        }
+        started(&mut kv, 16);
+    }
+    assert_eq!(left, [[2, 2], [2, 1], [2, 0], [1, 0], [0, 0]]);
+}
+
+/// Whether to ask for a price is told by counts alone.
+#[test]
+fn no_price_is_asked_for_where_nothing_is_to_be_saved() {
+    let mut kv = paged(16 * 20);
+    let [one, two] = [started(&mut kv, 70), started(&mut kv, 50)];
+    let avoidable = |kv: &PagedKv| [Depth::Pages, Depth::Cells].map(|depth| kv.avoidable(depth));
+    assert_eq!(avoidable(&kv), [0, 0]);
+    kv.remove(one, 10, 25).unwrap();
+    assert_eq!(avoidable(&kv), [0, 1], "55 tokens need four pages of five");
+    kv.remove(two, 16, 48).unwrap();
+    assert_eq!(avoidable(&kv), [0, 1], "two pages were given back whole");
+    Compaction::at_once(Depth::Cells).chunk(&mut kv);
+    assert_eq!(avoidable(&kv), [0, 0]);
+
+    let mut kv = PagedKv::new(Tokens(100), KvLayout::Contiguous);
+    let [below, _] = [started(&mut kv, 60), started(&mut kv, 2)];
+    assert_eq!((avoidable(&kv), kv.reads()), ([0, 0], 62));
+    kv.end(below).unwrap();
+    assert_eq!((avoidable(&kv), kv.reads()), ([60, 60], 62));
+    Compaction::at_once(Depth::Pages).chunk(&mut kv);
+    assert_eq!((avoidable(&kv), kv.reads()), ([0, 0], 2));
+}

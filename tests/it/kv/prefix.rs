@@ -1,6 +1,6 @@
 //! What begins alike shares its pages.
 
-use loadmaster::kv::{Mark, PageId, PagedKv, SequenceId, Writes};
+use loadmaster::kv::{Compaction, Depth, Mark, PageId, PagedKv, SequenceId, Writes};
 use loadmaster::units::Tokens;
 
 use super::{grow, ids, paged, positions, prompted, started, told};
@@ -75,7 +75,7 @@ fn sharing_keeps_promises() {
 #[test]
 fn a_cached_prefix_loses_its_end_first() {
     type GiveBack = fn(&mut PagedKv, SequenceId);
-    let ways: [(&str, GiveBack); 4] = [
+    let ways: [(&str, GiveBack); 5] = [
         ("end", |kv, id| kv.end(id).unwrap()),
         ("truncate", |kv, id| kv.truncate(id, 0).unwrap()),
         ("remove", |kv, id| kv.remove(id, 0, 64).unwrap()),
@@ -83,6 +83,12 @@ fn a_cached_prefix_loses_its_end_first() {
             let mark = kv.mark(id).unwrap();
             kv.truncate(id, 64).unwrap();
             kv.take_back(id, Mark { count: Tokens(0), ..mark }).unwrap();
+        }),
+        ("squeeze", |kv, id| {
+            // The pages of the prefix are filled anew elsewhere.
+            kv.remove(id, 0, 1).unwrap();
+            grow(kv, id, 80);
+            Compaction::at_once(Depth::Cells).chunk(kv);
         }),
     ];
     for (way, give_back) in ways {
