@@ -1,6 +1,7 @@
 //! The seam between plans and hardware: buffers, queues, events and whole splits. It knows no op by name.
 //! A backend instance is one device; it holds no global state and never plans.
 
+mod cells;
 pub mod cpu;
 pub mod null;
 mod registry;
@@ -18,6 +19,7 @@ use crate::plan::{Span, Split};
 use crate::residency::{Layout, WeightSlice};
 use crate::units::{Bytes, Tokens};
 
+pub use cells::{CacheLimits, CacheWork, CellMove, CellTurn, key_rotation, row_bytes};
 pub use registry::open;
 
 define_id! {
@@ -25,6 +27,8 @@ define_id! {
     pub BufferId("b"),
     /// A prepared split of one backend.
     pub ProgramId("p"),
+    /// The caches of a graph that one backend holds, prepared for work between steps.
+    pub CachesId("c"),
 }
 
 /// What a buffer is for.
@@ -146,6 +150,12 @@ pub enum BackendError {
     ReadOnly { device: String, buffer: BufferId },
     #[error("{device}: {program} does not exist")]
     NoProgram { device: String, program: ProgramId },
+    #[error("{device}: caches {caches} do not exist")]
+    NoCaches { device: String, caches: CachesId },
+    #[error("{device}: {state} is not among the caches of this device")]
+    NoState { device: String, state: StateId },
+    #[error("{device}: {what} {index}: cells {first}..{end} leave a cache of {cells}", end = u64::from(*first) + u64::from(*len))]
+    OutOfCells { device: String, what: &'static str, index: usize, first: u32, len: u32, cells: u32 },
     #[error("{device}: event {event} was never submitted")]
     NoEvent { device: String, event: u64 },
     #[error("{device}: {what} must be {needed}, found {found}")]
@@ -217,6 +227,56 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Arguments do not fit the program, or an event is unknown.
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError>;
+
+    /// Makes the caches of this device ready for the four operations below, any number of times.
+    ///
+    /// # Errors
+    /// The device cannot keep a cache of that kind, or a span leaves its buffer.
+    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError>;
+
+    /// Copies rows of cells in every prepared cache, on the compute queue after `waits`: one move after the other, each as
+    /// if it read all its rows before it writes one. Allocates nothing.
+    ///
+    /// # Errors
+    /// A cell is past the smallest cache of the graph, or an event is unknown; nothing has changed.
+    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError>;
+
+    /// Rotates the keys of cells on to other positions, in every prepared cache whose rows were rotated before they were
+    /// written, on the compute queue after `waits`. What was not rotated, and the length of what was, stays. Allocates
+    /// nothing.
+    ///
+    /// # Errors
+    /// As for [`Backend::rearrange`].
+    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError>;
+
+    /// Copies the rows of `cells` in one state into `dst` after `waits` and returns when `dst` is filled: row after row,
+    /// each a row of the state's type as files hold it, whatever the device makes of it.
+    ///
+    /// # Errors
+    /// The state is not on this device, a cell is past the smallest cache, `dst` has not the bytes of the rows, or an
+    /// event is unknown.
+    fn read_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        dst: &mut [u8],
+        waits: &[Event],
+    ) -> Result<(), BackendError>;
+
+    /// Writes what [`Backend::read_cells`] reads, bit for bit, on the compute queue after `waits`; `src` may be reused on
+    /// return.
+    ///
+    /// # Errors
+    /// As for [`Backend::read_cells`]; nothing has changed.
+    fn write_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        src: &[u8],
+        waits: &[Event],
+    ) -> Result<Event, BackendError>;
 
     /// Returns when the event's work is done.
     ///

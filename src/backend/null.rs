@@ -4,11 +4,11 @@
 use std::sync::Mutex;
 
 use super::{
-    ArgLimits, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, Event, HostBytes, ProgramId, Queue,
-    SplitWork,
+    ArgLimits, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheLimits, CacheWork, CachesId,
+    CellMove, CellTurn, Event, HostBytes, ProgramId, Queue, SplitWork,
 };
 use crate::device::DeviceSpec;
-use crate::graph::{NodeId, Operand};
+use crate::graph::{NodeId, Operand, StateId};
 use crate::index::IndexVec;
 use crate::plan::Span;
 use crate::residency::slice_bytes;
@@ -23,6 +23,7 @@ struct Buffer {
 struct Tables {
     buffers: IndexVec<BufferId, Option<Buffer>>,
     programs: IndexVec<ProgramId, Option<ArgLimits>>,
+    caches: IndexVec<CachesId, CacheLimits>,
     events: u64,
 }
 
@@ -155,6 +156,56 @@ impl Backend for NullBackend {
         Ok(next(&mut tables))
     }
 
+    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
+        let mut tables = self.tables();
+        let limits = CacheLimits::of(&self.spec.name, work)?;
+        work.states.iter().flatten().try_for_each(|&at| self.span(&tables, at, true))?;
+        Ok(tables.caches.push(limits))
+    }
+
+    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
+        let mut tables = self.tables();
+        self.caches(&tables, caches)?.admit_moves(&self.spec.name, moves)?;
+        self.known(&tables, waits)?;
+        Ok(next(&mut tables))
+    }
+
+    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
+        let mut tables = self.tables();
+        self.caches(&tables, caches)?.admit_turns(&self.spec.name, turns)?;
+        self.known(&tables, waits)?;
+        Ok(next(&mut tables))
+    }
+
+    fn read_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        dst: &mut [u8],
+        waits: &[Event],
+    ) -> Result<(), BackendError> {
+        let tables = self.tables();
+        self.caches(&tables, caches)?.admit_rows(&self.spec.name, state, cells, dst.len())?;
+        self.known(&tables, waits)?;
+        dst.fill(0);
+        Ok(())
+    }
+
+    fn write_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        src: &[u8],
+        waits: &[Event],
+    ) -> Result<Event, BackendError> {
+        let mut tables = self.tables();
+        self.caches(&tables, caches)?.admit_rows(&self.spec.name, state, cells, src.len())?;
+        self.known(&tables, waits)?;
+        Ok(next(&mut tables))
+    }
+
     fn wait(&self, event: Event) -> Result<(), BackendError> {
         self.known(&self.tables(), &[event])
     }
@@ -164,6 +215,10 @@ impl NullBackend {
     fn limits(&self, tables: &Tables, program: ProgramId) -> Result<ArgLimits, BackendError> {
         let found = tables.programs.get(program).copied().flatten();
         found.ok_or_else(|| BackendError::NoProgram { device: self.device(), program })
+    }
+
+    fn caches<'t>(&self, tables: &'t Tables, caches: CachesId) -> Result<&'t CacheLimits, BackendError> {
+        tables.caches.get(caches).ok_or_else(|| BackendError::NoCaches { device: self.device(), caches })
     }
 
     /// Every operand must be bound, inside its buffer, and states must be writable.

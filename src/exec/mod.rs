@@ -2,6 +2,7 @@
 //! writes inputs, submits splits and reads logits. Never decides where anything runs; that is the plan's.
 
 mod bucket;
+mod cells;
 mod devices;
 mod homes;
 mod load;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::bucket::Bucket;
+use super::cells::Caches;
 use super::devices::{Devices, Open};
 use super::load::Progress;
 use super::step::{Flight, run};
 use super::{ExecError, GraphSource};
-use crate::backend::{self, Queue, SequenceRows};
+use crate::backend::{self, CellMove, CellTurn, Queue, SequenceRows};
 use crate::device::{DeviceId, Machine, MemoryId};
 use crate::gguf::Gguf;
 use crate::graph::ops::Rows;
-use crate::graph::{Batch, Graph, Op};
+use crate::graph::{Batch, Graph, Op, State, StateId};
 use crate::index::IndexVec;
 use crate::plan::{MemoryUse, Plan, PlanError, Policy, Span, partition, plan};
 use crate::residency::Residency;
@@ -75,6 +76,7 @@ pub struct Session {
     /// The bucket that serves each batch shape seen so far.
     routes: BTreeMap<Batch, Batch>,
     flight: Flight,
+    caches: Caches,
     vocab: u32,
     width: usize,
     /// Rows of the last step, and how many floats they are.
@@ -130,6 +132,7 @@ impl Session {
             policy,
             residency,
             flight: Flight::new(&devices),
+            caches: Caches::prepare(&devices, &graph)?,
             devices,
             limits,
             buckets: BTreeMap::new(),
@@ -208,6 +211,49 @@ impl Session {
     /// The logits of the last step that succeeded.
     pub fn logits(&self) -> &[f32] {
         &self.logits[..self.floats]
+    }
+
+    /// The caches, of keys and values of all layers.
+    pub fn states(&self) -> &IndexVec<StateId, State> {
+        &self.caches.states
+    }
+
+    /// Bytes of one cell, keys and values of all layers.
+    pub fn cell_bytes(&self) -> Bytes {
+        self.caches.cell_bytes()
+    }
+
+    /// Copies rows from cells to cells, in every cache on every device, one move after the other.
+    ///
+    /// # Errors
+    /// A cell is past the smallest cache and nothing has changed, or a device failed.
+    pub fn rearrange(&mut self, moves: &[CellMove]) -> Result<(), ExecError> {
+        self.caches.rearrange(&self.devices, moves)
+    }
+
+    /// Rotates keys on to other positions, in every cache of rotated keys on every device.
+    ///
+    /// # Errors
+    /// As for [`Session::rearrange`].
+    pub fn turn(&mut self, turns: &[CellTurn]) -> Result<(), ExecError> {
+        self.caches.turn(&self.devices, turns)
+    }
+
+    /// The rows of `cells` in every cache, state after state in the order of [`Session::states`]: [`Session::cell_bytes`]
+    /// a cell, in the states' types as files hold them.
+    ///
+    /// # Errors
+    /// A cell is past the smallest cache, `bytes` is not as long as the rows, or a device failed.
+    pub fn read_cells(&mut self, cells: &[u32], bytes: &mut [u8]) -> Result<(), ExecError> {
+        self.caches.read(&self.devices, cells, bytes)
+    }
+
+    /// Writes into `cells` what [`Session::read_cells`] has read from as many, bit for bit.
+    ///
+    /// # Errors
+    /// As for [`Session::read_cells`]; nothing has changed unless a device failed.
+    pub fn write_cells(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), ExecError> {
+        self.caches.write(&self.devices, cells, bytes)
     }
 
     fn read_logits(&mut self, key: Batch, outputs: usize) -> Result<&[f32], ExecError> {

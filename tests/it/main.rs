@@ -2,6 +2,7 @@
 
 mod backend;
 mod batching;
+mod cells;
 mod cli;
 mod deepseek2;
 mod devices;

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use loadmaster::backend::{
-    self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, Event, HostBytes, ProgramId, Queue,
-    SequenceRows, SplitWork,
+    self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn,
+    Event, HostBytes, ProgramId, Queue, SequenceRows, SplitWork,
 };
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::exec::{ExecError, GraphSource, Session, SessionLimits, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
-use loadmaster::graph::{Batch, Graph};
+use loadmaster::graph::{Batch, Graph, StateId};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Offload, Policy};
 use loadmaster::residency::{Axis, Home, Residency, WeightSlice};
@@ -39,7 +39,7 @@ pub fn tiny() -> Vec<&'static str> {
 }
 
 /// A tiny model with two more layers than it has, so that there is something to deal.
-fn deeper(shape: &str) -> ModelShape {
+pub fn deeper(shape: &str) -> ModelShape {
     let shape = named(shape).unwrap();
     ModelShape { layers: shape.layers + 2, rope_factors: shape.arch == "llama", ..shape }
 }
@@ -51,11 +51,11 @@ pub fn made(shape: &ModelShape, dtype: DType) -> Arc<Gguf> {
 
 const TOKENS: u32 = 40;
 
-fn setup(machine: Machine) -> Setup<'static> {
+pub fn setup(machine: Machine) -> Setup<'static> {
     Setup::new(machine, SessionLimits { tokens: Tokens(TOKENS), outputs: Tokens(TOKENS) })
 }
 
-fn open(
+pub fn open(
     gguf: &Arc<Gguf>,
     cache: DType,
     setup: Setup<'_>,
@@ -94,7 +94,7 @@ pub fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()
 }
 
-fn single() -> Machine {
+pub fn single() -> Machine {
     Machine::single(BackendKind::Cpu, 2, Bytes(1 << 32))
 }
 
@@ -238,6 +238,9 @@ struct Kept {
 enum Late {
     Write(BufferSpan, Vec<u8>),
     Split(ProgramId, Kept),
+    Move(CachesId, Vec<CellMove>),
+    Turn(CachesId, Vec<CellTurn>),
+    Rows(CachesId, StateId, Vec<u32>, Vec<u8>),
 }
 
 /// Work that was asked for; taken once it is done.
@@ -284,6 +287,9 @@ impl Lazy {
                 let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages: &pages };
                 self.inner.submit(program, &args, &[])?
             }
+            Late::Move(caches, moves) => self.inner.rearrange(caches, &moves, &[])?,
+            Late::Turn(caches, turns) => self.inner.turn(caches, &turns, &[])?,
+            Late::Rows(caches, state, cells, src) => self.inner.write_cells(caches, state, &cells, &src, &[])?,
         };
         Ok(())
     }
@@ -350,6 +356,43 @@ impl Backend for Lazy {
         Ok(self.ask(Queue::Compute, waits, Late::Split(program, kept)))
     }
 
+    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
+        self.inner.prepare_caches(work)
+    }
+
+    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
+        Ok(self.ask(Queue::Compute, waits, Late::Move(caches, moves.to_vec())))
+    }
+
+    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
+        Ok(self.ask(Queue::Compute, waits, Late::Turn(caches, turns.to_vec())))
+    }
+
+    fn read_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        dst: &mut [u8],
+        waits: &[Event],
+    ) -> Result<(), BackendError> {
+        let asked = &mut *self.asked.lock().unwrap();
+        waits.iter().try_for_each(|&wait| self.force(asked, wait))?;
+        self.force_queue(asked, Queue::Compute, asked.len())?;
+        self.inner.read_cells(caches, state, cells, dst, &[])
+    }
+
+    fn write_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        src: &[u8],
+        waits: &[Event],
+    ) -> Result<Event, BackendError> {
+        Ok(self.ask(Queue::Compute, waits, Late::Rows(caches, state, cells.to_vec(), src.to_vec())))
+    }
+
     fn wait(&self, event: Event) -> Result<(), BackendError> {
         self.force(&mut self.asked.lock().unwrap(), event)
     }
@@ -362,11 +405,13 @@ fn by_turns(graph: &Graph, gguf: &Gguf) -> Residency {
     residency
 }
 
+/// A lazy device of `spec`.
+pub fn lazy(spec: &DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(Lazy { inner: backend::open(spec)?, asked: Mutex::default(), fuse: Arc::new(AtomicI64::new(-1)) }))
+}
+
 #[test]
 fn a_step_waits_for_all_that_it_needs_and_not_for_luck() {
-    let lazy = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
-        Ok(Box::new(Lazy { inner: backend::open(spec)?, asked: Mutex::default(), fuse: Arc::new(AtomicI64::new(-1)) }))
-    };
     let gguf = made(&deeper("qwen3moe-tiny"), DType::Q4K);
     let expected = bits(&of_one(&gguf, DType::F16));
     let policy = streaming(Offload::AtLeast(Tokens(1)), 1);
@@ -479,6 +524,45 @@ impl Backend for Faulty {
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
         self.burn()?;
         self.inner.submit(program, args, waits)
+    }
+
+    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
+        self.burn()?;
+        self.inner.prepare_caches(work)
+    }
+
+    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
+        self.burn()?;
+        self.inner.rearrange(caches, moves, waits)
+    }
+
+    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
+        self.burn()?;
+        self.inner.turn(caches, turns, waits)
+    }
+
+    fn read_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        dst: &mut [u8],
+        waits: &[Event],
+    ) -> Result<(), BackendError> {
+        self.burn()?;
+        self.inner.read_cells(caches, state, cells, dst, waits)
+    }
+
+    fn write_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        src: &[u8],
+        waits: &[Event],
+    ) -> Result<Event, BackendError> {
+        self.burn()?;
+        self.inner.write_cells(caches, state, cells, src, waits)
     }
 
     fn wait(&self, event: Event) -> Result<(), BackendError> {

@@ -63,6 +63,12 @@ impl Buffer {
         Bytes::of_len(self.len)
     }
 
+    /// All of it.
+    pub fn whole(self) -> Raw {
+        let (start, len) = (self.start, self.len);
+        Raw { start, len, _buffer: Arc::new(self) }
+    }
+
     /// A range of it, or `None` where the range leaves it.
     pub fn raw(self: &Arc<Buffer>, span: Span) -> Option<Raw> {
         let end = span.offset.checked_add(span.len)?;

@@ -2,6 +2,7 @@
 //! Work is finished when `submit` returns, so events only number what was done. Copies and splits may come from any
 //! threads: one that would race waits (see `traffic`).
 
+mod cells;
 mod kernels;
 mod memory;
 mod pool;
@@ -11,17 +12,20 @@ pub mod simd;
 mod task;
 mod traffic;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::cells::Caches;
 use self::memory::{Buffer, Buffers, Raw};
 use self::pool::Pool;
 use self::program::Program;
 use self::simd::Isa;
 use self::traffic::Traffic;
 use super::{
-    Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, Event, HostBytes, ProgramId, Queue, SplitWork,
+    Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn, Event,
+    HostBytes, ProgramId, Queue, SplitWork,
 };
 use crate::device::DeviceSpec;
+use crate::graph::StateId;
 use crate::index::IndexVec;
 use crate::units::Bytes;
 
@@ -37,7 +41,8 @@ pub struct CpuBackend {
 #[derive(Default)]
 struct Tables {
     buffers: Buffers,
-    programs: IndexVec<ProgramId, Option<std::sync::Arc<Program>>>,
+    programs: IndexVec<ProgramId, Option<Arc<Program>>>,
+    caches: IndexVec<CachesId, Arc<Caches>>,
     events: u64,
 }
 
@@ -85,9 +90,23 @@ impl CpuBackend {
         Event(tables.events)
     }
 
-    fn program(&self, id: ProgramId) -> Result<std::sync::Arc<Program>, BackendError> {
+    fn program(&self, id: ProgramId) -> Result<Arc<Program>, BackendError> {
         let found = self.tables().programs.get(id).and_then(Clone::clone);
         found.ok_or_else(|| BackendError::NoProgram { device: self.spec.name.clone(), program: id })
+    }
+
+    fn caches(&self, id: CachesId) -> Result<Arc<Caches>, BackendError> {
+        let found = self.tables().caches.get(id).cloned();
+        found.ok_or_else(|| BackendError::NoCaches { device: self.spec.name.clone(), caches: id })
+    }
+
+    /// The end of work that a kernel may have panicked in.
+    fn ended(&self, whole: bool, lost: &str) -> Result<Event, BackendError> {
+        if !whole {
+            let why = format!("a kernel panicked; {lost} are lost");
+            return Err(BackendError::Worker { device: self.spec.name.clone(), why });
+        }
+        Ok(self.done())
     }
 }
 
@@ -141,7 +160,7 @@ impl Backend for CpuBackend {
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         let raw = |at, write| self.raw(at, write);
         let program = Program::build(&self.spec, work, &raw)?;
-        Ok(self.tables().programs.push(Some(std::sync::Arc::new(program))))
+        Ok(self.tables().programs.push(Some(Arc::new(program))))
     }
 
     fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
@@ -154,10 +173,55 @@ impl Backend for CpuBackend {
         let program = self.program(program)?;
         program.limits.admit(&self.spec.name, args)?;
         self.known(waits)?;
-        if !run::run(&self.traffic, &program, &self.pool, self.isa, args) {
-            let why = "a kernel panicked; the step's values are lost".to_owned();
-            return Err(BackendError::Worker { device: self.spec.name.clone(), why });
-        }
+        self.ended(run::run(&self.traffic, &program, &self.pool, self.isa, args), "the step's values")
+    }
+
+    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
+        let caches = Caches::prepare(&self.spec, work, |at, write| self.raw(at, write))?;
+        Ok(self.tables().caches.push(Arc::new(caches)))
+    }
+
+    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
+        let caches = self.caches(caches)?;
+        caches.limits.admit_moves(&self.spec.name, moves)?;
+        self.known(waits)?;
+        self.ended(caches.rearrange(&self.traffic, &self.pool, moves), "rows of the caches")
+    }
+
+    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
+        let caches = self.caches(caches)?;
+        caches.limits.admit_turns(&self.spec.name, turns)?;
+        self.known(waits)?;
+        self.ended(caches.turn(&self.traffic, (&self.pool, self.isa), turns), "keys of the caches")
+    }
+
+    fn read_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        dst: &mut [u8],
+        waits: &[Event],
+    ) -> Result<(), BackendError> {
+        let caches = self.caches(caches)?;
+        caches.limits.admit_rows(&self.spec.name, state, cells, dst.len())?;
+        self.known(waits)?;
+        caches.read(&self.traffic, state, cells, dst);
+        Ok(())
+    }
+
+    fn write_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        src: &[u8],
+        waits: &[Event],
+    ) -> Result<Event, BackendError> {
+        let caches = self.caches(caches)?;
+        caches.limits.admit_rows(&self.spec.name, state, cells, src.len())?;
+        self.known(waits)?;
+        caches.write(&self.traffic, state, cells, src);
         Ok(self.done())
     }
 

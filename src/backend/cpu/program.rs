@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::kernels::attention::{Geometry, ValuePages};
-use super::kernels::cache::{Arrangement, PageLayout, PageType};
+use super::kernels::cache::PageLayout;
 use super::kernels::moe::Choose;
 use super::kernels::rope::Frequencies;
 use super::memory::Raw;
@@ -15,7 +15,7 @@ use super::task::{
 use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, bound_slice, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
 use crate::graph::ops::{self, Elementwise, ExpertPart, Moe, Rope, Values};
-use crate::graph::{CacheHalf, InputId, NodeId, Op, StateId, WeightId};
+use crate::graph::{InputId, NodeId, Op, StateId, WeightId};
 use crate::plan::Span;
 use crate::residency::slice_bytes;
 use crate::tensor::DType;
@@ -353,16 +353,11 @@ impl Builder<'_> {
             let (device, node) = (self.spec.name.clone(), format!("state {}", state.name));
             BackendError::Prepare { device, node, why: why.into() }
         };
-        let kind = PageType::of(state.dtype);
-        let kind = kind.ok_or_else(|| refuse("has a type that this device cannot keep a cache in"))?;
+        let pages =
+            PageLayout::of(state).ok_or_else(|| refuse("has a type that this device cannot keep a cache in"))?;
         let at = self.work.bindings.states.get(id).copied().flatten().ok_or_else(|| refuse("is not bound"))?;
         same_len(&self.spec.name, state.bytes(), at.span.len.index())?;
-        let arrangement = match state.half {
-            CacheHalf::Keys => Arrangement::Keys,
-            CacheHalf::Values => Arrangement::Values,
-        };
-        let (heads, head_dim) = (state.heads as usize, state.head_dim as usize);
-        Ok((self.bound(at, true)?, PageLayout { arrangement, kind, heads, head_dim }))
+        Ok((self.bound(at, true)?, pages))
     }
 
     fn refuse(&self, node: NodeId, why: String) -> BackendError {

@@ -3,7 +3,8 @@
 //! This is the one place where ranges of memory become slices. It is sound because tasks of one stage were checked to
 //! write nothing that another touches (`Stage::admits`), stages are separated by barriers, every chunk of a task is
 //! claimed once, and different chunks write different rows or columns; and because nothing else is under way while a
-//! split runs or meets a copy (`Traffic`). Never allocates.
+//! split runs or meets a copy (`Traffic`). What is done to caches between steps (`cells`) keeps to the same rules: it is
+//! alone, and its chunks are heads, whose bytes no other chunk touches. Never allocates.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -137,7 +138,7 @@ impl Call<'_> {
             Task::HeadMatMul(task) => self.head_matmul(task, chunk),
             Task::Angles { positions, frequencies, factors, out } => {
                 let (width, factors) = (2 * frequencies.pairs(), factors.as_ref().map(all::<f32>));
-                frequencies.table(word(positions, chunk) as u32, factors, part_mut(out, chunk * width, width));
+                frequencies.table(word(positions, chunk) as f32, factors, part_mut(out, chunk * width, width));
             }
             Task::Rope { x, angles, turn, out } => {
                 let Turn { pairs, head_dim, offset, style } = *turn;
@@ -279,7 +280,7 @@ impl Call<'_> {
             let (page, lane) = (cell as usize / PAGE, cell as usize % PAGE);
             let at = page * pages.page_bytes() + head * pages.head_bytes();
             let values = &row::<f32>(x, i)[head * pages.head_dim..(head + 1) * pages.head_dim];
-            pages.write(values, lane, part_mut(state, at, pages.head_bytes()));
+            pages.write(values, 0, lane, part_mut(state, at, pages.head_bytes()));
         }
     }
 
@@ -358,14 +359,14 @@ fn view_of(weight: &Matrix, index: usize) -> WeightView<'_> {
 }
 
 /// All elements of a range that is read in this stage.
-fn all<T: bytemuck::AnyBitPattern>(raw: &Raw) -> &[T] {
+pub(super) fn all<T: bytemuck::AnyBitPattern>(raw: &Raw) -> &[T] {
     // SAFETY: a range that a task reads is written by no task of its stage, see the module.
     unsafe { raw.slice() }
 }
 
 /// Elements that this chunk alone writes in this stage.
 #[allow(clippy::mut_from_ref, reason = "exclusive by the claim, see the module")]
-fn part_mut<T: bytemuck::Pod>(raw: &Raw, at: usize, len: usize) -> &mut [T] {
+pub(super) fn part_mut<T: bytemuck::Pod>(raw: &Raw, at: usize, len: usize) -> &mut [T] {
     // SAFETY: chunks of a task write disjoint elements and tasks of a stage disjoint ranges, see the module; a
     // worker's scratch is used by that worker alone, one chunk at a time.
     unsafe { raw.slice_mut(at..at + len) }

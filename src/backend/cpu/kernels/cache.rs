@@ -6,7 +6,7 @@
 //! rows in them; only this module knows the arrangement.
 
 use crate::backend::cpu::simd::{Job, LANES, Simd};
-use crate::graph::CACHE_TYPES;
+use crate::graph::{CACHE_TYPES, CacheHalf, State};
 use crate::tensor::DType;
 
 /// Cells of a page; a page fills the lanes of a vector.
@@ -50,6 +50,19 @@ pub enum PageType {
     Q8_0,
 }
 
+/// A block of a type: its scale, if it has one, then its codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coding {
+    /// Elements that share a scale.
+    pub elements: usize,
+    /// Bytes of the scale.
+    pub scale: usize,
+    /// Codes; one may stand for several elements.
+    pub codes: usize,
+    /// Bytes of a code.
+    pub unit: usize,
+}
+
 impl PageType {
     /// The page type of an element type, if it has one.
     pub const fn of(dtype: DType) -> Option<PageType> {
@@ -62,6 +75,16 @@ impl PageType {
             Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S
             | Iq4Nl | Iq3S | Iq2S | Iq4Xs | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0 | Tq2_0 | Mxfp4 | Nvfp4
             | Q1_0 => None,
+        }
+    }
+
+    /// How a row of the type is made up.
+    pub const fn coding(self) -> Coding {
+        let block = self.dtype().block();
+        let (elements, bytes) = (block.elements as usize, block.bytes as usize);
+        match self {
+            PageType::F32 | PageType::F16 | PageType::Bf16 => Coding { elements, scale: 0, codes: 1, unit: bytes },
+            PageType::Q8_0 => Coding { elements, scale: 2, codes: bytes - 2, unit: 1 },
         }
     }
 
@@ -85,10 +108,25 @@ const _: () = {
 };
 
 impl PageLayout {
+    /// The pages of a state, or `None` where it has a type without pages.
+    pub fn of(state: &State) -> Option<PageLayout> {
+        let arrangement = match state.half {
+            CacheHalf::Keys => Arrangement::Keys,
+            CacheHalf::Values => Arrangement::Values,
+        };
+        let (heads, head_dim) = (state.heads as usize, state.head_dim as usize);
+        Some(PageLayout { arrangement, kind: PageType::of(state.dtype)?, heads, head_dim })
+    }
+
     /// Bytes of one head in a page.
     pub fn head_bytes(&self) -> usize {
         let block = self.kind.dtype().block();
         self.head_dim / block.elements as usize * block.bytes as usize * PAGE
+    }
+
+    /// Blocks of a head.
+    pub fn blocks(&self) -> usize {
+        self.head_dim / self.kind.coding().elements
     }
 
     /// Bytes of a page.
@@ -96,43 +134,42 @@ impl PageLayout {
         self.head_bytes() * self.heads
     }
 
-    /// Writes one head of one cell into the head's part of its page.
-    pub fn write(&self, x: &[f32], lane: usize, head: &mut [u8]) {
-        let stride = match self.arrangement {
-            Arrangement::Keys => (lane, PAGE),
-            Arrangement::Values => (lane * self.head_dim, 1),
-        };
-        let at = |i: usize| stride.0 + i * stride.1;
+    /// Writes elements of one head of one cell, from element `first` on, into the head's part of its page: whole blocks.
+    pub fn write(&self, x: &[f32], first: usize, lane: usize, head: &mut [u8]) {
+        let at = |i: usize| self.place(first + i, lane, self.head_dim);
+        let each = x.iter().enumerate();
         match self.kind {
-            PageType::F32 => x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
-            PageType::F16 => {
-                x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes()))
+            PageType::F32 => each.for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
+            PageType::F16 => each.for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes())),
+            PageType::Bf16 => each.for_each(|(i, &v)| put(head, at(i), half::bf16::from_f32(v).to_le_bytes())),
+            PageType::Q8_0 => {
+                let (codes, scales) = head.split_at_mut(self.head_dim * PAGE);
+                for (b, block) in (first / BLOCK..).zip(x.as_chunks::<BLOCK>().0) {
+                    let (scale, quants) = q8_0(block);
+                    for (i, code) in quants.into_iter().enumerate() {
+                        codes[self.place(b * BLOCK + i, lane, self.head_dim)] = code as u8;
+                    }
+                    put(scales, self.place(b, lane, self.blocks()), scale.to_le_bytes());
+                }
             }
-            PageType::Bf16 => {
-                x.iter().enumerate().for_each(|(i, &v)| put(head, at(i), half::bf16::from_f32(v).to_le_bytes()));
-            }
-            PageType::Q8_0 => self.write_q8(x, lane, at, head),
         }
     }
 
-    /// q8_0 as in ggml: the scale is the largest magnitude over 127, in f16; codes round half away from zero.
-    fn write_q8(&self, x: &[f32], lane: usize, at: impl Fn(usize) -> usize, head: &mut [u8]) {
-        let codes = self.head_dim * PAGE;
-        let blocks = self.head_dim / BLOCK;
-        for (b, block) in x.chunks_exact(BLOCK).enumerate() {
-            let most = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            let scale = most / 127.0;
-            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            for (i, &v) in block.iter().enumerate() {
-                put(head, at(b * BLOCK + i), [((v * inverse).round() as i8) as u8]);
-            }
-            let place = match self.arrangement {
-                Arrangement::Keys => b * PAGE + lane,
-                Arrangement::Values => lane * blocks + b,
-            };
-            put(&mut head[codes..], place, half::f16::from_f32(scale).to_le_bytes());
+    /// The place of item `i` of a cell that has `all` of them.
+    fn place(&self, i: usize, lane: usize, all: usize) -> usize {
+        match self.arrangement {
+            Arrangement::Keys => i * PAGE + lane,
+            Arrangement::Values => lane * all + i,
         }
     }
+}
+
+/// A block as in ggml: the scale is the largest magnitude over 127, in f16; codes round half away from zero.
+fn q8_0(block: &[f32; BLOCK]) -> (half::f16, [i8; BLOCK]) {
+    let most = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let scale = most / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    (half::f16::from_f32(scale), block.map(|v| (v * inverse).round() as i8))
 }
 
 /// Element `i` of `N` bytes.

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod cells;
 pub mod elementwise;
 pub mod moe;
 pub mod norm;

@@ -31,18 +31,23 @@ impl Frequencies {
         Frequencies { step, scale: scaling.freq_scale, keeps: keeps.collect(), magnitude: scaling.attn_factor }
     }
 
+    /// The same angles for what has its magnitude already.
+    pub fn of_length_one(self) -> Frequencies {
+        Frequencies { magnitude: 1.0, ..self }
+    }
+
     /// How many pairs turn.
     pub fn pairs(&self) -> usize {
         self.keeps.len()
     }
 
-    /// Cosine and sine of every pair at `position`, each angle divided by its factor where there are any, interleaved
+    /// Cosine and sine of every pair at `position`, which is whole and may be negative, each angle divided by its factor where there are any, interleaved
     /// into `out` of two floats a pair.
     ///
     /// Angles are products in single precision, pair after pair, as in llama.cpp: a key that is one bit off in f16
     /// becomes noise behind int8 activations, and moves tokens to other experts.
-    pub fn table(&self, position: u32, factors: Option<&[f32]>, out: &mut [f32]) {
-        let mut angle = position as f32;
+    pub fn table(&self, position: f32, factors: Option<&[f32]>, out: &mut [f32]) {
+        let mut angle = position;
         for (i, (keep, out)) in self.keeps.iter().zip(out.chunks_exact_mut(2)).enumerate() {
             let plain = angle / factors.map_or(1.0, |f| f[i]);
             let turn = plain * self.scale * (1.0 - keep) + plain * keep;
