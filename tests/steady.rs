@@ -5,10 +5,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use loadmaster::backend::SequenceRows;
+use loadmaster::backend::{CellMove, CellTurn, SequenceRows};
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions, Queue, QueueLimits, Request};
-use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, homes};
+use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::kv::{Depth, KvLayout, PagedKv, Writes};
@@ -68,7 +68,7 @@ fn options() -> EngineOptions {
 }
 
 /// Layers on one device, or dealt over two.
-fn dealt(gguf: Gguf, devices: u32) -> usize {
+fn on_devices(gguf: Gguf, devices: u32) -> usize {
     let machine = Machine::isolated(BackendKind::Cpu, devices, 2, Bytes(1 << 32));
     let mut engine = Engine::open_on(machine, gguf, options(), &|_, _| {}).unwrap();
     let sequence = engine.start();
@@ -133,6 +133,24 @@ fn streamed(gguf: Gguf) -> usize {
     })
 }
 
+/// Cells of caches on two devices: moved, turned, read and written.
+fn rearranged(gguf: Gguf) -> usize {
+    let machine = Machine::isolated(BackendKind::Cpu, 2, 2, Bytes(1 << 32));
+    let gguf = Arc::new(gguf);
+    let limits = SessionLimits { tokens: Tokens(8), outputs: Tokens(1) };
+    let source = Box::new(Source(Model::from_gguf(&gguf).unwrap()));
+    let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+    let mut session = Session::open(source, &gguf, Setup::new(machine, limits), deal, &|_, _| {}).unwrap();
+    let mut rows = vec![0; 3 * session.cell_bytes().index()];
+    allocations(|at| {
+        let first = at % 50;
+        session.rearrange(&[CellMove { src: first, dst: first + 17, len: 40 }]).unwrap();
+        session.turn(&[CellTurn { first, len: 40, delta: -3 }]).unwrap();
+        session.read_cells(&[first, 5, 90], &mut rows).unwrap();
+        session.write_cells(&[6, first, 7], &rows).unwrap();
+    })
+}
+
 /// A cache's books alone: two forks of a prompt grow, the first write of each copies the page that both end in.
 fn booked(layout: KvLayout) -> usize {
     let mut kv = PagedKv::new(Tokens(1024), layout);
@@ -167,8 +185,13 @@ fn a_steady_decode_step_allocates_nothing() {
     assert_eq!(batched(), 0, "allocations in 100 steps of sixteen sequences");
     for (shape, dtype) in [("llama-tiny", DType::Q4_0), ("qwen3moe-tiny", DType::Q4K), ("qwen2-tiny", DType::Q3K)] {
         for devices in [1, 2] {
-            assert_eq!(dealt(made(shape, dtype), devices), 0, "{shape}: allocations in 100 steps on {devices} devices");
+            assert_eq!(
+                on_devices(made(shape, dtype), devices),
+                0,
+                "{shape}: allocations in 100 steps on {devices} devices"
+            );
         }
+        assert_eq!(rearranged(made(shape, dtype)), 0, "{shape}: allocations in 100 rearrangements of cells");
         assert_eq!(streamed(made(shape, dtype)), 0, "{shape}: allocations in 100 steps with streamed weights");
     }
 }

@@ -83,10 +83,10 @@ pub(super) struct EngineArgs {
     /// Most tokens computed in one step [-ub]
     #[arg(long, value_name = "N", default_value_t = 512, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub ubatch_size: u32,
-    /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0
+    /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     pub cache_type_k: DType,
-    /// Type of cached values [-ctv]: f32, f16, bf16, q8_0
+    /// Type of cached values [-ctv]: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     pub cache_type_v: DType,
     /// Layers to put on a GPU [-ngl]; this version computes on the CPU and says so

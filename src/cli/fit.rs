@@ -61,10 +61,10 @@ pub(super) struct Args {
     /// Most tokens computed in one step; auto: with which the workload takes least time [-ub]
     #[arg(long, value_name = "N|auto", default_value = "512", allow_hyphen_values = true, value_parser = ubatch)]
     ubatch_size: Size,
-    /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0
+    /// Type of cached keys [-ctk]: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     cache_type_k: DType,
-    /// Type of cached values [-ctv]: f32, f16, bf16, q8_0
+    /// Type of cached values [-ctv]: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     cache_type_v: DType,
     /// Layers that must be on accelerators, from the last [-ngl]; auto: as many as pay

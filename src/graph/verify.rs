@@ -50,7 +50,7 @@ pub enum GraphError {
 }
 
 /// Types that a KV cache may have, on any device.
-pub const CACHE_TYPES: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0];
+pub const CACHE_TYPES: [DType; 5] = [DType::F32, DType::F16, DType::Bf16, DType::Q8_0, DType::Q4_0];
 
 /// Bytes that weights, states and values of a graph may have together: more than any machine, and so little that no
 /// size that plans derive from them passes 2^64.

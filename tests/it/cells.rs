@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use loadmaster::backend::{CellMove, SequenceRows};
+use loadmaster::backend::{CellMove, CellTurn, SequenceRows};
 use loadmaster::device::{Machine, MemoryId};
 use loadmaster::exec::{Session, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
@@ -12,7 +12,9 @@ use loadmaster::residency::Residency;
 use loadmaster::tensor::DType;
 use loadmaster::units::Tokens;
 
+use crate::reference::nmse;
 use crate::several_devices::{bits, cache_away, deeper, isolated, lazy, made, open, setup, single};
+use crate::together::session as cut;
 
 /// Steps of one sequence in a session whose cache of three pages it has for itself.
 struct Sequence {
@@ -58,13 +60,15 @@ fn one(gguf: &Arc<Gguf>, cache: DType) -> Session {
     with(gguf, cache, setup(single()), |graph, _| homes(graph, gguf, MemoryId(0), false))
 }
 
-/// One device, layers dealt over three, a cache away from the weights, and devices that do nothing before they must.
-const SESSIONS: [(&str, Open<'static>); 4] = [
+/// One device, layers dealt over three, a cache away from the weights, layers cut over two, and devices that do nothing
+/// before they must.
+const SESSIONS: [(&str, Open<'static>); 5] = [
     ("one device", &one),
     ("dealt", &|gguf, cache| {
         with(gguf, cache, setup(isolated(3)), |graph, machine| dealt(graph, gguf, machine, false))
     }),
     ("away", &|gguf, cache| with(gguf, cache, setup(isolated(2)), |graph, _| cache_away(graph, gguf, false))),
+    ("cut", &|gguf, cache| cut(gguf, cache, &[1.0, 3.0])),
     ("lazy", &|gguf, cache| {
         let setup = Setup { open: &lazy, ..setup(isolated(3)) };
         with(gguf, cache, setup, |graph, machine| dealt(graph, gguf, machine, false))
@@ -88,5 +92,81 @@ fn a_sequence_goes_on_from_where_its_cells_were_moved() {
         session.rearrange(&back).unwrap();
         sequence.pages = vec![1, 0];
         assert!(bits(&sequence.feed(&mut session, 1)) == expected, "{what}");
+    }
+}
+
+/// What a sequence says of its next token is what it says where all of it comes later, or earlier: of both styles of
+/// rotation, with divisors, and of latent rows.
+#[test]
+fn a_sequence_that_was_turned_goes_on_at_its_new_positions() {
+    for shape in ["llama-tiny", "qwen2-tiny", "deepseek2-tiny"] {
+        let gguf = made(&deeper(shape), DType::F32);
+        for (what, open) in SESSIONS {
+            let mut session = open(&gguf, DType::F32);
+            for (from, delta) in [(0, 9), (12, -5)] {
+                let to = from + delta;
+                let mut fresh = Sequence::new(&[0, 1], to as u32);
+                fresh.feed(&mut session, 21);
+                let expected = fresh.feed(&mut session, 1);
+                let mut sequence = Sequence::new(&[2, 1], from as u32);
+                sequence.feed(&mut session, 21);
+                sequence.from = to as u32;
+                let turn = |first, len| CellTurn { first, len, delta };
+                session.turn(&[turn(32, 7), turn(39, 9), turn(16, 5)]).unwrap();
+                let error = nmse(&sequence.feed(&mut session, 1), &expected);
+                eprintln!("{shape}, {what}, {delta}: {error:.1e}");
+                assert!(error <= 1e-10, "{shape}, {what}, {delta}: {error:e}");
+            }
+        }
+    }
+}
+
+/// What one session read goes on in another, on other devices and in other cells.
+#[test]
+fn rows_of_one_session_are_those_of_another() {
+    let gguf = made(&deeper("llama-tiny"), DType::Q4K);
+    for cache in [DType::F16, DType::Q4_0] {
+        let mut first = one(&gguf, cache);
+        let mut sequence = Sequence::new(&[0, 1], 0);
+        sequence.feed(&mut first, 21);
+        let mut rows = vec![0; 21 * first.cell_bytes().index()];
+        first.read_cells(&(0..21).collect::<Vec<_>>(), &mut rows).unwrap();
+        let expected = bits(&sequence.feed(&mut first, 1));
+        for (what, open) in SESSIONS.into_iter().filter(|(what, _)| *what != "cut") {
+            let mut second = open(&gguf, cache);
+            assert!(second.states() == first.states());
+            let cells: Vec<u32> = (32..48).chain(16..21).collect();
+            second.write_cells(&cells, &rows).unwrap();
+            let mut read = vec![0; rows.len()];
+            second.read_cells(&cells, &mut read).unwrap();
+            assert!(read == rows, "{what} {cache}");
+            let mut sequence = Sequence { pages: vec![2, 1], from: 0, length: 21 };
+            assert!(bits(&sequence.feed(&mut second, 1)) == expected, "{what} {cache}");
+        }
+    }
+}
+
+#[test]
+fn a_session_refuses_cells_that_there_are_not_and_rows_of_another_length() {
+    let gguf = made(&deeper("llama-tiny"), DType::Q4K);
+    // Devices that do nothing before they must do not refuse before either.
+    for (what, open) in SESSIONS.into_iter().filter(|(what, _)| *what != "lazy") {
+        let mut session = open(&gguf, DType::F16);
+        let all: Vec<u32> = (0..48).collect();
+        let mut sequence = Sequence::new(&[0, 1, 2], 0);
+        sequence.feed(&mut session, 40);
+        let row = session.cell_bytes().index();
+        let (mut before, mut after) = (vec![0; 48 * row], vec![0; 48 * row]);
+        session.read_cells(&all, &mut before).unwrap();
+        let good = CellMove { src: 0, dst: 20, len: 9 };
+        let error = session.rearrange(&[good, CellMove { dst: 40, ..good }]).unwrap_err().to_string();
+        assert!(error.ends_with("the target of move 1: cells 40..49 leave a cache of 48"), "{what}: {error}");
+        let error = session.turn(&[CellTurn { first: 48, len: 1, delta: 1 }]).unwrap_err().to_string();
+        assert!(error.ends_with("turn 0: cells 48..49 leave a cache of 48"), "{what}: {error}");
+        let error = session.write_cells(&[0], &before).unwrap_err().to_string();
+        assert_eq!(error, format!("bytes of rows has {} entries, needed {row}", 48 * row));
+        assert!(session.write_cells(&[48], &before[..row]).is_err() && session.read_cells(&[48], &mut after).is_err());
+        session.read_cells(&all, &mut after).unwrap();
+        assert!(before == after && before.iter().any(|&b| b != 0), "{what}");
     }
 }

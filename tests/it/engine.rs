@@ -92,7 +92,7 @@ fn cache_types_agree_within_their_rounding() {
             logits(&mut engine, &ids, 16)
         };
         let reference = run(with(DType::F32));
-        for (dtype, most) in [(DType::F16, 1e-5), (DType::Bf16, 1e-3), (DType::Q8_0, 1e-3)] {
+        for (dtype, most) in [(DType::F16, 1e-5), (DType::Bf16, 1e-3), (DType::Q8_0, 1e-3), (DType::Q4_0, 5e-2)] {
             let error = crate::reference::nmse(&run(with(dtype)), &reference);
             assert!(error > 0.0 && error < most, "{shape} {dtype}: {error:e}");
         }

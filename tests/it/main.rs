@@ -3,6 +3,7 @@
 mod backend;
 mod batching;
 mod cells;
+mod cells_backend;
 mod cli;
 mod deepseek2;
 mod devices;

@@ -27,7 +27,7 @@ fn members(shares: &[f64]) -> Vec<Member> {
 }
 
 /// A session over one device a share, and what of the model was not cut.
-fn session(gguf: &Arc<Gguf>, cache: DType, shares: &[f64]) -> Session {
+pub fn session(gguf: &Arc<Gguf>, cache: DType, shares: &[f64]) -> Session {
     let cache = CacheSpec { cells: Tokens(48), keys: cache, values: cache };
     let source = Box::new(Source { model: Model::from_gguf(gguf).unwrap(), cache });
     let whole = |graph: &Graph| homes(graph, gguf, MemoryId(0), false);

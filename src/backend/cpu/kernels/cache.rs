@@ -2,7 +2,8 @@
 //!
 //! A page holds 16 cells. Keys lie transposed, `[head][element][cell]`, so that 16 scores are computed in 16 lanes;
 //! values lie as `[head][cell][element]`. A quantised head stores its codes so, and behind them the f16 scales of its
-//! blocks of 32 elements, `[block][cell]` for keys and `[cell][block]` for values. Pages and heads are as large as the
+//! blocks of 32 elements, `[block][cell]` for keys and `[cell][block]` for values. Of four bits, a code holds element `i`
+//! of a block and above it element `i + 16`. Pages and heads are as large as the
 //! rows in them; only this module knows the arrangement.
 
 use crate::backend::cpu::simd::{Job, LANES, Simd};
@@ -12,7 +13,7 @@ use crate::tensor::DType;
 /// Cells of a page; a page fills the lanes of a vector.
 pub const PAGE: usize = LANES;
 
-/// Elements that share a scale in `q8_0`.
+/// Elements that share a scale.
 const BLOCK: usize = 32;
 
 /// Whether a half is arranged for keys or for values.
@@ -48,6 +49,8 @@ pub enum PageType {
     Bf16,
     /// Codes of eight bits with a scale a block.
     Q8_0,
+    /// Codes of four bits with a scale a block.
+    Q4_0,
 }
 
 /// A block of a type: its scale, if it has one, then its codes.
@@ -72,9 +75,9 @@ impl PageType {
             F16 => Some(PageType::F16),
             Bf16 => Some(PageType::Bf16),
             Q8_0 => Some(PageType::Q8_0),
-            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S
-            | Iq4Nl | Iq3S | Iq2S | Iq4Xs | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0 | Tq2_0 | Mxfp4 | Nvfp4
-            | Q1_0 => None,
+            Q4_0 => Some(PageType::Q4_0),
+            Q4_1 | Q5_0 | Q5_1 | Q8_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq4Nl
+            | Iq3S | Iq2S | Iq4Xs | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0 | Tq2_0 | Mxfp4 | Nvfp4 | Q1_0 => None,
         }
     }
 
@@ -84,7 +87,7 @@ impl PageType {
         let (elements, bytes) = (block.elements as usize, block.bytes as usize);
         match self {
             PageType::F32 | PageType::F16 | PageType::Bf16 => Coding { elements, scale: 0, codes: 1, unit: bytes },
-            PageType::Q8_0 => Coding { elements, scale: 2, codes: bytes - 2, unit: 1 },
+            PageType::Q8_0 | PageType::Q4_0 => Coding { elements, scale: 2, codes: bytes - 2, unit: 1 },
         }
     }
 
@@ -94,6 +97,7 @@ impl PageType {
             PageType::F16 => DType::F16,
             PageType::Bf16 => DType::Bf16,
             PageType::Q8_0 => DType::Q8_0,
+            PageType::Q4_0 => DType::Q4_0,
         }
     }
 }
@@ -142,16 +146,27 @@ impl PageLayout {
             PageType::F32 => each.for_each(|(i, &v)| put(head, at(i), v.to_le_bytes())),
             PageType::F16 => each.for_each(|(i, &v)| put(head, at(i), half::f16::from_f32(v).to_le_bytes())),
             PageType::Bf16 => each.for_each(|(i, &v)| put(head, at(i), half::bf16::from_f32(v).to_le_bytes())),
-            PageType::Q8_0 => {
-                let (codes, scales) = head.split_at_mut(self.head_dim * PAGE);
-                for (b, block) in (first / BLOCK..).zip(x.as_chunks::<BLOCK>().0) {
-                    let (scale, quants) = q8_0(block);
-                    for (i, code) in quants.into_iter().enumerate() {
-                        codes[self.place(b * BLOCK + i, lane, self.head_dim)] = code as u8;
-                    }
-                    put(scales, self.place(b, lane, self.blocks()), scale.to_le_bytes());
-                }
+            PageType::Q8_0 => self.write_blocks(x, first, lane, head, q8_0),
+            PageType::Q4_0 => self.write_blocks(x, first, lane, head, q4_0),
+        }
+    }
+
+    /// Writes blocks of 32 elements, each of which `encode` makes a scale and `N` codes of.
+    fn write_blocks<const N: usize>(
+        &self,
+        x: &[f32],
+        first: usize,
+        lane: usize,
+        head: &mut [u8],
+        encode: impl Fn(&[f32; BLOCK]) -> (half::f16, [u8; N]),
+    ) {
+        let (codes, scales) = head.split_at_mut(self.blocks() * N * PAGE);
+        for (b, block) in (first / BLOCK..).zip(x.as_chunks::<BLOCK>().0) {
+            let (scale, quants) = encode(block);
+            for (i, code) in quants.into_iter().enumerate() {
+                codes[self.place(b * N + i, lane, self.blocks() * N)] = code;
             }
+            put(scales, self.place(b, lane, self.blocks()), scale.to_le_bytes());
         }
     }
 
@@ -165,11 +180,21 @@ impl PageLayout {
 }
 
 /// A block as in ggml: the scale is the largest magnitude over 127, in f16; codes round half away from zero.
-fn q8_0(block: &[f32; BLOCK]) -> (half::f16, [i8; BLOCK]) {
+fn q8_0(block: &[f32; BLOCK]) -> (half::f16, [u8; BLOCK]) {
     let most = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let scale = most / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    (half::f16::from_f32(scale), block.map(|v| (v * inverse).round() as i8))
+    (half::f16::from_f32(scale), block.map(|v| (v * inverse).round() as i8 as u8))
+}
+
+/// A block as in ggml: the scale is the element of the largest magnitude, the first of several, over -8, in f16; codes
+/// are 8 more than the elements over the scale, rounded half up, and at most 15.
+fn q4_0(block: &[f32; BLOCK]) -> (half::f16, [u8; BLOCK / 2]) {
+    let most = block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+    let scale = most / -8.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let code = |v: f32| ((v * inverse + 8.5) as u8).min(15);
+    (half::f16::from_f32(scale), std::array::from_fn(|i| code(block[i]) | code(block[i + BLOCK / 2]) << 4))
 }
 
 /// Element `i` of `N` bytes.
@@ -205,6 +230,7 @@ impl Job for Expand<'_> {
                 }
             }
             PageType::Q8_0 => self.expand_q8(s),
+            PageType::Q4_0 => self.expand_q4(s),
         }
     }
 }
@@ -212,29 +238,47 @@ impl Job for Expand<'_> {
 impl Expand<'_> {
     #[inline(always)]
     fn expand_q8<S: Simd>(self, s: S) {
-        let dim = self.layout.head_dim;
-        let (codes, scales) = self.head.split_at(dim * PAGE);
-        let scale_at = |i: usize| half::f16::from_le_bytes([scales[2 * i], scales[2 * i + 1]]).to_f32();
-        match self.layout.arrangement {
-            Arrangement::Keys => {
-                let rows = vectors::<i8>(codes).zip(self.out.chunks_exact_mut(LANES)).enumerate();
-                let mut lanes = [0.0; LANES];
-                for (i, (codes, out)) in rows {
-                    if i % BLOCK == 0 {
-                        for (lane, scale) in lanes.iter_mut().enumerate() {
-                            *scale = scale_at(i / BLOCK * PAGE + lane);
-                        }
-                    }
-                    s.store(s.mul(s.load_i8(codes), s.load(&lanes)), out);
-                }
-            }
-            Arrangement::Values => {
-                let rows = vectors::<i8>(codes).zip(self.out.chunks_exact_mut(LANES)).enumerate();
-                for (i, (codes, out)) in rows {
-                    let scale = s.splat(scale_at(i * LANES / BLOCK));
-                    s.store(s.mul(s.load_i8(codes), scale), out);
-                }
-            }
+        let (codes, scales) = self.head.split_at(self.layout.head_dim * PAGE);
+        let mut scale = s.splat(0.0);
+        for (i, (codes, out)) in vectors::<i8>(codes).zip(self.out.chunks_exact_mut(LANES)).enumerate() {
+            scale = scale_of(s, self.layout.arrangement, scales, (i, BLOCK), scale);
+            s.store(s.mul(s.load_i8(codes), scale), out);
+        }
+    }
+
+    /// Elements `i` and `i + 16` of sixteen cells, or the first and the last sixteen of a block of one.
+    #[inline(always)]
+    fn expand_q4<S: Simd>(self, s: S) {
+        let (codes, scales) = self.head.split_at(self.layout.head_dim / 2 * PAGE);
+        // Floats from an element to the one sixteen further on.
+        let apart = match self.layout.arrangement {
+            Arrangement::Keys => BLOCK / 2 * PAGE,
+            Arrangement::Values => BLOCK / 2,
+        };
+        let mut scale = s.splat(0.0);
+        let (eight, low_bits) = (s.splat_i(8), s.splat_i(15));
+        for (i, codes) in vectors::<u8>(codes).enumerate() {
+            scale = scale_of(s, self.layout.arrangement, scales, (i, BLOCK / 2), scale);
+            let codes = s.load_u8(codes);
+            let first = s.to_f32(s.sub_i(s.and(codes, low_bits), eight));
+            let second = s.to_f32(s.sub_i(s.shr::<4>(codes), eight));
+            let at = i * LANES / apart * 2 * apart + i * LANES % apart;
+            s.store(s.mul(first, scale), &mut self.out[at..]);
+            s.store(s.mul(second, scale), &mut self.out[at + apart..]);
+        }
+    }
+}
+
+/// The scales of vector `i` of codes, of which a block has `each`; `before` are those of the vector before.
+#[inline(always)]
+fn scale_of<S: Simd>(s: S, arrangement: Arrangement, scales: &[u8], (i, each): (usize, usize), before: S::F) -> S::F {
+    let vector = |i: usize| vectors::<u16>(&scales[i * 2 * LANES..]).next();
+    match arrangement {
+        Arrangement::Keys if !i.is_multiple_of(each) => before,
+        Arrangement::Keys => vector(i / each).map_or(before, |halves| s.load_f16(halves)),
+        Arrangement::Values => {
+            let at = i * LANES / each;
+            s.splat(half::f16::from_le_bytes([scales[2 * at], scales[2 * at + 1]]).to_f32())
         }
     }
 }

@@ -77,6 +77,12 @@ pub trait Simd: Copy {
     /// Exact; sixteen bf16 bit patterns.
     fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
+    /// Widened.
+    #[inline(always)]
+    fn load_u8(self, x: &[u8; LANES]) -> Self::I {
+        // SAFETY: 16 bytes lie at `x`.
+        unsafe { self.load_u8_ptr(x.as_ptr()) }
+    }
 
     /// Nearest even; `i32::MIN` where out of range or NaN.
     fn round_i32(self, a: Self::F) -> Self::I;
