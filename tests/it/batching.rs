@@ -126,7 +126,7 @@ fn what_can_never_run_is_refused_and_what_is_cancelled_frees_its_pages_at_once()
     let pages = engine.usage().free;
     let mut queue = Queue::new(&mut engine, QueueLimits { sequences: 3, length: Tokens(128) }).unwrap();
     let request = |length: usize, most| {
-        let prompt = vec![TokenId(5); length];
+        let prompt = vec![TokenId(length as u32); length];
         Request { sequence: None, prompt, most, sampler: sampler(0.0), ignore_end: true }
     };
     let refused = |found: Result<RequestId, EngineError>| found.unwrap_err().to_string();
