@@ -86,7 +86,9 @@ fn batched() -> usize {
         let temperature = if i % 2 == 0 { 0.0 } else { 0.8 };
         let sampler = Sampler::new(SampleOptions { temperature, ..SampleOptions::default() }).unwrap();
         let prompt = (0..3 + i).map(TokenId).collect();
-        queue.submit(Request { sequence: None, prompt, most: Some(130), sampler, ignore_end: true }).unwrap();
+        queue
+            .submit(Request { sequence: None, prompt, most: Some(130), sampler, ignore_end: true, shift: None })
+            .unwrap();
     }
     (0..20).for_each(|_| _ = queue.step(&mut |_, _| true).unwrap());
     let allocated = allocations(|_| _ = queue.step(&mut |_, _| true).unwrap());

@@ -75,6 +75,7 @@ impl Chat<'_> {
             most: style.most,
             sampler,
             ignore_end: style.ignore_end,
+            shift: style.shift,
         };
         let generated = stream(self.engine, request)?;
         writeln!(io::stdout())?;

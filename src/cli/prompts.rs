@@ -61,8 +61,8 @@ impl Many<'_> {
         let mut queue = Queue::new(engine, QueueLimits { sequences: self.parallel as usize, length })?;
         let (mut places, mut asked) = (BTreeMap::new(), Vec::new());
         for (prompt, tokens) in prompts.iter().zip(encoded) {
-            let (most, ignore_end) = (self.style.most, self.style.ignore_end);
-            let request = Request { sequence: None, prompt: tokens, most, sampler: sampler.clone(), ignore_end };
+            let Style { most, ignore_end, shift, .. } = *self.style;
+            let request = Request { sequence: None, prompt: tokens, most, sampler: sampler.clone(), ignore_end, shift };
             let outcome = match queue.submit(request) {
                 Ok(id) => {
                     places.insert(id, asked.len());

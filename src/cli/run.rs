@@ -54,6 +54,12 @@ pub(super) struct Args {
     /// Size of the context: tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
+    /// When the context is full, drop the older half of what follows --keep and go on; without this the text ends
+    #[arg(long, conflicts_with = "conversation")]
+    context_shift: bool,
+    /// Tokens at the beginning that --context-shift keeps, rounded up to whole pages of 16; -1 the whole prompt
+    #[arg(long, value_name = "N", requires = "context_shift", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..))]
+    keep: i32,
     /// Go on after tokens that end a text
     #[arg(long)]
     ignore_eos: bool,
@@ -85,12 +91,15 @@ pub(super) struct Style {
     pub most: Option<usize>,
     /// Whether ends are written over.
     pub ignore_end: bool,
+    /// Tokens that a full context keeps, if it drops others.
+    pub shift: Option<Tokens>,
     /// When the program started.
     pub start: Instant,
 }
 
 pub(super) fn run(args: Args, start: Instant) -> Result<()> {
-    let style = Style { most: usize::try_from(args.most).ok(), ignore_end: args.ignore_eos, start };
+    let shift = args.context_shift.then_some(Tokens(u32::try_from(args.keep).unwrap_or(u32::MAX)));
+    let mut style = Style { most: usize::try_from(args.most).ok(), ignore_end: args.ignore_eos, shift, start };
     let path = args.model.as_deref().or(args.positional.as_deref());
     let prompt = match args.conversation {
         true => None,
@@ -106,6 +115,8 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
     };
     let mut engine = open::engine(gguf, &args.engine, context, parallel)?;
     let tokenizer = engine.tokenizer().map_err(|e| anyhow::anyhow!("text needs a tokenizer: {e}"))?;
+    // What begins every text is never dropped: models lean on it.
+    style.shift = style.shift.map(|keep| keep.max(Tokens(tokenizer.adds_bos().into())));
     open::tokenizer_notes(tokenizer).iter().for_each(|n| note(&format!("note: {n}")));
     interrupt::listen()?;
     match prompt {
@@ -169,7 +180,7 @@ fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, pro
     let tokens = engine.tokenizer().map_or_else(|_| Vec::new(), |t| t.encode(prompt, how));
     let room = engine.context().index();
     let needed = tokens.len() + style.most.unwrap_or(1);
-    if needed > room {
+    if needed > room && (style.shift.is_none() || tokens.len() > room) {
         bail!(
             "the prompt has {} tokens and {} shall follow, which makes {needed}; the context has room for {room}: \
              give a larger -c or a smaller -n",
@@ -190,7 +201,8 @@ fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, pro
 /// Continues `tokens` in a new sequence of its own, text to stdout as it comes.
 fn answer(engine: &mut Engine, sampler: &mut Sampler, style: &Style, tokens: &[TokenId]) -> Result<Generated> {
     let sequence = engine.start();
-    let request = Generate { sequence, prompt: tokens, most: style.most, sampler, ignore_end: style.ignore_end };
+    let Style { most, ignore_end, shift, .. } = *style;
+    let request = Generate { sequence, prompt: tokens, most, sampler, ignore_end, shift };
     stream(engine, request)
 }
 

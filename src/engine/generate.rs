@@ -6,6 +6,7 @@ use super::{Engine, EngineError, Queue, QueueLimits, Request};
 use crate::kv::SequenceId;
 use crate::sample::Sampler;
 use crate::text::{TokenId, Tokenizer};
+use crate::units::Tokens;
 
 /// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Generate<'a> {
     pub sampler: &'a mut Sampler,
     /// Whether tokens that end generation are generated over.
     pub ignore_end: bool,
+    /// What a full context does, see [`Request::shift`].
+    pub shift: Option<Tokens>,
 }
 
 impl Engine {
@@ -71,7 +74,7 @@ impl Engine {
         request: Generate<'_>,
         mut text: impl FnMut(&str) -> bool,
     ) -> Result<Generated, EngineError> {
-        let Generate { sequence, prompt, most, sampler, ignore_end } = request;
+        let Generate { sequence, prompt, most, sampler, ignore_end, shift } = request;
         let mark = self.kv.mark(sequence)?;
         let limits = QueueLimits { sequences: 1, length: self.context() };
         let mut queue = Queue::new(self, limits)?;
@@ -81,6 +84,7 @@ impl Engine {
             most,
             sampler: sampler.clone(),
             ignore_end,
+            shift,
         })?;
         let run = loop {
             match queue.step(&mut |_, piece| text(piece)) {
@@ -98,7 +102,7 @@ impl Engine {
             }
             (Ok(()), None) => Err(EngineError::Empty),
             (Err(why), _) => {
-                let evaluated = self.kv.length(sequence)?.index() - mark.count.index();
+                let evaluated = self.kv.length(sequence)?.index().saturating_sub(mark.count.index());
                 if evaluated < prompt.len() {
                     self.kv.take_back(sequence, mark)?;
                 }

@@ -1,6 +1,7 @@
 //! Sequences of tokens → logits and text: a model, its session, its cache and its tokenizer under one roof.
 //! Cuts prompts into steps, puts many sequences into one and keeps the books; what runs where is the plan's business.
 
+mod cells;
 mod generate;
 mod queue;
 mod request;
@@ -15,7 +16,7 @@ use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setu
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
-use crate::kv::{KvError, KvLayout, PagedKv, SequenceId, Usage};
+use crate::kv::{Budget, KvError, KvLayout, PagedKv, SequenceId, Usage};
 use crate::models::{CacheSpec, Model, ModelError};
 use crate::plan::MemoryUse;
 use crate::sample::SampleError;
@@ -25,6 +26,7 @@ use crate::units::{Bytes, Tokens};
 
 use step::StepRows;
 
+pub use cells::{Compacted, Shifted};
 pub use generate::{Finish, Generate, Generated};
 pub use queue::{Finished, Queue, QueueLimits, RequestId};
 pub use request::Request;
@@ -71,6 +73,8 @@ pub enum EngineError {
     Empty,
     #[error("{needed} tokens do not fit the context of {context}; ask for a larger one with -c")]
     Context { needed: usize, context: u32 },
+    #[error("request {0} does not run")]
+    NoRequest(RequestId),
     #[error("a step takes {most} {what}, found {found}")]
     Step { what: &'static str, most: u32, found: usize },
 }
@@ -84,6 +88,10 @@ pub struct Engine {
     kv: PagedKv,
     rows: StepRows,
 }
+
+/// What a chunk of a compaction takes unless told otherwise: a few milliseconds of copying, as many commands as a large
+/// graph has nodes.
+pub const CHUNK: Budget = Budget { bytes: Bytes(64 << 20), nodes: 8192 };
 
 /// Graphs of one model with one kind of cache.
 struct ModelSource {

@@ -9,11 +9,12 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::request::Running;
-use super::{Engine, EngineError, Finish, Generated, Piece, Request, Wanted};
+use super::{Compacted, Engine, EngineError, Finish, Generated, Piece, Request, Wanted};
 use crate::define_id;
 use crate::exec::{ExecError, SessionLimits};
-use crate::kv::{KvError, SequenceId};
+use crate::kv::{Budget, Depth, KvError, SequenceId};
 use crate::sample::Sampler;
+use crate::text::TokenId;
 use crate::units::Tokens;
 
 define_id! {
@@ -85,7 +86,8 @@ impl<'e> Queue<'e> {
     /// does not exist.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
         let held = self.held(&request)?;
-        let needed = request.needs(held).unwrap_or(held.index() + request.prompt.len());
+        let prompt = held.index() + request.prompt.len();
+        let needed = request.needs(held).filter(|_| request.shift.is_none()).unwrap_or(prompt);
         if needed > self.limits.length.index() {
             return Err(EngineError::Context { needed, context: self.limits.length.0 });
         }
@@ -93,7 +95,7 @@ impl<'e> Queue<'e> {
     }
 
     /// As [`Queue::submit`], but a text that is longer than a sequence may be ends early.
-    pub(super) fn take_on(&mut self, request: Request) -> Result<RequestId, EngineError> {
+    pub(super) fn take_on(&mut self, mut request: Request) -> Result<RequestId, EngineError> {
         let held = self.held(&request)?;
         let (needed, context) = (held.index() + request.prompt.len(), self.limits.length.0);
         if request.prompt.is_empty() {
@@ -106,15 +108,30 @@ impl<'e> Queue<'e> {
         if let Some(id) = request.prompt.iter().map(|token| token.0).find(|&id| id >= vocab) {
             return Err(ExecError::TokenId { id, vocab }.into());
         }
+        // What is generated is not worth more than what was asked.
+        request.shift = request.shift.map(|keep| keep.min(Tokens(needed as u32)));
         let id = self.next;
         self.next.0 += 1;
         self.waiting.push_back((id, request, Instant::now()));
         Ok(id)
     }
 
+    /// As [`Engine::compact`], between steps.
+    ///
+    /// # Errors
+    /// A device failed.
+    pub fn compact(&mut self, depth: Depth, budget: Budget) -> Result<Compacted, EngineError> {
+        self.engine.compact(depth, budget)
+    }
+
     /// Requests that wait, and that run.
     pub fn load(&self) -> (usize, usize) {
         (self.waiting.len(), self.running.len())
+    }
+
+    /// What a request that runs has generated so far.
+    pub fn generated(&self, id: RequestId) -> Option<&[TokenId]> {
+        self.running.iter().find(|running| running.id == id).map(Running::text)
     }
 
     /// A request that has ended, the first first.
@@ -148,6 +165,7 @@ impl<'e> Queue<'e> {
     /// A device failed: nothing of the step has happened, it may be tried again.
     pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
         self.admit()?;
+        self.shift(text)?;
         if self.running.is_empty() {
             return Ok(!self.waiting.is_empty());
         }
@@ -202,6 +220,50 @@ impl<'e> Queue<'e> {
         };
         self.engine.kv.reserve(sequence, Tokens(room as u32))?;
         Ok((sequence, 0, room))
+    }
+
+    /// Has full sequences drop what they may; those that cannot end.
+    fn shift(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
+        for at in (0..self.running.len()).rev() {
+            let running = &mut self.running[at];
+            let Some(keep) = running.shift.filter(|_| running.is_full()) else { continue };
+            let shifted = self.engine.shift(running.sequence, keep).and_then(|shifted| {
+                self.engine.kv.reserve(running.sequence, shifted.dropped)?;
+                Ok(shifted.dropped)
+            });
+            match shifted {
+                Ok(dropped) => running.make_room(dropped),
+                Err(EngineError::Context { .. } | EngineError::Kv(KvError::Full { .. })) => {
+                    let id = running.id;
+                    running.flush(&mut |piece| text(id, piece));
+                    self.end(at, Ok(Finish::ContextFull))?;
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+
+    /// A request that goes on from where another one is, with a sampler of its own: what is read so far is shared.
+    ///
+    /// # Errors
+    /// The request does not run, as many run as may, or too few pages are free. Nothing has changed.
+    pub fn fork(&mut self, id: RequestId, sampler: Sampler) -> Result<RequestId, EngineError> {
+        let (most, found) = (self.limits.sequences, self.running.len());
+        let running = self.running.iter().find(|running| running.id == id).ok_or(EngineError::NoRequest(id))?;
+        if found >= most {
+            return Err(EngineError::Step { what: "sequences", most: most as u32, found: found + 1 });
+        }
+        let sequence = self.engine.fork(running.sequence)?;
+        if let Err(full) = self.engine.kv.reserve(sequence, running.left()) {
+            self.engine.end(sequence)?;
+            return Err(full.into());
+        }
+        let id = self.next;
+        self.next.0 += 1;
+        let fork = running.fork(id, sequence, sampler);
+        self.running.push(fork);
+        Ok(id)
     }
 
     /// Tokens that the sequence of a request has already.

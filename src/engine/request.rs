@@ -22,6 +22,9 @@ pub struct Request {
     pub sampler: Sampler,
     /// Whether tokens that end generation are generated over.
     pub ignore_end: bool,
+    /// What a full context does: with a number of tokens, half of those behind them are dropped and the text goes on, see
+    /// [`Engine::shift`](super::Engine::shift); else the request ends.
+    pub shift: Option<Tokens>,
 }
 
 impl Request {
@@ -47,8 +50,9 @@ pub(super) struct Running {
     /// Tokens that need not be evaluated, and those that are in the sequence.
     shared: usize,
     fed: usize,
-    /// Most tokens of the request that are ever fed.
+    /// Most tokens of the request that are fed before something is dropped.
     room: usize,
+    pub shift: Option<Tokens>,
     stream: Utf8Stream,
     since: Instant,
     first_token: Option<Duration>,
@@ -62,10 +66,11 @@ impl Running {
         shared: usize,
         room: usize,
     ) -> Running {
-        let Request { sequence: given, prompt: mut tokens, most, sampler, ignore_end } = request;
+        let Request { sequence: given, prompt: mut tokens, most, sampler, ignore_end, shift } = request;
         let prompt = tokens.len();
         // One more than is ever fed, so that none is allocated later.
-        tokens.reserve((room + 1).saturating_sub(prompt));
+        let length = if shift.is_some() { most.map_or(room, |most| prompt + most) } else { room };
+        tokens.reserve((length + 1).saturating_sub(prompt));
         Running {
             id,
             sequence,
@@ -79,6 +84,7 @@ impl Running {
             shared,
             fed: shared,
             room,
+            shift,
             stream: Utf8Stream::new(),
             since,
             first_token: None,
@@ -90,9 +96,36 @@ impl Running {
         &self.tokens[self.fed..]
     }
 
+    /// What was generated so far.
+    pub fn text(&self) -> &[TokenId] {
+        &self.tokens[self.prompt..]
+    }
+
     /// Whether the prompt is evaluated.
     pub fn decodes(&self) -> bool {
         self.fed >= self.prompt
+    }
+
+    /// Whether nothing more can be fed before something is dropped.
+    pub fn is_full(&self) -> bool {
+        self.fed >= self.room
+    }
+
+    /// Notes that its sequence takes `dropped` more.
+    pub fn make_room(&mut self, dropped: Tokens) {
+        self.room += dropped.index();
+    }
+
+    /// The same with another sequence and sampler, from here on.
+    pub fn fork(&self, id: RequestId, sequence: SequenceId, sampler: Sampler) -> Running {
+        let mut tokens = Vec::with_capacity(self.tokens.capacity());
+        tokens.extend_from_slice(&self.tokens);
+        Running { id, sequence, own: true, sampler, tokens, finish: None, stream: self.stream.clone(), ..*self }
+    }
+
+    /// Tokens that may still be fed.
+    pub fn left(&self) -> Tokens {
+        Tokens((self.room - self.fed) as u32)
     }
 
     /// Notes that `count` more tokens are in the sequence; of the last, `logits` if it is the last there is. `text` gets
@@ -112,9 +145,14 @@ impl Running {
         };
         self.finish = finish.transpose();
         if self.finish.is_some() {
-            self.first_token.get_or_insert(self.since.elapsed());
-            text(self.stream.flush());
+            self.flush(text);
         }
+    }
+
+    /// Gives what is left of the text.
+    pub fn flush(&mut self, text: &mut dyn FnMut(&str) -> bool) {
+        self.first_token.get_or_insert(self.since.elapsed());
+        text(self.stream.flush());
     }
 
     fn choose(
@@ -135,7 +173,7 @@ impl Running {
         } else if self.most.is_some_and(|most| self.tokens.len() - self.prompt >= most) {
             Some(Finish::Length)
         } else {
-            (self.fed >= self.room).then_some(Finish::ContextFull)
+            (self.is_full() && self.shift.is_none()).then_some(Finish::ContextFull)
         })
     }
 
@@ -143,7 +181,7 @@ impl Running {
     pub fn generated(&self, finish: Finish) -> Generated {
         let first_token = self.first_token.unwrap_or_else(|| self.since.elapsed());
         Generated {
-            tokens: self.tokens[self.prompt..].to_vec(),
+            tokens: self.text().to_vec(),
             finish,
             prompt_tokens: self.fed.min(self.prompt) - self.shared,
             shared_tokens: self.shared,

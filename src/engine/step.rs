@@ -1,10 +1,11 @@
 //! Pieces of sequences → one step of the session, and the logits that were asked for. After an error every sequence is
 //! as long as before, with what was reserved for it. A steady step allocates nothing.
 
-use super::{Engine, EngineError};
-use crate::backend::SequenceRows;
+use super::cells::cell_move;
+use super::{CHUNK, Engine, EngineError};
+use crate::backend::{CellMove, SequenceRows};
 use crate::exec::{SessionLimits, StepInput};
-use crate::kv::{Mark, SequenceId, Writes};
+use crate::kv::{Depth, KvError, Mark, SequenceId, Writes};
 use crate::units::Tokens;
 
 /// Of which tokens of a piece logits are wanted.
@@ -38,8 +39,10 @@ pub(super) struct StepRows {
     outputs: Vec<u32>,
     sequences: Vec<SequenceRows>,
     pages: Vec<u32>,
+    /// Copies to be made.
+    moves: Vec<CellMove>,
     /// The sequences, and where they stood.
-    marks: Vec<(SequenceId, Mark)>,
+    pieces: Vec<(SequenceId, Mark)>,
 }
 
 impl StepRows {
@@ -54,7 +57,8 @@ impl StepRows {
             outputs: rows(),
             sequences: Vec::new(),
             pages: Vec::with_capacity(context.pages() as usize),
-            marks: Vec::new(),
+            moves: Vec::new(),
+            pieces: Vec::new(),
         }
     }
 
@@ -64,7 +68,7 @@ impl StepRows {
             rows.clear();
         }
         self.sequences.clear();
-        self.marks.clear();
+        self.pieces.clear();
     }
 }
 
@@ -148,50 +152,85 @@ impl Engine {
 
     /// Appends a piece to its sequence and to the step. After an error nothing of the step is appended any more.
     pub(super) fn add(&mut self, piece: Piece<'_>) -> Result<(), EngineError> {
-        let added = self.append(piece);
+        let added = self.admit(piece).and_then(|()| match self.append(piece.sequence, piece.ids) {
+            // Free cells are there, but not side by side.
+            Err(EngineError::Kv(KvError::NoSlot { .. })) => {
+                self.make_room()?;
+                self.append(piece.sequence, piece.ids)
+            }
+            done => done,
+        });
         if added.is_err() {
             self.take_back()?;
+            return added;
         }
-        added
-    }
-
-    fn append(&mut self, piece: Piece<'_>) -> Result<(), EngineError> {
-        let Piece { sequence, ids, wanted } = piece;
-        let rows = &mut self.rows;
-        let first = rows.ids.len() as u32;
-        let most = self.session.limits().tokens.0;
-        match ids.len() {
-            0 => return Err(EngineError::Empty),
-            more if first as usize + more > most as usize => {
-                return Err(EngineError::Step { what: "tokens", most, found: first as usize + more });
-            }
-            _ if rows.marks.iter().any(|(other, _)| *other == sequence) => {
-                return Err(EngineError::Step { what: "piece of a sequence", most: 1, found: 2 });
-            }
-            _ => {}
-        }
-        let (mark, next) = (self.kv.mark(sequence)?, self.kv.next_position(sequence)?);
-        self.kv.append(sequence, ids, &mut rows.writes)?;
-        rows.marks.push((sequence, mark));
-        rows.ids.extend_from_slice(ids);
-        rows.positions.extend((next..).take(ids.len()));
+        let (first, rows) = (self.rows.ids.len() as u32, &mut self.rows);
+        rows.ids.extend_from_slice(piece.ids);
         let end = rows.ids.len() as u32;
-        match wanted {
+        match piece.wanted {
             Wanted::None => {}
             Wanted::Last => rows.outputs.push(end - 1),
             Wanted::All => rows.outputs.extend(first..end),
         }
-        let (table, held) = (self.kv.table(sequence)?, rows.pages.len() as u32);
-        rows.pages.extend(table.pages.iter().map(|page| page.0));
-        let pages = held..rows.pages.len() as u32;
-        rows.sequences.push(SequenceRows { first, rows: end - first, length: table.slots, pages });
         Ok(())
+    }
+
+    fn admit(&self, piece: Piece<'_>) -> Result<(), EngineError> {
+        let (most, tokens) = (self.session.limits().tokens.0, self.rows.ids.len() + piece.ids.len());
+        if piece.ids.is_empty() {
+            return Err(EngineError::Empty);
+        }
+        if tokens > most as usize {
+            return Err(EngineError::Step { what: "tokens", most, found: tokens });
+        }
+        match self.rows.pieces.iter().any(|(other, _)| *other == piece.sequence) {
+            true => Err(EngineError::Step { what: "piece of a sequence", most: 1, found: 2 }),
+            false => Ok(()),
+        }
+    }
+
+    /// Appends to the books, and makes the copy that this asks for.
+    fn append(&mut self, sequence: SequenceId, ids: &[u32]) -> Result<(), EngineError> {
+        let rows = &mut self.rows;
+        let (mark, next) = (self.kv.mark(sequence)?, self.kv.next_position(sequence)?);
+        self.kv.append(sequence, ids, &mut rows.writes)?;
+        rows.pieces.push((sequence, mark));
+        rows.positions.extend((next..).take(ids.len()));
+        rows.moves.extend(rows.writes.copies.drain(..).map(cell_move));
+        let copied = self.session.rearrange(&rows.moves);
+        rows.moves.clear();
+        if let Err(why) = copied {
+            // Whether its rows are there is not known.
+            rows.pieces.pop();
+            self.kv.end(sequence)?;
+            return Err(why.into());
+        }
+        Ok(())
+    }
+
+    /// Brings free cells together, and the pieces so far behind what is moved.
+    fn make_room(&mut self) -> Result<(), EngineError> {
+        let pieces = self.rows.pieces.clone();
+        let lengths: Vec<Tokens> =
+            pieces.iter().map(|(sequence, _)| self.kv.length(*sequence)).collect::<Result<_, _>>()?;
+        self.take_back()?;
+        self.compact(Depth::Pages, CHUNK)?;
+        let ids = std::mem::take(&mut self.rows.ids);
+        let mut first = 0;
+        let again = pieces.iter().zip(lengths).try_for_each(|((sequence, mark), length)| {
+            let end = first + (length.0 - mark.count.0) as usize;
+            let appended = self.append(*sequence, &ids[first..end]);
+            first = end;
+            appended
+        });
+        self.rows.ids = ids;
+        again
     }
 
     /// Runs the step that was put together; its logits are the session's.
     pub(super) fn run_step(&mut self) -> Result<(), EngineError> {
-        let rows = &mut self.rows;
-        rows.cells.extend(rows.writes.cells.iter().map(|cell| cell.0));
+        self.tables()?;
+        let rows = &self.rows;
         let input = StepInput {
             ids: &rows.ids,
             positions: &rows.positions,
@@ -204,12 +243,30 @@ impl Engine {
             self.take_back()?;
             return Err(why.into());
         }
-        self.rows.marks.iter().try_for_each(|(sequence, _)| Ok(self.kv.written(*sequence)?))
+        self.rows.pieces.iter().try_for_each(|(sequence, _)| Ok(self.kv.written(*sequence)?))
+    }
+
+    /// Where the rows of every piece are read and written.
+    fn tables(&mut self) -> Result<(), EngineError> {
+        let rows = &mut self.rows;
+        rows.cells.extend(rows.writes.cells.iter().map(|cell| cell.0));
+        let mut first = 0;
+        for &(sequence, mark) in &rows.pieces {
+            let (table, begin) = (self.kv.table(sequence)?, rows.pages.len() as u32);
+            rows.pages.extend(table.pages.iter().map(|page| page.0));
+            let (count, pages) = (table.live.0 - mark.count.0, begin..rows.pages.len() as u32);
+            rows.sequences.push(SequenceRows { first, rows: count, length: table.slots, pages });
+            first += count;
+        }
+        Ok(())
     }
 
     /// Removes what the step has appended.
     fn take_back(&mut self) -> Result<(), EngineError> {
-        let mut marks = self.rows.marks.drain(..).rev();
-        marks.try_for_each(|(sequence, mark)| Ok(self.kv.take_back(sequence, mark)?))
+        let rows = &mut self.rows;
+        rows.writes.cells.clear();
+        rows.positions.clear();
+        let mut pieces = rows.pieces.drain(..).rev();
+        pieces.try_for_each(|(sequence, mark)| Ok(self.kv.take_back(sequence, mark)?))
     }
 }

@@ -9,7 +9,7 @@ use loadmaster::tensor::DType;
 use loadmaster::text::TokenId;
 use loadmaster::units::{Bytes, Tokens};
 
-fn options() -> EngineOptions {
+pub fn options() -> EngineOptions {
     EngineOptions {
         context: Tokens(512),
         step: Tokens(32),
@@ -23,7 +23,7 @@ fn options() -> EngineOptions {
     }
 }
 
-fn open(options: EngineOptions) -> Engine {
+pub fn open(options: EngineOptions) -> Engine {
     let bytes = include_bytes!("../../graphs/shipped/stories-1m.gguf");
     Engine::open(Gguf::from_static("shipped", bytes).unwrap(), options, &|_, _| {}).unwrap()
 }
@@ -40,7 +40,7 @@ fn requests(vocab: u32) -> Vec<Request> {
         let prompt = (0..common).map(token).chain((0..1 + i * 37 % 90).map(|j| token(1000 * i + j))).collect();
         let temperature = if i % 4 == 1 { 0.9 } else { 0.0 };
         let most = Some(1 + (i * 13 % 30) as usize);
-        Request { sequence: None, prompt, most, sampler: sampler(temperature), ignore_end: true }
+        Request { sequence: None, prompt, most, sampler: sampler(temperature), ignore_end: true, shift: None }
     };
     (0..20).map(request).collect()
 }
@@ -49,7 +49,8 @@ fn alone(engine: &mut Engine, request: &Request) -> Vec<TokenId> {
     let sequence = engine.start();
     let mut sampler = request.sampler.clone();
     let Request { prompt, most, ignore_end, .. } = request;
-    let request = Generate { sequence, prompt, most: *most, sampler: &mut sampler, ignore_end: *ignore_end };
+    let request =
+        Generate { sequence, prompt, most: *most, sampler: &mut sampler, ignore_end: *ignore_end, shift: None };
     let generated = engine.generate(request, |_| true).unwrap();
     engine.end(sequence).unwrap();
     generated.tokens
@@ -98,7 +99,7 @@ fn a_prompt_that_waits_does_not_hold_up_what_generates() {
     let mut queue = Queue::new(&mut engine, QueueLimits { sequences: 4, length: Tokens(600) }).unwrap();
     let request = |length: u32, most| {
         let prompt = (0..length).map(|i| TokenId(i % 900)).collect();
-        Request { sequence: None, prompt, most: Some(most), sampler: sampler(0.0), ignore_end: true }
+        Request { sequence: None, prompt, most: Some(most), sampler: sampler(0.0), ignore_end: true, shift: None }
     };
     let short = queue.submit(request(3, 30)).unwrap();
     let step = |queue: &mut Queue<'_>| {
@@ -127,7 +128,7 @@ fn what_can_never_run_is_refused_and_what_is_cancelled_frees_its_pages_at_once()
     let mut queue = Queue::new(&mut engine, QueueLimits { sequences: 3, length: Tokens(128) }).unwrap();
     let request = |length: usize, most| {
         let prompt = vec![TokenId(length as u32); length];
-        Request { sequence: None, prompt, most, sampler: sampler(0.0), ignore_end: true }
+        Request { sequence: None, prompt, most, sampler: sampler(0.0), ignore_end: true, shift: None }
     };
     let refused = |found: Result<RequestId, EngineError>| found.unwrap_err().to_string();
     assert!(refused(queue.submit(request(0, None))).contains("no tokens"));

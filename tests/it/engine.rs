@@ -140,7 +140,8 @@ fn greedy(engine: &mut Engine, prompt: &str, most: usize) -> (Vec<u32>, Vec<u32>
     let prompt = engine.tokenizer().unwrap().encode(prompt, how);
     let mut sampler = Sampler::new(SampleOptions { temperature: 0.0, ..SampleOptions::default() }).unwrap();
     let (sequence, mut text) = (engine.start(), String::new());
-    let request = Generate { sequence, prompt: &prompt, most: Some(most), sampler: &mut sampler, ignore_end: false };
+    let request =
+        Generate { sequence, prompt: &prompt, most: Some(most), sampler: &mut sampler, ignore_end: false, shift: None };
     let generated = engine.generate(request, |piece| {
         text.push_str(piece);
         true
@@ -205,7 +206,8 @@ fn a_prompt_stops_between_its_steps_and_goes_on_later() {
     let prompt: Vec<TokenId> = ids(40, engine.logits_width()).into_iter().map(TokenId).collect();
     let run = |engine: &mut Engine, sequence, prompt: &[TokenId], calls: usize| {
         let mut sampler = Sampler::new(SampleOptions { temperature: 0.0, ..SampleOptions::default() }).unwrap();
-        let request = Generate { sequence, prompt, most: Some(4), sampler: &mut sampler, ignore_end: true };
+        let request =
+            Generate { sequence, prompt, most: Some(4), sampler: &mut sampler, ignore_end: true, shift: None };
         let mut left = calls;
         engine
             .generate(request, |_| {

@@ -4,6 +4,7 @@ mod backend;
 mod batching;
 mod cells;
 mod cells_backend;
+mod churn;
 mod cli;
 mod deepseek2;
 mod devices;

@@ -1,0 +1,154 @@
+//! Many sequences come, fork, drop what no longer fits and are cancelled, step after step: each writes what it writes
+//! alone, and in the end nothing is held.
+
+use loadmaster::engine::{CHUNK, Engine, Finish, Queue, QueueLimits, Request, RequestId};
+use loadmaster::kv::Depth;
+use loadmaster::sample::{SampleOptions, Sampler};
+use loadmaster::text::TokenId;
+use loadmaster::units::Tokens;
+
+use crate::batching::{open, options};
+
+/// Small numbers by turns (a linear congruential generator, constants of Knuth's MMIX).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % u64::from(n)) as u32
+    }
+}
+
+/// How a request came about.
+#[derive(Clone)]
+enum Origin {
+    Asked(Request),
+    /// Of another one once it had generated so many tokens.
+    Fork {
+        parent: usize,
+        after: usize,
+        sampler: Sampler,
+    },
+}
+
+/// A request, and what it has generated when it ended.
+struct Seen {
+    origin: Origin,
+    id: RequestId,
+    ended: Option<(Vec<TokenId>, Finish)>,
+}
+
+const LENGTH: Tokens = Tokens(80);
+
+fn sampler(dice: &mut Dice) -> Sampler {
+    let temperature = if dice.below(2) == 0 { 0.0 } else { 0.9 };
+    Sampler::new(SampleOptions { temperature, seed: dice.below(1000).into(), ..SampleOptions::default() }).unwrap()
+}
+
+fn request(dice: &mut Dice) -> Request {
+    let shared = if dice.below(3) == 0 { 32 } else { 0 };
+    let length = 1 + dice.below(40);
+    let prompt = (0..shared).chain((0..length).map(|_| dice.below(900))).map(TokenId).collect();
+    let shift = (dice.below(3) == 0).then_some(Tokens(dice.below(2) * 16));
+    let room = LENGTH.index() - (shared + length) as usize;
+    let most = if shift.is_some() { 20 + dice.below(200) as usize } else { 1 + dice.below(room as u32) as usize };
+    Request { sequence: None, prompt, most: Some(most), sampler: sampler(dice), ignore_end: true, shift }
+}
+
+/// Steps in which requests come, fork and go. All that was seen.
+fn churn(engine: &mut Engine, sequences: usize, steps: usize, dice: &mut Dice) -> Vec<Seen> {
+    let mut queue = Queue::new(engine, QueueLimits { sequences, length: LENGTH }).unwrap();
+    let mut seen: Vec<Seen> = Vec::new();
+    let add = |seen: &mut Vec<Seen>, origin, id| seen.push(Seen { origin, id, ended: None });
+    for step in 0.. {
+        let open: Vec<usize> = (0..seen.len()).filter(|&i| seen[i].ended.is_none()).collect();
+        if step >= steps && open.is_empty() {
+            break;
+        }
+        if step < steps && open.len() < sequences + 4 && dice.below(2) == 0 {
+            let request = request(dice);
+            let id = queue.submit(request.clone()).unwrap();
+            add(&mut seen, Origin::Asked(request), id);
+        }
+        let any = |dice: &mut Dice| open.get(dice.below(open.len().max(1) as u32) as usize).copied();
+        if let (0, Some(parent)) = (dice.below(8), any(dice)) {
+            let after = queue.generated(seen[parent].id).map(<[TokenId]>::len);
+            let sampler = sampler(dice);
+            if let (Some(after @ 1..), Ok(id)) = (after, queue.fork(seen[parent].id, sampler.clone())) {
+                add(&mut seen, Origin::Fork { parent, after, sampler }, id);
+            }
+        }
+        if let (0, Some(at)) = (dice.below(16), any(dice)) {
+            queue.cancel(seen[at].id).unwrap();
+        }
+        if dice.below(50) == 0 {
+            queue.compact(Depth::Pages, CHUNK).unwrap();
+        }
+        queue.step(&mut |_, _| true).unwrap();
+        while let Some(finished) = queue.finished() {
+            let generated = finished.outcome.unwrap();
+            let at = seen.iter().rposition(|seen| seen.id == finished.id).unwrap();
+            seen[at].ended = Some((generated.tokens, generated.finish));
+        }
+    }
+    seen
+}
+
+/// What a request generates when nothing runs beside it.
+fn alone(engine: &mut Engine, seen: &[Seen], at: usize) -> (Vec<TokenId>, Finish) {
+    let mut path = vec![at];
+    while let Origin::Fork { parent, .. } = seen[path[path.len() - 1]].origin {
+        path.push(parent);
+    }
+    let mut queue = Queue::new(engine, QueueLimits { sequences: 2, length: LENGTH }).unwrap();
+    let mut id = RequestId(0);
+    for &at in path.iter().rev() {
+        match &seen[at].origin {
+            Origin::Asked(request) => id = queue.submit(request.clone()).unwrap(),
+            Origin::Fork { after, sampler, .. } => {
+                while queue.generated(id).is_none_or(|tokens| tokens.len() < *after) {
+                    assert!(queue.step(&mut |_, _| true).unwrap());
+                }
+                let fork = queue.fork(id, sampler.clone()).unwrap();
+                assert!(queue.cancel(id).unwrap());
+                queue.finished().unwrap();
+                id = fork;
+            }
+        }
+    }
+    while queue.step(&mut |_, _| true).unwrap() {}
+    let generated = queue.finished().unwrap().outcome.unwrap();
+    (generated.tokens, generated.finish)
+}
+
+#[test]
+fn sequences_that_come_fork_shift_and_go_write_what_they_write_alone() {
+    let steps = crate::cases(250) as usize;
+    let sizes = |context, outputs| loadmaster::engine::EngineOptions {
+        context: Tokens(context),
+        step: Tokens(96),
+        outputs: Tokens(outputs),
+        ..options()
+    };
+    let mut engine = open(sizes(64 * 60, 64));
+    let pages = engine.usage().free;
+    let seen = churn(&mut engine, 64, steps, &mut Dice(5));
+    assert_eq!((engine.usage().free, engine.usage().promised), (pages, 0));
+    let mut single = open(sizes(400, 4));
+    let (mut forks, mut stopped, mut long) = (0, 0, 0);
+    for at in 0..seen.len() {
+        let (found, finish) = seen[at].ended.as_ref().unwrap();
+        let (expected, end) = alone(&mut single, &seen, at);
+        let same = match finish {
+            // A cancelled one is a beginning; and one that shared pages may have had none to copy them to.
+            Finish::Stopped | Finish::ContextFull => expected.starts_with(found),
+            Finish::Length | Finish::EndOfGeneration => *found == expected && *finish == end,
+        };
+        assert!(same, "request {at} of {}: {finish:?} after {found:?}, alone {end:?} after {expected:?}", seen.len());
+        forks += usize::from(matches!(seen[at].origin, Origin::Fork { .. }));
+        stopped += usize::from(*finish == Finish::Stopped);
+        long += usize::from(found.len() > LENGTH.index());
+    }
+    eprintln!("{} requests, {forks} forks, {stopped} cancelled, {long} dropped a part", seen.len());
+    assert!(seen.len() > 50 && forks > 5 && stopped > 5 && long > 5, "{} {forks} {stopped} {long}", seen.len());
+}
