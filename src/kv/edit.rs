@@ -87,7 +87,8 @@ impl PagedKv {
     }
 
     /// The rotations that shifts have left to do, as few as there can be: however often a cell was shifted, its key is
-    /// rotated once, and not at all if it came back. They count as done from now on.
+    /// rotated once, and not at all if it came back. They count as done from now on. To be asked before a step
+    /// that reads the sequence and no earlier: until then shifts only add up.
     pub fn rotations(&mut self) -> Vec<Rotation> {
         let mut rotations: Vec<Rotation> = Vec::new();
         if !std::mem::take(&mut self.turned) {
@@ -104,6 +105,17 @@ impl PagedKv {
             }
         }
         rotations
+    }
+
+    /// The most often that a key of a sequence was rotated since it was written; what is still owed does not count. Every
+    /// rotation of a quantised key rounds it again, and the key as it was written is not kept: who allows one feeds the
+    /// tokens, which [`PagedKv::save`] tells, anew instead of shifting keys that have had it. Goes over the sequence.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn turns(&self, id: SequenceId) -> Result<u32, KvError> {
+        let cells = self.sequence(id)?.cells(self.page());
+        Ok(cells.map(|cell| self.cells.turns(cell)).max().unwrap_or(0))
     }
 
     /// Whether there is anything to shift, and that it stays between what comes before and behind.

@@ -1,6 +1,6 @@
 //! A sequence as data, to be kept and taken up again later, in another cache too.
 //!
-//! What is saved are tokens and positions in order, and what the keys are rotated to; the rows themselves are the
+//! What is saved are tokens and positions in order, what the keys are rotated to and how often they were; the rows themselves are the
 //! caller's, in the order of [`PagedKv::runs`], which is the order of the cells that restoring gives.
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::{KvError, POSITIONS, PagedKv, SequenceId, Writes};
 /// The format that is written and read.
 const VERSION: u32 = 1;
 
-/// Tokens whose positions, and those that their keys are rotated to, follow each other.
+/// Tokens whose positions, and those that their keys are rotated to, follow each other; the keys were rotated as often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedRun {
     /// Tokens.
@@ -19,6 +19,8 @@ pub struct SavedRun {
     pub position: u32,
     /// The position that its key is rotated to.
     pub key_at: u32,
+    /// How often the key of each was rotated.
+    pub turns: u32,
 }
 
 /// A saved sequence.
@@ -40,11 +42,12 @@ impl PagedKv {
     pub fn save(&self, id: SequenceId) -> Result<SavedSequence, KvError> {
         let mut saved = SavedSequence { version: VERSION, tokens: Vec::new(), runs: Vec::new() };
         for cell in self.sequence(id)?.cells(self.page()) {
-            let (position, key_at) = (self.cells.position(cell), self.cells.key_at(cell));
             saved.tokens.push(self.cells.token(cell));
+            let (position, key_at) = (self.cells.position(cell), self.cells.key_at(cell));
+            let next = SavedRun { len: 1, position, key_at, turns: self.cells.turns(cell) };
             match saved.runs.last_mut() {
-                Some(run) if run.position + run.len == position && run.key_at + run.len == key_at => run.len += 1,
-                Some(_) | None => saved.runs.push(SavedRun { len: 1, position, key_at }),
+                Some(run) if run.goes_on(next) => run.len += 1,
+                Some(_) | None => saved.runs.push(next),
             }
         }
         Ok(saved)
@@ -62,12 +65,21 @@ impl PagedKv {
             self.end(id)?;
             return Err(why);
         }
-        let places = saved.runs.iter().flat_map(|run| (0..run.len).map(|i| (run.position + i, run.key_at + i)));
-        for ((&cell, &token), (position, key_at)) in writes.cells[from..].iter().zip(&saved.tokens).zip(places) {
-            self.cells.set(cell, token, position, key_at);
-            self.turned |= position != key_at;
+        let places = saved.runs.iter().flat_map(|run| (0..run.len).map(move |i| (run, i)));
+        for ((&cell, &token), (run, i)) in writes.cells[from..].iter().zip(&saved.tokens).zip(places) {
+            self.cells.set(cell, token, run.position + i, run.key_at + i);
+            self.cells.set_turns(cell, run.turns);
+            self.turned |= run.position != run.key_at;
         }
         Ok(id)
+    }
+}
+
+impl SavedRun {
+    /// Whether a token comes right behind this run.
+    fn goes_on(&self, next: SavedRun) -> bool {
+        let SavedRun { len, position, key_at, turns } = *self;
+        (position + len, key_at + len, turns) == (next.position, next.key_at, next.turns)
     }
 }
 

@@ -26,6 +26,8 @@ struct Row {
     payload: u64,
     /// What the key is rotated to.
     key_at: u32,
+    /// How often it was.
+    turns: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,7 @@ fn rotate(rows: &mut [Row], rotations: &[Rotation]) {
         assert!(turn.delta != 0);
         for row in &mut rows[turn.first.0 as usize..][..turn.len.0 as usize] {
             row.key_at = row.key_at.checked_add_signed(turn.delta).unwrap();
+            row.turns += 1;
         }
     }
 }
@@ -150,7 +153,7 @@ impl Pair {
         for (cell, &token) in writes.cells.iter().zip(ids) {
             let token = next(&naive.tokens, token);
             naive.tokens.push(token);
-            self.rows[cell.0 as usize] = Row { payload: token.payload, key_at: token.position };
+            self.rows[cell.0 as usize] = Row { payload: token.payload, key_at: token.position, turns: 0 };
         }
         if written {
             self.kv.written(id).unwrap();
@@ -219,7 +222,10 @@ impl Pair {
         let begun = b.is_multiple_of(2);
         if begun {
             copy(&mut self.rows, &writes.copies);
-            writes.cells.iter().for_each(|cell| self.rows[cell.0 as usize] = Row { payload: 13, key_at: 1 << 30 });
+            writes
+                .cells
+                .iter()
+                .for_each(|cell| self.rows[cell.0 as usize] = Row { payload: 13, key_at: 1 << 30, turns: 99 });
         }
         // What came last goes first; a sequence that was there twice has two marks.
         for (id, mark, promised) in marks.into_iter().rev() {
@@ -424,6 +430,8 @@ impl Pair {
             assert_eq!(read, expected, "{id}");
             let positions = self.kv.runs(id).unwrap().flat_map(|run| run.position..run.position + run.len.0);
             assert!(positions.eq(naive.tokens.iter().map(|token| token.position)));
+            let turns = cells.iter().map(|cell| self.rows[cell.0 as usize].turns).max();
+            assert_eq!(self.kv.turns(id), Ok(turns.unwrap_or(0)), "{id}");
             self.check_table(id, &cells);
             live.extend(&cells);
             for &page in self.kv.table(id).unwrap().pages {

@@ -7,7 +7,7 @@ use super::{ids, paged, positions, started};
 
 #[test]
 fn damaged_sequences_are_refused() {
-    let run = |len, position, key_at| SavedRun { len, position, key_at };
+    let run = |len, position, key_at| SavedRun { len, position, key_at, turns: 0 };
     let saved = |tokens: u32, runs: &[SavedRun]| SavedSequence { version: 1, tokens: ids(tokens), runs: runs.to_vec() };
     let cases = [
         (saved(4, &[run(4, 0, 0), run(0, 9, 9)]), 1),
@@ -45,4 +45,18 @@ fn a_saved_sequence_keeps_the_rotation_it_is_owed() {
     let restored = other.restore(&saved, &mut Writes::default()).unwrap();
     assert_eq!(other.rotations(), [Rotation { first: CellId(4), len: Tokens(6), delta: 3 }]);
     assert_eq!(positions(&other, restored), positions(&kv, id));
+}
+
+#[test]
+fn a_saved_sequence_keeps_how_often_it_was_rotated() {
+    let mut kv = paged(64);
+    let id = started(&mut kv, 10);
+    kv.shift(id, 4, 10, 3, &mut Vec::new()).unwrap();
+    kv.rotations();
+    let saved = kv.save(id).unwrap();
+    let run = |len, position, turns| SavedRun { len, position, key_at: position, turns };
+    assert_eq!(saved.runs, [run(4, 0, 0), run(6, 7, 1)]);
+    let mut other = paged(64);
+    let restored = other.restore(&saved, &mut Writes::default()).unwrap();
+    assert_eq!((other.turns(restored), other.save(restored)), (Ok(1), Ok(saved)));
 }

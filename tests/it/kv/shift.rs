@@ -3,7 +3,7 @@
 use loadmaster::kv::{CellId, KvError, Rotation};
 use loadmaster::units::Tokens;
 
-use super::{ids, paged, positions, started, told};
+use super::{grow, ids, paged, positions, started, told};
 
 #[test]
 fn shifts_add_up_to_one_rotation() {
@@ -39,4 +39,40 @@ fn a_shift_copies_only_shared_pages_that_it_moves() {
     let two = full.fork(one).unwrap();
     let refused = full.shift(two, 0, 48, 2, &mut copies);
     assert_eq!(refused, Err(KvError::Full { needed: 3, free: 1, total: 4 }));
+}
+
+/// Three times the oldest tokens behind the first four go: asked for at the end, each key has been rotated once.
+#[test]
+fn rotations_are_counted_by_key() {
+    for (each_time, turns) in [(false, 1), (true, 3)] {
+        let mut kv = paged(160);
+        let id = started(&mut kv, 100);
+        for _ in 0..3 {
+            kv.remove(id, 4, 24).unwrap();
+            kv.shift(id, 24, 100, -20, &mut Vec::new()).unwrap();
+            grow(&mut kv, id, 20);
+            if each_time {
+                kv.rotations();
+            }
+        }
+        kv.rotations();
+        assert_eq!(kv.turns(id), Ok(turns));
+        // Those that were written after the last shift were not rotated, and nothing stays of those that are gone.
+        kv.remove(id, 0, 80).unwrap();
+        assert_eq!(kv.turns(id), Ok(0));
+    }
+}
+
+/// A page that was copied has the keys of the one that it was copied from; a fork that is not shifted keeps its own.
+#[test]
+fn forks_are_rotated_apart() {
+    let mut kv = paged(160);
+    let one = started(&mut kv, 32);
+    kv.shift(one, 20, 32, 5, &mut Vec::new()).unwrap();
+    kv.rotations();
+    let two = kv.fork(one).unwrap();
+    kv.shift(two, 25, 37, 5, &mut Vec::new()).unwrap();
+    assert_eq!([kv.turns(one), kv.turns(two)], [Ok(1), Ok(1)], "it is owed");
+    kv.rotations();
+    assert_eq!([kv.turns(one), kv.turns(two)], [Ok(1), Ok(2)]);
 }
