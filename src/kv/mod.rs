@@ -215,7 +215,7 @@ impl PagedKv {
         self.put(sequence)
     }
 
-    /// Ends a sequence and gives back its pages.
+    /// Ends a sequence, whatever state it is in, and gives back its pages and what was set aside for it.
     ///
     /// # Errors
     /// There is no such sequence.

@@ -48,10 +48,15 @@ impl PagedKv {
         pages + u32::from(self.shared_end(sequence).is_some())
     }
 
+    /// The last page of a sequence if it has room.
+    pub(super) fn open_end(&self, sequence: &Sequence) -> Option<PageId> {
+        let partly = !sequence.slots(self.page()).is_multiple_of(self.page());
+        sequence.pages.last().copied().filter(|_| partly)
+    }
+
     /// The last page of a sequence if it has room, but for others to read.
     pub(super) fn shared_end(&self, sequence: &Sequence) -> Option<PageId> {
-        let partly = !sequence.slots(self.page()).is_multiple_of(self.page());
-        sequence.pages.last().copied().filter(|&last| partly && self.pages.holders(last) > 1)
+        self.open_end(sequence).filter(|&last| self.pages.holders(last) > 1)
     }
 
     /// Checks that all that was promised is still free.

@@ -57,23 +57,36 @@ impl PagedKv {
     ///
     /// Fewer are shared where a cached page is set aside for a reservation.
     pub fn start_with_prefix(&mut self, tokens: &[u32]) -> (SequenceId, Tokens) {
-        let page = self.page();
-        let id = self.start();
-        let mut chain = Chain::ROOT;
-        for ids in tokens.chunks_exact(page as usize) {
-            let Some((found, next)) = self.pages.index.find(chain, ids, self.cells.tokens()) else { break };
+        let (id, mut shared) = (self.start(), 0);
+        for (found, chain) in self.found(tokens) {
             self.pages.hold(found);
             if self.keeps_promises().is_err() {
                 self.pages.release(found);
                 break;
             }
-            chain = next;
-            if let Some(sequence) = self.sequences[id].as_mut() {
-                sequence.share(found, page, chain);
-            }
+            shared += self.share(id, found, chain);
         }
-        let shared = self.sequences[id].as_ref().map_or(0, |sequence| sequence.count);
         (id, Tokens(shared))
+    }
+
+    /// The pages that hold the first of `tokens`, with the content up to the end of each.
+    pub(super) fn found(&self, tokens: &[u32]) -> Vec<(PageId, Chain)> {
+        let mut chain = Chain::ROOT;
+        let pages = tokens.chunks_exact(self.page() as usize).map_while(|ids| {
+            let (page, next) = self.pages.index.find(chain, ids, self.cells.tokens())?;
+            chain = next;
+            Some((page, next))
+        });
+        pages.collect()
+    }
+
+    /// Adds a page that was found, and that is held for it, to a sequence; returns its tokens.
+    pub(super) fn share(&mut self, id: SequenceId, found: PageId, chain: Chain) -> u32 {
+        let page = self.page();
+        if let Some(sequence) = self.sequences[id].as_mut() {
+            sequence.share(found, page, chain);
+        }
+        page
     }
 }
 

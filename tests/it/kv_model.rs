@@ -99,7 +99,8 @@ impl Pair {
         let sequence = self.pick(a);
         match (kind % 16, sequence) {
             (0, _) if self.naive.len() < 6 => self.start(),
-            (1 | 2, _) if self.naive.len() < 6 => self.start_with_prefix(b, c),
+            (1, _) if self.naive.len() < 6 => self.start_with_prefix(b, c),
+            (2, _) if self.naive.len() < 6 => self.admit(a, b, c),
             (3..=6, Some(id)) => self.append(id, b % 40, c),
             (7, _) => self.step_in_vain(a, b, c),
             (8, Some(id)) if self.naive.len() < 6 => self.fork(id),
@@ -122,18 +123,45 @@ impl Pair {
     }
 
     /// Few different tokens, so that much begins alike.
+    fn prompt(&self, b: u16, c: u16) -> Vec<u32> {
+        (0..u32::from(c % 50)).map(|i| u32::from(b >> (i / self.page % 3)) & 1).collect()
+    }
+
     fn start_with_prefix(&mut self, b: u16, c: u16) {
-        let wanted: Vec<u32> = (0..u32::from(c % 50)).map(|i| u32::from(b >> (i / self.page % 3)) & 1).collect();
+        let wanted = self.prompt(b, c);
         let (id, shared) = self.kv.start_with_prefix(&wanted);
+        self.go_on(id, &wanted, shared, 0);
+    }
+
+    /// A request of a prompt and some tokens more.
+    fn admit(&mut self, a: u16, b: u16, c: u16) {
+        let wanted = self.prompt(b, c);
+        let total = Tokens(wanted.len() as u32 + u32::from(a % 40));
+        let before = self.kv.clone();
+        match self.kv.admit(&wanted, total) {
+            Ok((id, shared)) => self.go_on(id, &wanted, shared, total.0 - shared.0),
+            Err(why) => {
+                assert_eq!(before, self.kv);
+                assert!(matches!(why, KvError::Full { needed, free, .. } if needed > free), "{why}");
+                let started = |kv: &mut PagedKv| {
+                    let (id, shared) = kv.start_with_prefix(&wanted);
+                    kv.reserve(id, Tokens(total.0 - shared.0))
+                };
+                assert!(self.breaks_promises(SequenceId(u32::MAX), 0, started), "{why}");
+            }
+        }
+    }
+
+    /// A sequence begins with what it shares; the rest of its prompt is written.
+    fn go_on(&mut self, id: SequenceId, wanted: &[u32], shared: Tokens, promised: u32) {
         assert!(shared.index() <= wanted.len() && shared.0.is_multiple_of(self.page));
-        let mut naive = Naive::default();
+        let mut naive = Naive { tokens: Vec::new(), promised };
         for &token in &wanted[..shared.index()] {
             naive.tokens.push(next(&naive.tokens, token));
         }
         assert!(self.naive.insert(id, naive).is_none());
         self.check();
-        let rest = wanted[shared.index()..].to_vec();
-        self.append_ids(id, &rest, true);
+        self.append_ids(id, &wanted[shared.index()..], true);
     }
 
     fn append(&mut self, id: SequenceId, count: u16, c: u16) {
@@ -433,6 +461,7 @@ impl Pair {
             let turns = cells.iter().map(|cell| self.rows[cell.0 as usize].turns).max();
             assert_eq!(self.kv.turns(id), Ok(turns.unwrap_or(0)), "{id}");
             self.check_table(id, &cells);
+            self.check_room(id);
             live.extend(&cells);
             for &page in self.kv.table(id).unwrap().pages {
                 *holders.entry(page).or_default() += 1;
@@ -466,6 +495,14 @@ impl Pair {
         assert_eq!((usage.used + usage.free, usage.free), (usage.total, self.kv.free_pages()));
         assert_eq!(usage.slack.0, usage.used * self.page - usage.live.0);
         assert!(usage.cached <= usage.free && usage.promised <= usage.free);
+    }
+
+    /// A sequence takes as much as there is said to be room for, and no more.
+    fn check_room(&self, id: SequenceId) {
+        let room = self.kv.room(id).unwrap().index();
+        let takes = |count| self.kv.clone().append(id, &vec![7; count], &mut Writes::default());
+        assert!(!matches!(takes(room), Err(KvError::Full { .. })));
+        assert!(matches!(takes(room + 1), Err(KvError::Full { .. })));
     }
 
     /// All that was promised can be had, one token here and one there.
