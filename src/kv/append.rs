@@ -77,7 +77,7 @@ impl PagedKv {
             return Err(self.full(needed, others));
         }
         match self.layout {
-            KvLayout::Contiguous if tokens > 0 => match self.pages.run(tokens) {
+            KvLayout::Contiguous if tokens > 0 => match self.pages.run(tokens, sequence.pages.last().copied()) {
                 Ok(first) => Ok(Some(first)),
                 Err(longest) => Err(KvError::NoSlot { needed: tokens, longest, free: self.pages.free() }),
             },

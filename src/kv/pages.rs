@@ -22,6 +22,8 @@ pub(super) struct Pages {
     /// A bit a blank page.
     blank: Vec<u64>,
     blanks: u32,
+    /// The first word of `blank` that has a bit.
+    lowest: u32,
     cached: u32,
     /// One past the highest page that is held.
     span: u32,
@@ -40,6 +42,7 @@ impl Pages {
             holders: vec![0; total as usize],
             blank,
             blanks: total,
+            lowest: 0,
             cached: 0,
             span: 0,
             links: vec![Link::default(); total as usize],
@@ -84,10 +87,12 @@ impl Pages {
 
     /// The page to be taken next: the lowest blank one, or else the cached one that was given back first.
     pub(super) fn next(&self) -> Option<PageId> {
-        match self.blank.iter().position(|&bits| bits != 0) {
-            Some(word) => Some(PageId(word as u32 * 64 + self.blank[word].trailing_zeros())),
-            None => self.oldest,
-        }
+        self.lowest_blank().or(self.oldest)
+    }
+
+    fn lowest_blank(&self) -> Option<PageId> {
+        let bits = self.blank.get(self.lowest as usize)?;
+        Some(PageId(self.lowest * 64 + bits.trailing_zeros()))
     }
 
     /// Takes the next page; it is held once.
@@ -174,18 +179,40 @@ impl Pages {
         (PageId(start), count as u32)
     }
 
-    /// Where `count` free pages lie side by side, lowest first: blank ones, or else whatever is free.
+    /// Where `count` free pages lie side by side. Blank ones: behind `last`, where a sequence goes on, or else the lowest;
+    /// then cached ones too: that which was given back first, or where more are needed behind `last` or the lowest. A
+    /// single page, and what is blank behind `last`, is found without a search.
     ///
     /// # Errors
     /// The length of the longest run of free pages.
-    pub(super) fn run(&self, count: u32) -> Result<PageId, u32> {
+    pub(super) fn run(&self, count: u32, last: Option<PageId>) -> Result<PageId, u32> {
         let free = |page: u32| self.holders[page as usize] == 0;
-        self.run_of(count, |page| self.is_blank(page)).or_else(|_| self.run_of(count, free))
+        let behind = |serves: &dyn Fn(u32) -> bool| {
+            let first = last?.0 + 1;
+            let end = first.checked_add(count).filter(|&end| end <= self.total())?;
+            (first..end).all(serves).then_some(PageId(first))
+        };
+        let blank = behind(&|page| self.is_blank(page)).or_else(|| self.blank_run(count));
+        let single = || self.oldest.filter(|_| count == 1);
+        match blank.or_else(single).or_else(|| behind(&free)) {
+            Some(first) => Ok(first),
+            None => self.run_of(count, 0, free),
+        }
     }
 
-    fn run_of(&self, count: u32, serves: impl Fn(u32) -> bool) -> Result<PageId, u32> {
+    /// The lowest run of blank pages.
+    fn blank_run(&self, count: u32) -> Option<PageId> {
+        match count {
+            1 => self.lowest_blank(),
+            _ if count > self.blanks => None,
+            _ => self.run_of(count, self.lowest * 64, |page| self.is_blank(page)).ok(),
+        }
+    }
+
+    /// The lowest run of pages that serve, from `first` on.
+    fn run_of(&self, count: u32, first: u32, serves: impl Fn(u32) -> bool) -> Result<PageId, u32> {
         let (mut length, mut longest) = (0, 0);
-        for page in 0..self.total() {
+        for page in first..self.total() {
             length = if serves(page) { length + 1 } else { 0 };
             longest = longest.max(length);
             if length == count {
@@ -220,11 +247,15 @@ impl Pages {
     fn set_blank(&mut self, page: PageId) {
         self.blank[page.index() / 64] |= 1 << (page.0 % 64);
         self.blanks += 1;
+        self.lowest = self.lowest.min(page.0 / 64);
     }
 
     fn unset_blank(&mut self, page: PageId) {
         self.blank[page.index() / 64] &= !(1 << (page.0 % 64));
         self.blanks -= 1;
+        while self.blank.get(self.lowest as usize).is_some_and(|&bits| bits == 0) {
+            self.lowest += 1;
+        }
     }
 
     fn append_cached(&mut self, page: PageId) {

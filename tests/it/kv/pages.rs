@@ -88,3 +88,35 @@ fn a_cache_without_a_page_refuses_every_token() {
     assert_eq!((kv.cells(), kv.start_with_prefix(&ids(40)).1), (Tokens(0), Tokens(0)));
     assert_eq!(Compaction::at_once(Depth::Cells).chunk(&mut kv), []);
 }
+
+/// Where it can a sequence goes on behind its last cell, so that nothing is searched and its cells stay together.
+#[test]
+fn contiguous_cells_go_on_behind_the_last() {
+    let cells = |range: std::ops::Range<u32>| range.map(CellId).collect::<Vec<_>>();
+    let mut kv = PagedKv::new(Tokens(40), KvLayout::Contiguous);
+    let [one, two] = [started(&mut kv, 10), started(&mut kv, 10)];
+    kv.remove(one, 2, 6).unwrap();
+    assert_eq!((grow(&mut kv, two, 1), grow(&mut kv, two, 3)), (cells(20..21), cells(21..24)));
+    // Its neighbour is taken: the lowest that there are.
+    assert_eq!((grow(&mut kv, one, 3), grow(&mut kv, one, 1)), (cells(2..5), cells(5..6)));
+    assert_eq!((grow(&mut kv, one, 2), grow(&mut kv, two, 2)), (cells(24..26), cells(26..28)));
+    // Sixteen cells are left of which twelve come last.
+    assert_eq!(grow(&mut kv, one, 12), cells(28..40));
+}
+
+/// Not a blank cell: one that is cached goes in its turn, so that of a prefix the beginning stays; several lie together.
+#[test]
+fn contiguous_cells_take_the_place_of_what_was_cached_first() {
+    let mut kv = PagedKv::new(Tokens(40), KvLayout::Contiguous);
+    let prompts: [Vec<u32>; 2] = [(100..120).collect(), (200..220).collect()];
+    for id in prompts.each_ref().map(|prompt| prompted(&mut kv, prompt)) {
+        kv.end(id).unwrap();
+    }
+    let next = kv.start();
+    let taken: Vec<CellId> = (0..3).flat_map(|_| grow(&mut kv, next, 1)).collect();
+    assert_eq!(taken, [CellId(19), CellId(18), CellId(17)]);
+    assert_eq!(prompts.each_ref().map(|prompt| kv.clone().start_with_prefix(prompt).1), [Tokens(17), Tokens(20)]);
+    assert_eq!(grow(&mut kv, next, 2), [CellId(0), CellId(1)]);
+    assert_eq!(grow(&mut kv, next, 4), [CellId(2), CellId(3), CellId(4), CellId(5)]);
+    assert_eq!(prompts.each_ref().map(|prompt| kv.clone().start_with_prefix(prompt).1), [Tokens(0), Tokens(20)]);
+}
