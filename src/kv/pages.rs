@@ -172,11 +172,11 @@ impl Pages {
         }
     }
 
-    /// The lowest blank pages side by side from `first` on: where, and how many, at most `most`.
-    pub(super) fn blanks_from(&self, first: u32, most: u32) -> (PageId, u32) {
-        let start = (first..self.total()).find(|&page| self.is_blank(page)).unwrap_or(self.total());
-        let count = (start..self.total()).take(most as usize).take_while(|&page| self.is_blank(page)).count();
-        (PageId(start), count as u32)
+    /// The lowest blank pages side by side, at most `most`: where and how many.
+    pub(super) fn blanks(&self, most: u32) -> (PageId, u32) {
+        let start = self.lowest_blank().unwrap_or(PageId(self.total()));
+        let side_by_side = (start.0..self.total()).take_while(|&page| self.is_blank(page));
+        (start, side_by_side.take(most as usize).count() as u32)
     }
 
     /// Where `count` free pages lie side by side. Blank ones: behind `last`, where a sequence goes on, or else the lowest;

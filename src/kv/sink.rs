@@ -64,12 +64,13 @@ impl PagedKv {
         len == step.len
     }
 
-    /// The same where something is cached: it moves into blank pages above, as much at a time as these take.
+    /// The same where something is cached: it moves into blank pages, as much at a time as lie together. With the other
+    /// holes filled they are all above.
     fn clear_and_carry(&mut self, step: Step, chunk: &mut Chunk, went: &mut [Option<PageId>]) -> bool {
-        let (used, mut done) = (self.used(), 0);
+        let mut done = 0;
         while done < step.len {
             let (src, dst) = (step.src + done, step.dst + done);
-            let (to, len) = self.pages.blanks_from(used, chunk.pages(self.page()).min(step.len - done));
+            let (to, len) = self.pages.blanks(chunk.pages(self.page()).min(step.len - done));
             self.step(Step { src: dst, dst: to.0, len }, chunk);
             (0..len).for_each(|at| self.pages.relocate_cached(PageId(dst + at), PageId(to.0 + at)));
             if len == 0 || !self.carry(Step { src, dst, len }, chunk, went) {
