@@ -115,7 +115,8 @@ pub struct SequenceRows {
     pub rows: u32,
     /// Cells of the sequence, these rows included; the last row's cell is `length - 1`.
     pub length: Tokens,
-    /// Its block table: a range of `Args::pages`; page `i` holds cells `16 i .. 16 i + 16` of the sequence.
+    /// Its block table: a range of `Args::pages`; page `i` holds cells `16 i .. 16 i + 16` of the sequence, unless there
+    /// are holes (`Args::live`).
     pub pages: Range<u32>,
 }
 
@@ -132,6 +133,10 @@ pub struct Args<'a> {
     pub sequences: &'a [SequenceRows],
     /// Block tables.
     pub pages: &'a [u32],
+    /// For each page of the tables its cells that the sequence has, lowest bit first; empty where all have all. With
+    /// holes, a page may be in a table more than once, `SequenceRows::length` counts the cells that are there, and what
+    /// is computed is what would be without the holes, bit for bit.
+    pub live: &'a [u16],
 }
 
 /// Why a backend refused or failed.
@@ -327,6 +332,9 @@ impl ArgLimits {
         for &page in args.pages {
             most("a page index at most", u64::from(self.cells.pages()).saturating_sub(1), page.into())?;
         }
+        if !args.live.is_empty() && args.live.len() != args.pages.len() {
+            return Err(argument(device, "masks, one a page,", args.pages.len() as u64, args.live.len() as u64));
+        }
         self.admit_sequences(device, args)
     }
 
@@ -340,10 +348,14 @@ impl ArgLimits {
             if rows.rows > rows.length.0 {
                 return Err(argument(device, "cells of a sequence at least", rows.rows.into(), rows.length.0.into()));
             }
-            let table = args.pages.get(rows.pages.start as usize..rows.pages.end as usize);
-            let pages = table.map_or(0, <[u32]>::len);
-            if pages < rows.length.pages() as usize {
+            let table = rows.pages.start as usize..rows.pages.end as usize;
+            let pages = args.pages.get(table.clone()).map_or(0, <[u32]>::len);
+            if args.live.is_empty() && pages < rows.length.pages() as usize {
                 return Err(argument(device, "pages of a sequence", rows.length.pages().into(), pages as u64));
+            }
+            let live = args.live.get(table).unwrap_or(&[]).iter().map(|mask| u64::from(mask.count_ones())).sum();
+            if !args.live.is_empty() && live != u64::from(rows.length.0) {
+                return Err(argument(device, "live cells of a sequence", rows.length.0.into(), live));
             }
         }
         if next != args.tokens.0 {

@@ -192,7 +192,7 @@ impl Prepared {
         let sequence =
             SequenceRows { first: 0, rows: self.tokens.0, length: self.tokens, pages: 0..self.tokens.pages() };
         let (tokens, sequences) = (self.tokens, &[sequence]);
-        let args = Args { tokens, outputs: tokens, cells: &rows, sequences, pages: &pages };
+        let args = Args { tokens, outputs: tokens, cells: &rows, sequences, pages: &pages, live: &[] };
         median_seconds(|| {
             for &program in &self.programs {
                 let done = self.backend.submit(program, &args, &[])?;

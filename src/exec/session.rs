@@ -197,9 +197,18 @@ impl Session {
     /// # Errors
     /// The input does not fit the session, or a device failed.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<&[f32], ExecError> {
+        self.step_over_holes(input, &[])
+    }
+
+    /// As [`Session::step`] for sequences with holes: of each page in `input.pages` only the cells with a bit in `live`
+    /// are there, lowest first, and `length` of a sequence counts those. The logits are what they would be without holes.
+    ///
+    /// # Errors
+    /// As for [`Session::step`].
+    pub fn step_over_holes(&mut self, input: &StepInput<'_>, live: &[u16]) -> Result<&[f32], ExecError> {
         self.admit(input)?;
         let key = self.bucket(input.ids.len(), input.output_rows.len())?;
-        run(&self.devices, &self.buckets[&key], &mut self.flight, input)?;
+        run(&self.devices, &self.buckets[&key], &mut self.flight, input, live)?;
         self.read_logits(key, input.output_rows.len())
     }
 

@@ -88,7 +88,7 @@ fn copies_from_another_thread_do_not_meet_a_running_split() {
         let cells: Vec<u32> = (0..TOKENS).collect();
         let sequences = [SequenceRows { first: 0, rows: TOKENS, length: Tokens(TOKENS), pages: 0..4 }];
         let (tokens, pages) = (Tokens(TOKENS), [0, 1, 2, 3]);
-        let args = Args { tokens, outputs: tokens, cells: &cells, sequences: &sequences, pages: &pages };
+        let args = Args { tokens, outputs: tokens, cells: &cells, sequences: &sequences, pages: &pages, live: &[] };
         let run = || _ = backend.submit(program, &args, &[]).unwrap();
         let ids = [0u32, 1].map(|from| (from..from + TOKENS).collect::<Vec<_>>());
         put(1, &cells);
@@ -225,7 +225,7 @@ fn outputs(graph: &Graph) -> Vec<f32> {
     }
     let sequences = [SequenceRows { first: 0, rows: tokens.0, length: tokens, pages: 0..tokens.pages() }];
     let pages: Vec<u32> = (0..tokens.pages()).collect();
-    let args = Args { tokens, outputs: tokens, cells: &cells, sequences: &sequences, pages: &pages };
+    let args = Args { tokens, outputs: tokens, cells: &cells, sequences: &sequences, pages: &pages, live: &[] };
     backend.submit(program, &args, &[]).unwrap();
     let span = made.values[graph.output()];
     let mut out = vec![0f32; span.len.index() / 4];

@@ -26,11 +26,14 @@ const VOCAB: u32 = 128;
 /// Most tokens of a step.
 const STEP: u32 = 32;
 
-/// Cells that tests fill; the page behind them is for queries.
+/// Cells that most tests fill; the page behind them is for queries.
 const FIELD: u32 = 96;
 
+/// Cells of which a sequence may have more than two tiles.
+const WIDE: u32 = 640;
+
 /// All cells.
-const CELLS: u32 = FIELD + 16;
+const CELLS: u32 = WIDE + 32;
 
 /// How keys and queries are rotated.
 #[derive(Clone, Copy)]
@@ -58,10 +61,18 @@ struct Layer {
     keys: DType,
     values: Kept,
     rope: Option<Rotated>,
+    mask: Mask,
 }
 
-const PLAIN: Layer =
-    Layer { heads: 2, group: 2, key_dim: 64, keys: DType::F32, values: Kept::Own(32, DType::F32), rope: None };
+const PLAIN: Layer = Layer {
+    heads: 2,
+    group: 2,
+    key_dim: 64,
+    keys: DType::F32,
+    values: Kept::Own(32, DType::F32),
+    rope: None,
+    mask: Mask::Causal,
+};
 
 /// One row of 96 elements, of which the first 64 are the values and the last 32 are rotated.
 const LATENT: Layer = Layer {
@@ -71,6 +82,7 @@ const LATENT: Layer = Layer {
     keys: DType::F32,
     values: Kept::Prefix(64),
     rope: Some(Rotated { style: RopeStyle::Interleaved, offset: 64, rotary: 32, yarn: true, factors: false }),
+    mask: Mask::Causal,
 };
 
 /// Types of caches, and how far a key that was turned may be from one that was made there: by the rounding of angles in
@@ -169,7 +181,7 @@ fn graph(layer: &Layer) -> Graph {
     };
     let write = b.node("write", Op::Cache(CacheWrite { k, v, keys, values: own })).unwrap();
     let scale = 1.0 / (layer.key_dim as f32).sqrt();
-    let attention = Attention { q, write, keys, values, heads: queries, scale, mask: Mask::Causal };
+    let attention = Attention { q, write, keys, values, heads: queries, scale, mask: layer.mask };
     let x = b.node("attention", Op::Attention(attention)).unwrap();
     b.set_layer(None);
     let out = b.node("out", Op::Rows(ops::Rows::Select(Select { x, rows }))).unwrap();
@@ -220,6 +232,12 @@ impl Rig {
     /// Runs a step of rows, each a row of the tables, a position and a cell; the attention of the last over `length` cells
     /// in pages 0, 1, 2 and so on.
     fn step(&self, rows: &[(u32, u32, u32)], length: u32) -> Vec<f32> {
+        let pages: Vec<u32> = (0..Tokens(length).pages()).collect();
+        self.step_of(rows, length, (&pages, &[]), rows.len() as u32 - 1)
+    }
+
+    /// The same over the cells of any table and their masks, of any of the rows.
+    fn step_of(&self, rows: &[(u32, u32, u32)], length: u32, (pages, live): (&[u32], &[u16]), row: u32) -> Vec<f32> {
         let count = rows.len() as u32;
         let inputs = self.made.view(DeviceId(0), self.graph.inputs().len()).inputs;
         let put = |input: u32, data: &[u32]| {
@@ -229,13 +247,11 @@ impl Rig {
         };
         put(0, &rows.iter().map(|row| row.0).collect::<Vec<_>>());
         put(1, &rows.iter().map(|row| row.1).collect::<Vec<_>>());
-        put(2, &[count - 1]);
+        put(2, &[row]);
         let cells: Vec<u32> = rows.iter().map(|row| row.2).collect();
-        let length = Tokens(length);
-        let pages: Vec<u32> = (0..length.pages()).collect();
-        let sequences = [SequenceRows { first: 0, rows: count, length, pages: 0..length.pages() }];
+        let sequences = [SequenceRows { first: 0, rows: count, length: Tokens(length), pages: 0..pages.len() as u32 }];
         let (tokens, outputs) = (Tokens(count), Tokens(1));
-        let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages: &pages };
+        let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages, live };
         let done = self.backend.submit(self.program, &args, &[]).unwrap();
         let span = self.made.values[self.graph.output()];
         let mut out = vec![0f32; span.len.index() / 4];
@@ -375,6 +391,63 @@ fn rows_move_as_in_a_plain_array_and_are_attended_to_where_they_are() {
             assert!(bits(&moved) == bits(&written), "{name} layer {i}");
             let first = known.entry(i).or_insert_with(|| bits(&moved));
             assert!(*first == bits(&moved), "{name} layer {i}: other bits than with another instruction set");
+        }
+    }
+}
+
+/// A table of pages that are there twice, in pieces: of each cell at most one, of some none.
+fn holes() -> (Vec<u32>, Vec<u16>) {
+    let mut x = 99u32;
+    let mut next = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (x >> 16) as u16
+    };
+    let there: Vec<u16> = (0..WIDE / 16).map(|page| if page % 5 == 0 { u16::MAX } else { next() | next() }).collect();
+    // Of every fourth page all cells come at once.
+    let pieces = there.iter().enumerate().map(|(page, mask)| if page % 4 == 0 { *mask } else { mask & next() });
+    let first: Vec<u16> = pieces.collect();
+    let pages = (0..WIDE / 16).map(|i| i * 7 % (WIDE / 16));
+    let early = pages.clone().map(|page| (page, first[page as usize]));
+    let late = pages.map(|page| (page, there[page as usize] & !first[page as usize]));
+    early.chain(late).unzip()
+}
+
+/// Holes change no bit, wherever they are: of the cells of more than two tiles, for one row and for several, with all
+/// cells in reach or some.
+#[test]
+fn holes_are_as_if_they_were_not_there() {
+    for (name, open) in computing() {
+        let windowed = |n| Layer { mask: Mask::Window(n), ..PLAIN.of(DType::F16) };
+        let odd = Layer { key_dim: 24, values: Kept::Own(20, DType::F16), ..PLAIN };
+        let layers = [PLAIN, windowed(20), windowed(300), odd, LATENT.of(DType::Q4_0), PLAIN.of(DType::Q8_0)];
+        for (i, layer) in layers.into_iter().enumerate() {
+            let (rig, dense) = (Rig::new(open(), &layer), Rig::new(open(), &layer));
+            let rows: Vec<(u32, u32)> = (0..WIDE).map(|cell| (cell * 7 % 127, cell)).collect();
+            rig.fill(&rows);
+            let (mut pages, mut live) = holes();
+            let cells = pages.iter().zip(&live).flat_map(|(page, mask)| {
+                (0..16).filter(move |lane| mask >> lane & 1 == 1).map(move |lane| page * 16 + lane)
+            });
+            let held: Vec<(u32, u32)> = cells.map(|cell| rows[cell as usize]).collect();
+            let count = held.len() as u32;
+            assert!(count > 400 && count < WIDE - 100 && !count.is_multiple_of(16), "{count}");
+            dense.fill(&held);
+            // The step's own rows lie behind them all.
+            pages.extend([WIDE / 16, WIDE / 16 + 1]);
+            live.extend([u16::MAX, 0xf]);
+            let all: Vec<u32> = (0..Tokens(count + 20).pages()).collect();
+            let rows = |first: u32| (0..20).map(|i| (i * 3 + 1, 700 + i, first + i)).collect::<Vec<_>>();
+            for row in [0, 7, 19] {
+                let found = rig.step_of(&rows(WIDE), count + 20, (&pages, &live), row);
+                let expected = dense.step_of(&rows(count), count + 20, (&all, &[]), row);
+                assert!(found.iter().any(|&x| x != 0.0) && found.iter().all(|x| x.is_finite()));
+                assert!(bits(&found) == bits(&expected), "{name} layer {i}, row {row}");
+            }
+            *live.last_mut().unwrap() = 1;
+            let one = [(5, 800, WIDE + 16)];
+            let found = rig.step_of(&one, count + 17, (&pages, &live), 0);
+            let expected = dense.step_of(&[(5, 800, count + 16)], count + 17, (&all, &[]), 0);
+            assert!(bits(&found) == bits(&expected), "{name} layer {i}");
         }
     }
 }
@@ -546,24 +619,33 @@ fn cells_that_there_are_not_are_refused_before_anything_changes() {
             assert!(error.contains(why), "{name}: {error}");
         };
         let moved = |step: CellMove| backend.rearrange(*caches, &[good, step], &[]);
-        refused(moved(CellMove { src: 104, ..good }), "the source of move 1: cells 104..113 leave a cache of 112");
-        refused(moved(CellMove { dst: 104, ..good }), "the target of move 1: cells 104..113 leave a cache of 112");
+        refused(moved(CellMove { src: 664, ..good }), "the source of move 1: cells 664..673 leave a cache of 672");
+        refused(moved(CellMove { dst: 664, ..good }), "the target of move 1: cells 664..673 leave a cache of 672");
         refused(moved(CellMove { len: u32::MAX, ..good }), "cells 0..4294967295 leave");
         refused(moved(CellMove { src: u32::MAX, ..good }), "cells 4294967295..4294967304 leave");
-        let turn = CellTurn { first: 110, len: 3, delta: 1 };
-        refused(backend.turn(*caches, &[TURNS[0], turn], &[]), "turn 1: cells 110..113 leave a cache of 112");
+        let turn = CellTurn { first: 670, len: 3, delta: 1 };
+        refused(backend.turn(*caches, &[TURNS[0], turn], &[]), "turn 1: cells 670..673 leave a cache of 672");
         let rows = vec![1; row_bytes(&rig.graph.states()[StateId(0)]).index() * 2];
         let written = |state, cells: &[u32], rows: &[u8]| backend.write_cells(*caches, state, cells, rows, &[]);
-        refused(written(StateId(0), &[5, 112], &rows), "row 1: cells 112..113 leave a cache of 112");
+        refused(written(StateId(0), &[5, 672], &rows), "row 1: cells 672..673 leave a cache of 672");
         refused(written(StateId(0), &[5], &rows), "bytes of a range must be 384, found 768");
         refused(written(StateId(1), &[5], &rows), "s1 is not among the caches");
         refused(backend.rearrange(CachesId(7), &[], &[]), "caches c7 do not exist");
         refused(backend.rearrange(*caches, &[good], &[Event(1 << 40)]), "was never submitted");
         refused(backend.turn(*caches, &TURNS, &[Event(1 << 40)]), "was never submitted");
         let mut rows = rows;
-        let error = backend.read_cells(*caches, StateId(0), &[112, 0], &mut rows, &[]).unwrap_err().to_string();
-        assert!(error.contains("row 0: cells 112..113 leave a cache of 112"), "{name}: {error}");
+        let error = backend.read_cells(*caches, StateId(0), &[672, 0], &mut rows, &[]).unwrap_err().to_string();
+        assert!(error.contains("row 0: cells 672..673 leave a cache of 672"), "{name}: {error}");
         assert!(rig.rows() == before, "{name}: a refusal has changed something");
         backend.rearrange(*caches, &[CellMove { src: 96, dst: 0, len: 16 }], &[]).unwrap();
+        let sequences = [SequenceRows { first: 0, rows: 1, length: Tokens(17), pages: 0..2 }];
+        let (tokens, outputs) = (Tokens(1), Tokens(1));
+        let over = |live: &[u16]| {
+            let args = Args { tokens, outputs, cells: &[0], sequences: &sequences, pages: &[3, 3], live };
+            backend.submit(rig.program, &args, &[])
+        };
+        refused(over(&[u16::MAX]), "masks, one a page, must be 2, found 1");
+        refused(over(&[u16::MAX, 3]), "live cells of a sequence must be 17, found 18");
+        over(&[u16::MAX, 8]).unwrap();
     }
 }

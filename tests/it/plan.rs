@@ -183,8 +183,14 @@ fn the_null_device_accepts_plans_and_refuses_what_leaves_a_buffer() {
         let program = backend.prepare(&work).unwrap();
         let cells: Vec<u32> = (0..32).collect();
         let sequences = [SequenceRows { first: 0, rows: 32, length: Tokens(40), pages: 0..3 }];
-        let args =
-            Args { tokens: Tokens(32), outputs: Tokens(4), cells: &cells, sequences: &sequences, pages: &[0, 1, 3] };
+        let args = Args {
+            tokens: Tokens(32),
+            outputs: Tokens(4),
+            cells: &cells,
+            sequences: &sequences,
+            pages: &[0, 1, 3],
+            live: &[],
+        };
         let event = backend.submit(program, &args, &[]).unwrap();
         backend.wait(event).unwrap();
         let refused = |args: &Args<'_>, why: &str| {

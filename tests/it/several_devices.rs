@@ -233,6 +233,7 @@ struct Kept {
     cells: Vec<u32>,
     sequences: Vec<SequenceRows>,
     pages: Vec<u32>,
+    live: Vec<u16>,
 }
 
 enum Late {
@@ -283,8 +284,8 @@ impl Lazy {
         self.force_queue(asked, asked[at].queue, at)?;
         match what {
             Late::Write(dst, src) => self.inner.write(asked[at].queue, dst, &src, &[])?,
-            Late::Split(program, Kept { tokens, outputs, cells, sequences, pages }) => {
-                let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages: &pages };
+            Late::Split(program, Kept { tokens, outputs, cells, sequences, pages, live }) => {
+                let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages: &pages, live: &live };
                 self.inner.submit(program, &args, &[])?
             }
             Late::Move(caches, moves) => self.inner.rearrange(caches, &moves, &[])?,
@@ -349,9 +350,9 @@ impl Backend for Lazy {
     }
 
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
-        let Args { tokens, outputs, cells, sequences, pages } = *args;
-        let (cells, sequences, pages) = (cells.to_vec(), sequences.to_vec(), pages.to_vec());
-        let kept = Kept { tokens, outputs, cells, sequences, pages };
+        let Args { tokens, outputs, cells, sequences, pages, live } = *args;
+        let (cells, sequences, pages, live) = (cells.to_vec(), sequences.to_vec(), pages.to_vec(), live.to_vec());
+        let kept = Kept { tokens, outputs, cells, sequences, pages, live };
         burn(&self.fuse, self.spec())?;
         Ok(self.ask(Queue::Compute, waits, Late::Split(program, kept)))
     }

@@ -305,6 +305,7 @@ impl Call<'_> {
             for (i, slot) in outs.iter_mut().enumerate().take(rows) {
                 *slot = part_mut(&out.raw, (row0 + i) * out.cols + first_query * geometry.value_dim(), width);
             }
+            let table = sequence.pages.start as usize..sequence.pages.end as usize;
             self.isa.run(Attend {
                 geometry,
                 head,
@@ -313,7 +314,8 @@ impl Call<'_> {
                 first: sequence.length.index() - sequence.rows as usize + from,
                 keys: all(keys),
                 values: all(values),
-                pages: &self.args.pages[sequence.pages.start as usize..sequence.pages.end as usize],
+                pages: &self.args.pages[table.clone()],
+                live: self.args.live.get(table).unwrap_or(&[]),
                 scratch: part_mut(self.scratch, 0, geometry.scratch_floats()),
                 out: &mut outs[..rows],
             });

@@ -4,7 +4,7 @@
 //! The cells of a sequence are taken in tiles of 256 at absolute positions. A tile gives each query a partial result
 //! (its maximum, its sum of exponentials, its weighted values); partial results are merged in tile order (Milakov &
 //! Gimelshein 2018, arXiv:1805.02867). So a row's result depends on its own cells only: not on the other rows of the
-//! batch, nor on which pages hold the cells, nor on who computed which tile.
+//! batch, nor on which pages hold the cells, nor on holes between them, nor on who computed which tile.
 //!
 //! Over an f16 cache, queries are rounded to f16 and the values of the first tile are summed in f16, cell by cell under
 //! a running maximum. llama.cpp's CPU attention does that for all cells; int8 activations behind it turn any other
@@ -12,6 +12,7 @@
 //! summed in f32.
 
 use super::cache::{Expand, PAGE, PageLayout, PageType};
+use super::dots::{dots, exact_dots};
 use super::weights::{exponentials, factor, rising_exponentials};
 use crate::backend::cpu::simd::{Job, LANES, Simd};
 use crate::device;
@@ -104,6 +105,8 @@ pub struct Attend<'a> {
     pub values: &'a [u8],
     /// The sequence's block table.
     pub pages: &'a [u32],
+    /// A bit a live cell of each of its pages; none where all are.
+    pub live: &'a [u16],
     /// At least `geometry.scratch_floats()`.
     pub scratch: &'a mut [f32],
     /// The rows' results for the query heads of this call, each `group x value dim`.
@@ -138,20 +141,22 @@ impl Job for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Attend { geometry: g, head, first_query, q, first, keys, values, pages, scratch, out } = self;
+        let Attend { geometry: g, head, first_query, q, first, keys, values, pages, live, scratch, out } = self;
         let rows = out.len();
         let mut parts = cut(&g, rows, scratch);
         take_queries(s, &g, first_query, q, rows, parts.q);
         parts.most.fill(f32::NEG_INFINITY);
         parts.total.fill(0.0);
         parts.sum.fill(0.0);
-        let call = Call { g: &g, head, first, rows, keys, values, pages };
+        let call = Call { g: &g, head, first, rows, keys, values, pages, live };
         let reach = call.reach(0).start..call.reach(rows - 1).end;
+        let mut place = Place::default();
         for tile in reach.start / TILE..reach.end.div_ceil(TILE) {
             let cells = reach.start.max(tile * TILE)..reach.end.min((tile + 1) * TILE);
-            call.scores(s, tile, cells.clone(), &mut parts);
+            place = call.find(place, cells.start);
+            call.scores(s, tile, (place, cells.end), &mut parts);
             call.weights(s, tile, cells.clone(), &mut parts);
-            call.weighted_values(s, tile, cells, &mut parts);
+            call.weighted_values(s, tile, (place, cells), &mut parts);
             merge(s, &mut parts, g.value_dim());
         }
         finish(&g, &parts, out);
@@ -208,9 +213,43 @@ struct Call<'a> {
     keys: &'a [u8],
     values: &'a [u8],
     pages: &'a [u32],
+    live: &'a [u16],
+}
+
+/// A page of a block table, and the place of its first live cell in the sequence.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    page: usize,
+    first: usize,
 }
 
 impl Call<'_> {
+    /// The page behind.
+    #[inline(always)]
+    fn next(&self, place: Place) -> Place {
+        let cells = self.live.get(place.page).map_or(PAGE, |live| live.count_ones() as usize);
+        Place { page: place.page + 1, first: place.first + cells }
+    }
+
+    /// The page that holds `cell`, which is not before `from`.
+    #[inline(always)]
+    fn find(&self, from: Place, cell: usize) -> Place {
+        if self.live.is_empty() {
+            return Place { page: cell / PAGE, first: cell / PAGE * PAGE };
+        }
+        let mut place = from;
+        while self.next(place).first <= cell {
+            place = self.next(place);
+        }
+        place
+    }
+
+    /// The lanes of a page's live cells, where there are holes.
+    fn lanes(&self, page: usize) -> impl Iterator<Item = usize> {
+        let live = self.live.get(page).copied().unwrap_or(0);
+        (0..PAGE).filter(move |lane| live >> lane & 1 == 1)
+    }
+
     /// The cells that a row attends to, as places in its sequence.
     #[inline(always)]
     fn reach(&self, row: usize) -> std::ops::Range<usize> {
@@ -241,35 +280,65 @@ impl Call<'_> {
         &bytes[start..start + layout.head_bytes()]
     }
 
-    /// Scores of all queries with the pages that hold `cells`.
+    /// Scores of all queries with `cells`, which begin in the page at `place`.
     #[inline(always)]
-    fn scores<S: Simd>(&self, s: S, tile: usize, cells: std::ops::Range<usize>, parts: &mut Parts<'_>) {
-        let dim = self.g.keys.head_dim;
-        for page in cells.start / PAGE..cells.end.div_ceil(PAGE) {
-            let head = self.page(&self.g.keys, self.keys, page);
+    fn scores<S: Simd>(&self, s: S, tile: usize, (place, end): (Place, usize), parts: &mut Parts<'_>) {
+        let mut place = place;
+        while place.first < end {
+            let head = self.page(&self.g.keys, self.keys, place.page);
             Expand { layout: self.g.keys, head, out: parts.key_page }.run(s);
-            let at = page * PAGE - tile * TILE;
-            let queries = self.rows * self.g.group;
-            let mut i = 0;
-            while self.rounded(tile) && i + 2 <= queries {
-                exact_dots::<S, 2>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
-                i += 2;
+            if self.live.is_empty() {
+                let at = place.first - tile * TILE;
+                self.page_scores(s, tile, (parts.q, parts.key_page), (&mut parts.scores[at..], TILE));
+            } else {
+                let mut lanes = [0.0; MOST_QUERIES * LANES];
+                self.page_scores(s, tile, (parts.q, parts.key_page), (&mut lanes, LANES));
+                self.pick_scores(tile, place, &lanes, parts.scores);
             }
-            while self.rounded(tile) && i < queries {
-                exact_dots::<S, 1>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
-                i += 1;
-            }
-            while i + 8 <= queries {
-                dots::<S, 8>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
-                i += 8;
-            }
-            while i + 4 <= queries {
-                dots::<S, 4>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
-                i += 4;
-            }
-            while i < queries {
-                dots::<S, 1>(s, &parts.q[i * dim..], dim, parts.key_page, &mut parts.scores[i * TILE + at..]);
-                i += 1;
+            place = self.next(place);
+        }
+    }
+
+    /// Scores of all queries with the cells of a page, `apart` from query to query.
+    #[inline(always)]
+    fn page_scores<S: Simd>(
+        &self,
+        s: S,
+        tile: usize,
+        (q, keys): (&[f32], &[f32]),
+        (scores, apart): (&mut [f32], usize),
+    ) {
+        let (dim, queries) = (self.g.keys.head_dim, self.rows * self.g.group);
+        let mut i = 0;
+        while self.rounded(tile) && i + 2 <= queries {
+            exact_dots::<S, 2>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            i += 2;
+        }
+        while self.rounded(tile) && i < queries {
+            exact_dots::<S, 1>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            i += 1;
+        }
+        while i + 8 <= queries {
+            dots::<S, 8>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            i += 8;
+        }
+        while i + 4 <= queries {
+            dots::<S, 4>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            i += 4;
+        }
+        while i < queries {
+            dots::<S, 1>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            i += 1;
+        }
+    }
+
+    /// Of the scores of a page those of its live cells, to their places in the tile.
+    fn pick_scores(&self, tile: usize, place: Place, lanes: &[f32], scores: &mut [f32]) {
+        for (cell, lane) in (place.first..).zip(self.lanes(place.page)) {
+            if cell / TILE == tile {
+                for query in 0..self.rows * self.g.group {
+                    scores[query * TILE + cell % TILE] = lanes[query * LANES + lane];
+                }
             }
         }
     }
@@ -316,15 +385,36 @@ impl Call<'_> {
         }
     }
 
+    /// Values of a page's live cells, brought together at its beginning.
+    fn close_holes(&self, page: usize, values: &mut [f32]) {
+        if self.live.is_empty() {
+            return;
+        }
+        let dim = self.g.value_dim();
+        for (cell, lane) in self.lanes(page).enumerate().filter(|(cell, lane)| cell < lane) {
+            values.copy_within(lane * dim..(lane + 1) * dim, cell * dim);
+        }
+    }
+
     /// The tile's values times their weights, into `part`.
     #[inline(always)]
-    fn weighted_values<S: Simd>(&self, s: S, tile: usize, cells: std::ops::Range<usize>, parts: &mut Parts<'_>) {
+    fn weighted_values<S: Simd>(
+        &self,
+        s: S,
+        tile: usize,
+        (place, cells): (Place, std::ops::Range<usize>),
+        parts: &mut Parts<'_>,
+    ) {
         let (dim, group) = (self.g.value_dim(), self.g.group);
         parts.part.fill(0.0);
-        for page in cells.start / PAGE..cells.end.div_ceil(PAGE) {
-            self.expand_values(s, page, parts);
-            let at = page * PAGE - tile * TILE;
-            let in_page = page * PAGE..(page + 1) * PAGE;
+        let mut place = place;
+        while place.first < cells.end {
+            self.expand_values(s, place.page, parts);
+            self.close_holes(place.page, parts.value_page);
+            let next = self.next(place);
+            // A page with holes before it may lie across two tiles.
+            let in_page = place.first.max(tile * TILE)..next.first;
+            let (skipped, at) = ((in_page.start - place.first) * dim, in_page.start - tile * TILE);
             let in_reach = cells.start.max(in_page.start)..cells.end.min(in_page.end);
             let whole = |row: usize| self.reach_in(row, &in_reach);
             let mut i = 0;
@@ -333,7 +423,7 @@ impl Call<'_> {
                 let lanes = reach.start - in_page.start.min(reach.start)..reach.end - in_page.start.min(reach.end);
                 let weights =
                     Weights { p: &parts.scores[i * TILE + at..], rises: &parts.rises[i * TILE + at..], lanes };
-                let (values, out) = (&*parts.value_page, &mut parts.part[i * dim..]);
+                let (values, out) = (&parts.value_page[skipped..], &mut parts.part[i * dim..]);
                 let four = i + 4 <= self.rows * group && whole((i + 3) / group) == reach;
                 match (four, self.rounded(tile)) {
                     (true, false) => mix::<S, 4, false>(s, &weights, values, dim, out),
@@ -343,6 +433,7 @@ impl Call<'_> {
                 }
                 i += if four { 4 } else { 1 };
             }
+            place = next;
         }
     }
 }
@@ -376,98 +467,6 @@ fn merge<S: Simd>(s: S, parts: &mut Parts<'_>, dim: usize) {
             s.store_part(merged, sum);
         }
     }
-}
-
-/// Scores of `N` queries with the sixteen keys of a page, one key a lane.
-#[inline(always)]
-fn dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scores: &mut [f32]) {
-    let q = &q[..N * dim];
-    let mut sum = [s.splat(0.0); N];
-    for (i, key) in keys.chunks_exact(LANES).enumerate() {
-        let key = s.load(key);
-        for j in 0..N {
-            sum[j] = s.fma(s.splat(q[j * dim + i]), key, sum[j]);
-        }
-    }
-    for (j, sum) in sum.into_iter().enumerate() {
-        s.store(sum, &mut scores[j * TILE..]);
-    }
-}
-
-/// Partial sums that a dot is split into before they are added up in pairs.
-const PARTIAL: usize = 64;
-
-/// Scores of `N` queries with the sixteen keys of a page, as llama.cpp rounds dots of f16: of each whole 64 elements,
-/// element `i` joins partial sum `i % 64`, which are added in pairs 32, 16, 8, 4, 2 and 1 apart; the rest is added
-/// exactly.
-#[inline(always)]
-fn exact_dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scores: &mut [f32]) {
-    let whole = dim / PARTIAL * PARTIAL;
-    let mut sum = [s.splat(0.0); N];
-    if whole > 0 {
-        // Sums of the partial sums 8, 16 and 32 apart, one for each remainder modulo 8.
-        let mut eighths = [[s.splat(0.0); N]; 8];
-        for (first, eighth) in eighths.iter_mut().enumerate() {
-            *eighth = eighth_of_dots(s, q, dim, keys, first, whole);
-        }
-        add_in_pairs(s, &mut eighths);
-        sum = eighths[0];
-    }
-    for (j, sum) in sum.into_iter().enumerate() {
-        let sum = add_exactly(s, sum, &q[j * dim + whole..(j + 1) * dim], &keys[whole * LANES..]);
-        s.store(sum, &mut scores[j * TILE..]);
-    }
-}
-
-/// The partial sums `first`, `first + 8`, .. `first + 56` of `N` dots, added in pairs 32, 16 and 8 apart.
-#[inline(always)]
-fn eighth_of_dots<S: Simd, const N: usize>(
-    s: S,
-    q: &[f32],
-    dim: usize,
-    keys: &[f32],
-    first: usize,
-    whole: usize,
-) -> [S::F; N] {
-    let mut partial = [[s.splat(0.0); N]; 8];
-    for block in (0..whole).step_by(PARTIAL) {
-        for (i, partial) in partial.iter_mut().enumerate() {
-            let d = block + first + 8 * i;
-            let key = s.load(&keys[d * LANES..]);
-            for (j, partial) in partial.iter_mut().enumerate() {
-                *partial = s.fma(s.splat(q[j * dim + d]), key, *partial);
-            }
-        }
-    }
-    add_in_pairs(s, &mut partial);
-    partial[0]
-}
-
-/// Adds what lies 4, then 2, then 1 apart; the sum is the first.
-#[inline(always)]
-fn add_in_pairs<S: Simd, const N: usize>(s: S, sums: &mut [[S::F; N]; 8]) {
-    for apart in [4, 2, 1] {
-        for i in 0..apart {
-            let other = sums[i + apart];
-            for (sum, other) in sums[i].iter_mut().zip(other) {
-                *sum = s.add(*sum, other);
-            }
-        }
-    }
-}
-
-/// `sum` plus a dot, with what each step loses to rounding (Knuth's two-sum); products of two f16 are exact.
-#[inline(always)]
-fn add_exactly<S: Simd>(s: S, sum: S::F, q: &[f32], keys: &[f32]) -> S::F {
-    let (mut sum, mut lost) = (sum, s.splat(0.0));
-    for (d, q) in q.iter().enumerate() {
-        let product = s.mul(s.splat(*q), s.load(&keys[d * LANES..]));
-        let next = s.add(sum, product);
-        let part = s.sub(next, sum);
-        lost = s.add(lost, s.add(s.sub(sum, s.sub(next, part)), s.sub(product, part)));
-        sum = next;
-    }
-    s.add(sum, lost)
 }
 
 /// Weights of queries for the cells of a page, `TILE` apart, and the cells that count.

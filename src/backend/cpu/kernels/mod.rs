@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod cache;
 pub mod cells;
+mod dots;
 pub mod elementwise;
 pub mod moe;
 pub mod norm;
