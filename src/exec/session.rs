@@ -235,7 +235,8 @@ impl Session {
     /// Copies rows from cells to cells, in every cache on every device, one move after the other.
     ///
     /// # Errors
-    /// A cell is past the smallest cache and nothing has changed, or a device failed.
+    /// A cell is past the smallest cache, and nothing has changed; or a device failed, and the cells that were to change
+    /// hold anything.
     pub fn rearrange(&mut self, moves: &[CellMove]) -> Result<(), ExecError> {
         self.caches.rearrange(&self.devices, moves)
     }

@@ -1,5 +1,5 @@
 //! What is done to cells of caches between steps, over all devices of a session: rows move, keys turn, rows go out and
-//! come back.
+//! come back; and steps of sequences that have lost some.
 
 use std::sync::Arc;
 
@@ -21,31 +21,40 @@ struct Sequence {
     pages: Vec<u32>,
     /// Its first position.
     from: u32,
+    /// Which token it begins with.
+    first: u32,
     length: u32,
 }
 
 impl Sequence {
     fn new(pages: &[u32], from: u32) -> Sequence {
-        Sequence { pages: pages.to_vec(), from, length: 0 }
+        Sequence { pages: pages.to_vec(), from, first: 0, length: 0 }
     }
 
     /// Appends `tokens` tokens; the logits of the last.
     fn feed(&mut self, session: &mut Session, tokens: u32) -> Vec<f32> {
+        self.feed_over(session, tokens, &[])
+    }
+
+    /// Appends `tokens` tokens where only the cells in `live` are left of those before; the logits of the last.
+    fn feed_over(&mut self, session: &mut Session, tokens: u32, live: &[u16]) -> Vec<f32> {
         let places: Vec<u32> = (self.length..self.length + tokens).collect();
         self.length += tokens;
         let cell = |place: &u32| self.pages[*place as usize / 16] * 16 + place % 16;
-        let ids: Vec<u32> = places.iter().map(|i| i * 37 % 500).collect();
+        let ids: Vec<u32> = places.iter().map(|i| (self.first + i) * 37 % 500).collect();
         let positions: Vec<u32> = places.iter().map(|i| self.from + i).collect();
-        let length = Tokens(self.length);
+        let there: u32 = live.iter().map(|mask| mask.count_ones()).sum();
+        let length = Tokens(if live.is_empty() { self.length } else { there });
+        let table = 0..Tokens(self.length).pages();
         let step = StepInput {
             ids: &ids,
             positions: &positions,
             output_rows: &[tokens - 1],
             cells: &places.iter().map(cell).collect::<Vec<_>>(),
-            sequences: &[SequenceRows { first: 0, rows: tokens, length, pages: 0..length.pages() }],
+            sequences: &[SequenceRows { first: 0, rows: tokens, length, pages: table }],
             pages: &self.pages,
         };
-        session.step(&step).unwrap().to_vec()
+        session.step_over_holes(&step, live).unwrap().to_vec()
     }
 }
 
@@ -95,6 +104,31 @@ fn a_sequence_goes_on_from_where_its_cells_were_moved() {
     }
 }
 
+/// Of 40 tokens those at places 5 to 21 are dropped, once as holes, once by closing them.
+#[test]
+fn holes_and_closed_holes_give_the_same_logits() {
+    for (shape, cache) in
+        [("llama-tiny", DType::F16), ("deepseek2-lite-tiny", DType::Q4_0), ("qwen3-tiny", DType::Q8_0)]
+    {
+        let gguf = made(&deeper(shape), DType::Q8_0);
+        for (what, open) in SESSIONS {
+            let mut session = open(&gguf, cache);
+            let mut sequence = Sequence::new(&[2, 0, 1], 0);
+            sequence.feed(&mut session, 40);
+            let live = [0x1f, 0xffc0, 0x1ff];
+            let over = sequence.feed_over(&mut session, 1, &live);
+            // Places 22 to 39 follow place 4.
+            let moves = [(6, 37, 10), (16, 47, 1), (17, 0, 7)].map(|(src, dst, len)| CellMove { src, dst, len });
+            session.rearrange(&moves).unwrap();
+            let mut closed = Sequence { from: 17, first: 17, length: 23, ..Sequence::new(&[2, 0, 1], 0) };
+            assert!(bits(&closed.feed(&mut session, 1)) == bits(&over), "{shape}, {what}");
+            let mut whole = Sequence::new(&[2, 0, 1], 0);
+            whole.feed(&mut session, 40);
+            assert!(bits(&whole.feed(&mut session, 1)) != bits(&over), "{shape}, {what}: nothing was dropped");
+        }
+    }
+}
+
 /// What a sequence says of its next token is what it says where all of it comes later, or earlier: of both styles of
 /// rotation, with divisors, and of latent rows.
 #[test]
@@ -140,7 +174,7 @@ fn rows_of_one_session_are_those_of_another() {
             let mut read = vec![0; rows.len()];
             second.read_cells(&cells, &mut read).unwrap();
             assert!(read == rows, "{what} {cache}");
-            let mut sequence = Sequence { pages: vec![2, 1], from: 0, length: 21 };
+            let mut sequence = Sequence { pages: vec![2, 1], from: 0, first: 0, length: 21 };
             assert!(bits(&sequence.feed(&mut second, 1)) == expected, "{what} {cache}");
         }
     }

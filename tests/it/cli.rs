@@ -249,7 +249,7 @@ fn bad_usage_is_code_2_and_failures_are_code_1() {
     refused(&["run", model], 2, &["needed a prompt", "-p TEXT"]);
     refused(&["run", model, "-m", model, "-p", "a"], 2, &["cannot be used with"]);
     refused(&["run", model, "-p", "a", "--temp", "-1"], 2, &["temperature", "-1"]);
-    refused(&["run", model, "-p", "a", "-ctk", "q2_k"], 2, &["q8_0"]);
+    refused(&["run", model, "-p", "a", "-ctk", "q2_k"], 2, &["f32, f16, bf16, q8_0, q4_0"]);
     refused(&["run", model, "-p", "a", "-ngl", "few"], 2, &["few"]);
     refused(&["run", model, "-p", "a", "-c", "4294967295"], 2, &["4294967295"]);
     refused(&["run", model, "-p", "a", "-c", "67108864", "-ctk", "f32"], 1, &["needs", "budget"]);

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::cache::{Arrangement, Expand, PAGE, PageLayout};
+use super::cache::{Arrangement, Expand, PAGE, PageLayout, PageType};
 use crate::backend::cpu::simd::{Job, LANES, Simd};
 use crate::graph::ops::RopeStyle;
 
@@ -141,12 +141,23 @@ impl Job for TurnKeys<'_> {
         }
         // Whole blocks of a quantised head, the others stay as they are.
         let block = layout.kind.coding().elements;
-        let written = offset / block * block..(offset + 2 * pairs).next_multiple_of(block);
-        for lane in lanes {
-            for (i, x) in row[..layout.head_dim].iter_mut().enumerate() {
-                *x = page[i * LANES + lane];
+        let turned = offset / block * block..(offset + 2 * pairs).next_multiple_of(block);
+        let keys = &page[turned.start * LANES..turned.end * LANES];
+        match layout.kind {
+            PageType::F16 if lanes.len() == PAGE => {
+                let head = &mut bytemuck::cast_slice_mut(head)[turned.start * LANES..turned.end * LANES];
+                for (x, halves) in keys.chunks_exact(LANES).zip(head.as_chunks_mut::<LANES>().0) {
+                    s.store_f16(s.load(x), halves);
+                }
             }
-            layout.write(&row[written.clone()], written.start, lane, head);
+            PageType::F32 | PageType::F16 | PageType::Bf16 | PageType::Q8_0 | PageType::Q4_0 => {
+                for lane in lanes {
+                    for (x, key) in row.iter_mut().zip(keys.chunks_exact(LANES)) {
+                        *x = key[lane];
+                    }
+                    layout.write(&row[..turned.len()], turned.start, lane, head);
+                }
+            }
         }
     }
 }
