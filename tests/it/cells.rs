@@ -8,12 +8,14 @@ use loadmaster::device::{Machine, MemoryId};
 use loadmaster::exec::{Session, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::Graph;
+use loadmaster::kv::{Budget, Compaction, Depth, KvLayout, Move, MoveCost, PagedKv, SequenceId, Writes};
+use loadmaster::models::CacheSpec;
 use loadmaster::residency::Residency;
 use loadmaster::tensor::DType;
 use loadmaster::units::Tokens;
 
 use crate::reference::nmse;
-use crate::several_devices::{bits, cache_away, deeper, isolated, lazy, made, open, setup, single};
+use crate::several_devices::{bits, cache_away, deeper, isolated, lazy, made, open, open_with, setup, single};
 use crate::together::session as cut;
 
 /// Steps of one sequence in a session whose cache of three pages it has for itself.
@@ -202,5 +204,86 @@ fn a_session_refuses_cells_that_there_are_not_and_rows_of_another_length() {
         assert!(session.write_cells(&[48], &before[..row]).is_err() && session.read_cells(&[48], &mut after).is_err());
         session.read_cells(&all, &mut after).unwrap();
         assert!(before == after && before.iter().any(|&b| b != 0), "{what}");
+    }
+}
+
+fn moves(moves: &[Move]) -> Vec<CellMove> {
+    moves.iter().map(|step| CellMove { src: step.src.0, dst: step.dst.0, len: step.len.0 }).collect()
+}
+
+/// Appends tokens to a sequence of the books, and runs the step over its runs of cells; the logits of the last.
+fn append(session: &mut Session, kv: &mut PagedKv, id: SequenceId, ids: &[u32]) -> Vec<f32> {
+    let (first, count) = (kv.next_position(id).unwrap(), ids.len() as u32);
+    let mut writes = Writes::default();
+    kv.append(id, ids, &mut writes).unwrap();
+    session.rearrange(&moves(&writes.copies)).unwrap();
+    let (mut pages, mut live) = (Vec::new(), Vec::new());
+    let table = kv.table(id).unwrap();
+    if table.is_dense() {
+        pages.extend(table.pages.iter().map(|page| page.0));
+    } else {
+        for run in kv.runs(id).unwrap() {
+            pages.push(run.page.0);
+            live.push((((1u32 << run.len.0) - 1) << run.first) as u16);
+        }
+    }
+    let step = StepInput {
+        ids,
+        positions: &(first..first + count).collect::<Vec<_>>(),
+        output_rows: &[count - 1],
+        cells: &writes.cells.iter().map(|cell| cell.0).collect::<Vec<_>>(),
+        sequences: &[SequenceRows { first: 0, rows: count, length: table.live, pages: 0..pages.len() as u32 }],
+        pages: &pages,
+    };
+    session.step_over_holes(&step, &live).unwrap().to_vec()
+}
+
+/// What a sequence says of a token that does not stay.
+fn probe(session: &mut Session, kv: &mut PagedKv, id: SequenceId) -> Vec<u32> {
+    let length = kv.next_position(id).unwrap();
+    let logits = append(session, kv, id, &[7]);
+    kv.truncate(id, length).unwrap();
+    bits(&logits)
+}
+
+/// Forks and sequences with holes, compacted in chunks: after each, on every device, each says what it said before.
+#[test]
+fn sequences_stay_what_they_are_through_a_compaction() {
+    let gguf = made(&deeper("llama-tiny"), DType::Q4K);
+    for (keys, values) in [(DType::F16, DType::Q8_0), (DType::F32, DType::F16)] {
+        let cache = CacheSpec { cells: Tokens(256), keys, values };
+        let setup = Setup { open: &lazy, ..setup(isolated(3)) };
+        let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+        let mut session = open_with(&gguf, cache, setup, deal).unwrap();
+        let mut kv = PagedKv::new(Tokens(256), KvLayout::default());
+        let [a, b, c] = [(); 3].map(|()| kv.start());
+        for at in (0..49).step_by(7) {
+            for (salt, id) in [(1, a), (2, b), (3, c)] {
+                let ids: Vec<u32> = (at..at + 7).map(|i| i * 37 * salt % 500).collect();
+                append(&mut session, &mut kv, id, &ids);
+            }
+        }
+        let d = kv.fork(a).unwrap();
+        kv.end(b).unwrap();
+        for (id, from, to) in [(a, 10, 30), (d, 5, 12), (c, 3, 9), (c, 20, 37)] {
+            kv.remove(id, from, to).unwrap();
+        }
+        let all = [a, c, d];
+        let expected = all.map(|id| probe(&mut session, &mut kv, id));
+        let cell = session.cell_bytes();
+        let budget = Budget { bytes: cell.times(9), nodes: 4 };
+        let mut compaction = Compaction::new(Depth::Cells, MoveCost { cell, nodes: 1 }, budget);
+        loop {
+            let chunk = compaction.chunk(&mut kv);
+            if chunk.is_empty() {
+                break;
+            }
+            session.rearrange(&moves(&chunk)).unwrap();
+            let found = all.map(|id| probe(&mut session, &mut kv, id));
+            assert!(found == expected, "{keys}, {values}: chunk {} of {chunk:?}", compaction.chunks);
+        }
+        assert!(compaction.chunks >= 3, "{compaction:?}");
+        // A page that two read apart keeps its holes.
+        assert_eq!(all.map(|id| kv.table(id).unwrap().is_dense()), [false, true, false]);
     }
 }

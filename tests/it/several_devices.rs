@@ -61,7 +61,16 @@ pub fn open(
     setup: Setup<'_>,
     homes: impl FnOnce(&Graph, &Machine) -> Residency,
 ) -> Result<Session, ExecError> {
-    let cache = CacheSpec { cells: Tokens(48), keys: cache, values: cache };
+    open_with(gguf, CacheSpec { cells: Tokens(48), keys: cache, values: cache }, setup, homes)
+}
+
+/// A session with any cache.
+pub fn open_with(
+    gguf: &Arc<Gguf>,
+    cache: CacheSpec,
+    setup: Setup<'_>,
+    homes: impl FnOnce(&Graph, &Machine) -> Residency,
+) -> Result<Session, ExecError> {
     let source = Source { model: Model::from_gguf(gguf).unwrap(), cache };
     Session::open(Box::new(source), gguf, setup, homes, &|_, _| {})
 }
