@@ -63,6 +63,7 @@ fn options() -> EngineOptions {
         cache_values: DType::F16,
         keep_mapping: false,
         together: 1,
+        layout: KvLayout::default(),
         budget: Bytes(1 << 32),
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::Usage;
 use crate::device::{BackendKind, Machine};
 use crate::graph::CACHE_TYPES;
+use crate::kv::KvLayout;
 use crate::residency::CacheHome;
 use crate::sample::SampleOptions;
 use crate::tensor::DType;
@@ -89,6 +90,9 @@ pub(super) struct EngineArgs {
     /// Type of cached values [-ctv]: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
     pub cache_type_v: DType,
+    /// How cells of the cache are given out: any page serves, or those of one step lie side by side
+    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = Layout::Paged)]
+    kv: Layout,
     /// Layers to put on a GPU [-ngl]; this version computes on the CPU and says so
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
     pub n_gpu_layers: Option<GpuLayers>,
@@ -103,6 +107,15 @@ pub(super) struct EngineArgs {
     /// Keep weights in the file mapping instead of rearranging them in memory: starts sooner, computes slower
     #[arg(long)]
     pub mmap: bool,
+}
+
+/// What `--kv` of commands that run takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    /// Pages of 16
+    Paged,
+    /// Neighbours; brought together when there are none
+    Contiguous,
 }
 
 /// What several devices do of a layer.
@@ -154,6 +167,14 @@ pub(super) enum GpuLayers {
 }
 
 impl EngineArgs {
+    /// How cells are given out.
+    pub fn layout(&self) -> KvLayout {
+        match self.kv {
+            Layout::Paged => KvLayout::default(),
+            Layout::Contiguous => KvLayout::Contiguous,
+        }
+    }
+
     /// Tokens of one step.
     pub fn step(&self) -> u32 {
         self.batch_size.min(self.ubatch_size)

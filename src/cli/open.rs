@@ -66,6 +66,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         keep_mapping: args.mmap,
         budget,
         together: args.split.together(),
+        layout: args.layout(),
     };
     let bar = Bar::bytes("loading");
     let engine = Engine::open_on(machine, gguf, options, &|done, total| bar.at(done.0, total.0));

@@ -54,21 +54,21 @@ impl Engine {
     }
 
     /// Drops the older half of what follows the first `keep` tokens, so that a full sequence can go on: in whole pages,
-    /// `keep` rounded up to some. What stays moves to the positions that became free, its keys are rotated; none of them
+    /// `keep` rounded up to such. What stays moves to the positions that became free, its keys are rotated; none of them
     /// more than once in its life where sequences are shortened in no other way.
     ///
     /// # Errors
     /// Fewer than two pages follow; pages that others read would have to be copied and none is free for that; there is no
     /// such sequence. Nothing has changed, unless a device failed.
     pub fn shift(&mut self, sequence: SequenceId, keep: Tokens) -> Result<Shifted, EngineError> {
-        let page = Tokens::PAGE.0;
+        let page = self.kv.layout().page();
         let held = self.kv.table(sequence)?.pages.len() as u32;
-        let kept = keep.pages();
-        let dropped = held.saturating_sub(kept).div_ceil(2) * page;
+        let kept = keep.0.div_ceil(page);
         if held < kept + 2 {
             let context = held * page;
             return Err(EngineError::Context { needed: context as usize + 1, context });
         }
+        let dropped = (held - kept).div_ceil(2) * page;
         let (from, to) = (kept * page, kept * page + dropped);
         let end = self.kv.next_position(sequence)?;
         let (mut books, mut copies) = (self.kv.clone(), Vec::new());

@@ -5,6 +5,7 @@ mod cells;
 mod generate;
 mod queue;
 mod request;
+mod share;
 mod step;
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct EngineOptions {
     pub budget: Bytes,
     /// Devices that work on a layer together, paired by their links; with 1, each has layers of its own.
     pub together: u32,
+    /// How cells of the cache are given out; pages are those of the devices, [`Tokens::PAGE`].
+    pub layout: KvLayout,
 }
 
 /// Why the engine cannot start or go on.
@@ -138,7 +141,7 @@ impl Engine {
         let (together, residency) = Together::new(source, home, teams(&machine, options.together as usize))?;
         let setup = Setup::new(machine.clone(), limits);
         let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
-        let kv = PagedKv::new(context, KvLayout::default());
+        let kv = PagedKv::new(context, options.layout);
         let rows = StepRows::with_room(tokens, context);
         Ok(Engine { gguf, model, tokenizer, session, kv, rows })
     }

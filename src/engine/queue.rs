@@ -1,17 +1,17 @@
 //! Many requests → steps in which each running one has a part (continuous batching, Yu et al. 2022, Orca).
 //!
 //! A request runs once the pages that it may come to need are set aside, so none ends for want of room; until then it
-//! waits, and those behind it. A step has a row of every sequence that generates; prompts share what is left by turns, in
-//! whole pages. At temperature 0 a request's tokens do not depend on what runs beside it, where placement does not depend
-//! on the batch.
+//! waits, and those behind it. At temperature 0 a request's tokens do not depend on what runs beside it, where placement
+//! does not depend on the batch.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::request::Running;
+use super::share::{Part, share};
 use super::{Compacted, Engine, EngineError, Finish, Generated, Piece, Request, Wanted};
 use crate::define_id;
-use crate::exec::{ExecError, SessionLimits};
+use crate::exec::ExecError;
 use crate::kv::{Budget, Depth, KvError, SequenceId};
 use crate::sample::Sampler;
 use crate::text::TokenId;
@@ -54,14 +54,6 @@ pub struct Queue<'e> {
     parts: Vec<Part>,
     ids: Vec<u32>,
     logits: Vec<f32>,
-}
-
-/// The part of a running request in a step.
-#[derive(Clone, Copy, Default)]
-struct Part {
-    tokens: usize,
-    /// Whether these are the last that it has.
-    last: bool,
 }
 
 impl<'e> Queue<'e> {
@@ -169,7 +161,7 @@ impl<'e> Queue<'e> {
         if self.running.is_empty() {
             return Ok(!self.waiting.is_empty());
         }
-        self.compose();
+        share(&self.running, self.engine.session.limits(), &mut self.parts);
         self.engine.begin_step();
         for (running, part) in self.running.iter().zip(&self.parts).filter(|(_, part)| part.tokens > 0) {
             self.ids.clear();
@@ -269,33 +261,6 @@ impl<'e> Queue<'e> {
     /// Tokens that the sequence of a request has already.
     fn held(&self, request: &Request) -> Result<Tokens, EngineError> {
         request.sequence.map_or(Ok(Tokens(0)), |sequence| self.engine.length(sequence))
-    }
-
-    /// Decides what each running request has of the next step.
-    fn compose(&mut self) {
-        let SessionLimits { tokens, outputs } = self.engine.session.limits();
-        let (mut left, mut rows) = (tokens.index(), outputs.index());
-        self.parts.clear();
-        for running in &self.running {
-            let tokens = usize::from(running.decodes() && left > 0 && rows > 0);
-            (left, rows) = (left - tokens, rows - tokens);
-            self.parts.push(Part { tokens, last: tokens > 0 });
-        }
-        let prompts = self.running.iter().filter(|running| !running.decodes()).count();
-        let page = Tokens::PAGE.index();
-        let share = (left / prompts.max(1) / page * page).max(page);
-        for most in [share, usize::MAX] {
-            for (running, part) in self.running.iter().zip(&mut self.parts).filter(|(r, _)| !r.decodes()) {
-                let pending = running.pending().len();
-                let more = (pending - part.tokens).min(left).min(most);
-                let ends = more > 0 && part.tokens + more == pending;
-                // Without a row for its logits, the last token waits.
-                let more = if ends && rows == 0 { more - 1 } else { more };
-                part.tokens += more;
-                part.last |= ends && rows > 0;
-                (left, rows) = (left - more, rows - usize::from(ends && rows > 0));
-            }
-        }
     }
 
     /// Tells the requests what the step made of their parts, and ends those that are done.

@@ -39,6 +39,8 @@ pub(super) struct StepRows {
     outputs: Vec<u32>,
     sequences: Vec<SequenceRows>,
     pages: Vec<u32>,
+    /// The cells that each page has for its sequence; none where all tables are without holes.
+    live: Vec<u16>,
     /// Copies to be made.
     moves: Vec<CellMove>,
     /// The sequences, and where they stood.
@@ -57,6 +59,7 @@ impl StepRows {
             outputs: rows(),
             sequences: Vec::new(),
             pages: Vec::with_capacity(context.pages() as usize),
+            live: Vec::new(),
             moves: Vec::new(),
             pieces: Vec::new(),
         }
@@ -67,6 +70,7 @@ impl StepRows {
         for rows in [&mut self.ids, &mut self.positions, &mut self.cells, &mut self.outputs, &mut self.pages] {
             rows.clear();
         }
+        self.live.clear();
         self.sequences.clear();
         self.pieces.clear();
     }
@@ -196,10 +200,12 @@ impl Engine {
         self.kv.append(sequence, ids, &mut rows.writes)?;
         rows.pieces.push((sequence, mark));
         rows.positions.extend((next..).take(ids.len()));
-        rows.moves.extend(rows.writes.copies.drain(..).map(cell_move));
-        let copied = self.session.rearrange(&rows.moves);
+        if rows.writes.copies.is_empty() {
+            return Ok(());
+        }
         rows.moves.clear();
-        if let Err(why) = copied {
+        rows.moves.extend(rows.writes.copies.drain(..).map(cell_move));
+        if let Err(why) = self.session.rearrange(&rows.moves) {
             // Whether its rows are there is not known.
             rows.pieces.pop();
             self.kv.end(sequence)?;
@@ -239,7 +245,7 @@ impl Engine {
             sequences: &rows.sequences,
             pages: &rows.pages,
         };
-        if let Err(why) = self.session.step(&input) {
+        if let Err(why) = self.session.step_over_holes(&input, &rows.live) {
             self.take_back()?;
             return Err(why.into());
         }
@@ -250,12 +256,23 @@ impl Engine {
     fn tables(&mut self) -> Result<(), EngineError> {
         let rows = &mut self.rows;
         rows.cells.extend(rows.writes.cells.iter().map(|cell| cell.0));
+        let mut whole = self.kv.layout().page() == Tokens::PAGE.0;
+        for (sequence, _) in &rows.pieces {
+            whole &= self.kv.table(*sequence)?.is_dense();
+        }
         let mut first = 0;
         for &(sequence, mark) in &rows.pieces {
             let (table, begin) = (self.kv.table(sequence)?, rows.pages.len() as u32);
-            rows.pages.extend(table.pages.iter().map(|page| page.0));
+            if whole {
+                rows.pages.extend(table.pages.iter().map(|page| page.0));
+            } else {
+                for run in self.kv.runs(sequence)? {
+                    rows.pages.push(run.page.0);
+                    rows.live.push(u16::MAX >> (u16::BITS - run.len.0) << run.first);
+                }
+            }
             let (count, pages) = (table.live.0 - mark.count.0, begin..rows.pages.len() as u32);
-            rows.sequences.push(SequenceRows { first, rows: count, length: table.slots, pages });
+            rows.sequences.push(SequenceRows { first, rows: count, length: table.live, pages });
             first += count;
         }
         Ok(())

@@ -22,7 +22,7 @@ impl Default for KvLayout {
 
 impl KvLayout {
     /// Cells a page; what is out of range counts as the nearest that is not.
-    pub(super) fn page(self) -> u32 {
+    pub fn page(self) -> u32 {
         match self {
             KvLayout::Paged { page } => page.0.clamp(1, u64::BITS),
             KvLayout::Contiguous => 1,

@@ -4,6 +4,7 @@ use loadmaster::engine::{
     Engine, EngineError, EngineOptions, Finish, Generate, Queue, QueueLimits, Request, RequestId,
 };
 use loadmaster::gguf::Gguf;
+use loadmaster::kv::KvLayout;
 use loadmaster::sample::{SampleOptions, Sampler};
 use loadmaster::tensor::DType;
 use loadmaster::text::TokenId;
@@ -19,6 +20,7 @@ pub fn options() -> EngineOptions {
         cache_values: DType::F16,
         keep_mapping: false,
         together: 1,
+        layout: KvLayout::default(),
         budget: Bytes(1 << 32),
     }
 }

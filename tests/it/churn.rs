@@ -1,8 +1,8 @@
 //! Many sequences come, fork, drop what no longer fits and are cancelled, step after step: each writes what it writes
 //! alone, and in the end nothing is held.
 
-use loadmaster::engine::{CHUNK, Engine, Finish, Queue, QueueLimits, Request, RequestId};
-use loadmaster::kv::Depth;
+use loadmaster::engine::{CHUNK, Engine, EngineOptions, Finish, Queue, QueueLimits, Request, RequestId};
+use loadmaster::kv::{Depth, KvLayout};
 use loadmaster::sample::{SampleOptions, Sampler};
 use loadmaster::text::TokenId;
 use loadmaster::units::Tokens;
@@ -124,8 +124,15 @@ fn alone(engine: &mut Engine, seen: &[Seen], at: usize) -> (Vec<TokenId>, Finish
 #[test]
 fn sequences_that_come_fork_shift_and_go_write_what_they_write_alone() {
     let steps = crate::cases(250) as usize;
-    let sizes = |context, outputs| loadmaster::engine::EngineOptions {
+    for layout in [KvLayout::default(), KvLayout::Contiguous] {
+        compare(layout, steps);
+    }
+}
+
+fn compare(layout: KvLayout, steps: usize) {
+    let sizes = |context, outputs| EngineOptions {
         context: Tokens(context),
+        layout,
         step: Tokens(96),
         outputs: Tokens(outputs),
         ..options()

@@ -41,6 +41,7 @@ mod reference;
 mod sample;
 mod several_devices;
 mod shape_file;
+mod shift;
 mod sim;
 mod simd;
 mod text_chat;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use loadmaster::engine::{Engine, EngineOptions};
 use loadmaster::gguf::Gguf;
+use loadmaster::kv::KvLayout;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
@@ -18,6 +19,7 @@ pub fn options() -> EngineOptions {
         cache_values: DType::F16,
         keep_mapping: false,
         together: 1,
+        layout: KvLayout::default(),
         budget: Bytes(4 << 30),
     }
 }

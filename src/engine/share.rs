@@ -1,0 +1,42 @@
+//! Running requests → the part that each has of the next step: a row for every sequence that generates; prompts share what
+//! is left by turns, in whole pages.
+
+use super::request::Running;
+use crate::exec::SessionLimits;
+use crate::units::Tokens;
+
+/// The part of a running request in a step.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Part {
+    /// Tokens that its sequence is fed.
+    pub tokens: usize,
+    /// Whether these are the last that it has, so that the next one is chosen.
+    pub last: bool,
+}
+
+/// Fills `parts`, one a request.
+pub(super) fn share(running: &[Running], limits: SessionLimits, parts: &mut Vec<Part>) {
+    let (mut left, mut rows) = (limits.tokens.index(), limits.outputs.index());
+    parts.clear();
+    for running in running {
+        let tokens = usize::from(running.decodes() && left > 0 && rows > 0);
+        (left, rows) = (left - tokens, rows - tokens);
+        parts.push(Part { tokens, last: tokens > 0 });
+    }
+    let prompts = running.iter().filter(|running| !running.decodes()).count();
+    let page = Tokens::PAGE.index();
+    let each = (left / prompts.max(1) / page * page).max(page);
+    // What some do not take goes to the first that do.
+    for most in [each, usize::MAX] {
+        for (running, part) in running.iter().zip(&mut *parts).filter(|(running, _)| !running.decodes()) {
+            let pending = running.pending().len();
+            let more = (pending - part.tokens).min(left).min(most);
+            let ends = more > 0 && part.tokens + more == pending;
+            // Without a row for its logits, the last token waits.
+            let more = if ends && rows == 0 { more - 1 } else { more };
+            part.tokens += more;
+            part.last |= ends && rows > 0;
+            (left, rows) = (left - more, rows - usize::from(ends && rows > 0));
+        }
+    }
+}
