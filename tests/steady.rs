@@ -136,7 +136,7 @@ fn streamed(gguf: Gguf) -> usize {
     })
 }
 
-/// Cells of caches on two devices: moved, turned, read and written.
+/// Cells of caches on two devices: moved, turned, read and written, and attended to with holes between them.
 fn rearranged(gguf: Gguf) -> usize {
     let machine = Machine::isolated(BackendKind::Cpu, 2, 2, Bytes(1 << 32));
     let gguf = Arc::new(gguf);
@@ -151,6 +151,15 @@ fn rearranged(gguf: Gguf) -> usize {
         session.turn(&[CellTurn { first, len: 40, delta: -3 }]).unwrap();
         session.read_cells(&[first, 5, 90], &mut rows).unwrap();
         session.write_cells(&[6, first, 7], &rows).unwrap();
+        let step = StepInput {
+            ids: &[at],
+            positions: &[at],
+            output_rows: &[0],
+            cells: &[17],
+            sequences: &[SequenceRows { first: 0, rows: 1, length: Tokens(6), pages: 0..2 }],
+            pages: &[3, 1],
+        };
+        session.step_over_holes(&step, &[0xf0, 0x3]).unwrap();
     })
 }
 
