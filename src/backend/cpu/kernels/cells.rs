@@ -142,10 +142,12 @@ impl Job for TurnKeys<'_> {
         // Whole blocks of a quantised head, the others stay as they are.
         let block = layout.kind.coding().elements;
         let turned = offset / block * block..(offset + 2 * pairs).next_multiple_of(block);
-        let keys = &page[turned.start * LANES..turned.end * LANES];
+        let floats = turned.start * LANES..turned.end * LANES;
+        let keys = &page[floats.clone()];
         match layout.kind {
+            PageType::F32 if lanes.len() == PAGE => bytemuck::cast_slice_mut(head)[floats].copy_from_slice(keys),
             PageType::F16 if lanes.len() == PAGE => {
-                let head = &mut bytemuck::cast_slice_mut(head)[turned.start * LANES..turned.end * LANES];
+                let head = &mut bytemuck::cast_slice_mut(head)[floats];
                 for (x, halves) in keys.chunks_exact(LANES).zip(head.as_chunks_mut::<LANES>().0) {
                     s.store_f16(s.load(x), halves);
                 }
