@@ -27,24 +27,35 @@ impl Price {
 }
 
 impl PagedKv {
-    /// What a whole compaction would cost and save over `steps` decode steps, with `page` bytes a page over all layers.
-    /// A reader of pages reads those of each table, a reader of contiguous cells the span up to the highest.
-    pub fn price(&self, depth: Depth, page: Bytes, steps: Tokens) -> Price {
+    /// What a whole compaction would cost and save over `steps` decode steps, with `cell` bytes a cell over all layers.
+    /// Readers follow the tables: whole pages, of contiguous cells those that have some of them.
+    pub fn price(&self, depth: Depth, cell: Bytes, steps: Tokens) -> Price {
         let mut trial = self.clone();
         let mut compaction = Compaction::at_once(depth);
         while !compaction.chunk(&mut trial).is_empty() {}
         let (reads, reads_after) = (self.reads(), trial.reads());
-        let moved = Bytes((u128::from(compaction.moved) * u128::from(page.0) / u128::from(self.page())) as u64);
+        let moved = cell.times(compaction.moved);
+        let page = cell.times(self.layout.reader_page().into());
         let saved = page.times(reads.saturating_sub(reads_after).into()).times(steps.0.into());
         Price { reads, reads_after, moved, steps, saved }
     }
 
-    /// Pages that one decode step of every sequence reads.
+    /// Pages that one decode step of every sequence reads, those of a [`Run`](super::Run); one that a sequence comes back
+    /// to counts again.
     pub fn reads(&self) -> u32 {
         match self.layout {
             KvLayout::Paged { .. } => self.sequences.iter().flatten().map(|sequence| sequence.pages.len() as u32).sum(),
-            KvLayout::Contiguous => self.pages.span(),
+            KvLayout::Contiguous => self.sequences.iter().flatten().map(|sequence| self.visits(sequence)).sum(),
         }
+    }
+
+    fn visits(&self, sequence: &Sequence) -> u32 {
+        let mut pages = sequence.cells(self.page()).map(|cell| cell.0 / self.layout.reader_page());
+        let first = pages.next();
+        let (count, _) = pages.fold((u32::from(first.is_some()), first), |(count, last), page| {
+            (count + u32::from(last != Some(page)), Some(page))
+        });
+        count
     }
 
     /// The most pages by which a compaction could lessen the [reads](PagedKv::reads) of a decode step; 0: none can. Looks
@@ -58,7 +69,11 @@ impl PagedKv {
                 let spare = |sequence: &Sequence| sequence.pages.len() as u32 - sequence.count.div_ceil(self.page());
                 self.sequences.iter().flatten().map(spare).sum()
             }
-            (KvLayout::Contiguous, Depth::Pages | Depth::Cells) => self.pages.span() - self.used(),
+            // A cell that moves into a hole leaves one page of each of its sequences, and may have stood between two parts.
+            (KvLayout::Contiguous, Depth::Pages | Depth::Cells) => {
+                let holes = self.pages.span() - self.used();
+                2 * holes * self.sequences.iter().flatten().count() as u32
+            }
         }
     }
 }
