@@ -610,6 +610,38 @@ fn a_fault_anywhere_in_a_step_is_an_error_and_the_next_step_is_right() {
     assert!(bits(&logits(&mut session, 3).unwrap()) == expected);
 }
 
+/// Whichever call of work on cells fails, on whichever device: the session says so, and the next step is right.
+#[test]
+fn a_fault_in_work_on_cells_is_an_error_and_the_next_step_is_right() {
+    let gguf = made(&deeper("llama-tiny"), DType::Q4K);
+    let fuse: Fuse = Arc::new(AtomicI64::new(-1));
+    let wrapped = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
+        Ok(Box::new(Faulty { inner: backend::open(spec)?, fuse: Arc::clone(&fuse) }))
+    };
+    let setup = Setup { open: &wrapped, ..setup(isolated(3)) };
+    let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+    let mut session = open(&gguf, DType::F16, setup, deal).unwrap();
+    let expected = bits(&logits(&mut session, TOKENS).unwrap());
+    let mut row = vec![0; session.cell_bytes().index()];
+    let mut work = |session: &mut Session| -> Result<(), ExecError> {
+        session.rearrange(&[CellMove { src: 0, dst: 20, len: 9 }])?;
+        session.turn(&[CellTurn { first: 3, len: 30, delta: 2 }])?;
+        session.read_cells(&[4], &mut row)?;
+        session.write_cells(&[5], &row)
+    };
+    fuse.store(1 << 40, Ordering::SeqCst);
+    work(&mut session).unwrap();
+    let calls = (1 << 40) - fuse.load(Ordering::SeqCst);
+    assert!(calls >= 3 * 2 * 2 + 2, "{calls} calls");
+    for n in 0..calls {
+        fuse.store(n, Ordering::SeqCst);
+        let error = work(&mut session).expect_err("a fault").to_string();
+        assert!(error.contains("a worker failed: a fault"), "{error}");
+        fuse.store(-1, Ordering::SeqCst);
+        assert!(bits(&logits(&mut session, TOKENS).unwrap()) == expected, "after a fault in call {n}");
+    }
+}
+
 #[test]
 fn what_cannot_run_is_refused_with_names_and_bytes() {
     let gguf = made(&named("mixtral-tiny").unwrap(), DType::Q4K);

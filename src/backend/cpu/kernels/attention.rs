@@ -119,7 +119,8 @@ struct Parts<'a> {
     q: &'a mut [f32],
     /// Scores, then weights, of a tile: `queries x TILE`.
     scores: &'a mut [f32],
-    /// Factors on what a tile has summed before a cell, where that is rounded: `queries x TILE`.
+    /// Factors on what a tile has summed before a cell, where that is rounded: `queries x TILE`; before there are weights,
+    /// scores of a page with holes.
     rises: &'a mut [f32],
     /// Values of the tile, weighted: `queries x value dim`.
     part: &'a mut [f32],
@@ -287,57 +288,50 @@ impl Call<'_> {
         while place.first < end {
             let head = self.page(&self.g.keys, self.keys, place.page);
             Expand { layout: self.g.keys, head, out: parts.key_page }.run(s);
-            if self.live.is_empty() {
-                let at = place.first - tile * TILE;
-                self.page_scores(s, tile, (parts.q, parts.key_page), (&mut parts.scores[at..], TILE));
-            } else {
-                let mut lanes = [0.0; MOST_QUERIES * LANES];
-                self.page_scores(s, tile, (parts.q, parts.key_page), (&mut lanes, LANES));
-                self.pick_scores(tile, place, &lanes, parts.scores);
+            // Where there are holes, to what nobody needs before the scores of the tile are complete.
+            let whole = self.live.is_empty();
+            let scores = if whole { &mut parts.scores[place.first - tile * TILE..] } else { &mut *parts.rises };
+            self.page_scores(s, tile, (parts.q, parts.key_page), scores);
+            if !whole {
+                self.pick_scores(tile, place, parts);
             }
             place = self.next(place);
         }
     }
 
-    /// Scores of all queries with the cells of a page, `apart` from query to query.
+    /// Scores of all queries with the cells of a page.
     #[inline(always)]
-    fn page_scores<S: Simd>(
-        &self,
-        s: S,
-        tile: usize,
-        (q, keys): (&[f32], &[f32]),
-        (scores, apart): (&mut [f32], usize),
-    ) {
+    fn page_scores<S: Simd>(&self, s: S, tile: usize, (q, keys): (&[f32], &[f32]), scores: &mut [f32]) {
         let (dim, queries) = (self.g.keys.head_dim, self.rows * self.g.group);
         let mut i = 0;
         while self.rounded(tile) && i + 2 <= queries {
-            exact_dots::<S, 2>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            exact_dots::<S, 2>(s, &q[i * dim..], dim, keys, &mut scores[i * TILE..]);
             i += 2;
         }
         while self.rounded(tile) && i < queries {
-            exact_dots::<S, 1>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            exact_dots::<S, 1>(s, &q[i * dim..], dim, keys, &mut scores[i * TILE..]);
             i += 1;
         }
         while i + 8 <= queries {
-            dots::<S, 8>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            dots::<S, 8>(s, &q[i * dim..], dim, keys, &mut scores[i * TILE..]);
             i += 8;
         }
         while i + 4 <= queries {
-            dots::<S, 4>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            dots::<S, 4>(s, &q[i * dim..], dim, keys, &mut scores[i * TILE..]);
             i += 4;
         }
         while i < queries {
-            dots::<S, 1>(s, (&q[i * dim..], dim), keys, (&mut scores[i * apart..], apart));
+            dots::<S, 1>(s, &q[i * dim..], dim, keys, &mut scores[i * TILE..]);
             i += 1;
         }
     }
 
-    /// Of the scores of a page those of its live cells, to their places in the tile.
-    fn pick_scores(&self, tile: usize, place: Place, lanes: &[f32], scores: &mut [f32]) {
+    /// Of the scores of a page, which lie in `rises`, those of its live cells to their places in the tile.
+    fn pick_scores(&self, tile: usize, place: Place, parts: &mut Parts<'_>) {
         for (cell, lane) in (place.first..).zip(self.lanes(place.page)) {
             if cell / TILE == tile {
                 for query in 0..self.rows * self.g.group {
-                    scores[query * TILE + cell % TILE] = lanes[query * LANES + lane];
+                    parts.scores[query * TILE + cell % TILE] = parts.rises[query * TILE + lane];
                 }
             }
         }

@@ -1,16 +1,13 @@
 //! Scores of a few queries with the sixteen keys of a page, one key a lane: summed element by element, or as llama.cpp
 //! rounds dots of f16.
 
+use super::attention::TILE;
 use crate::backend::cpu::simd::{LANES, Simd};
 
-/// Scores of `N` queries with the sixteen keys of a page, one key a lane; those of a query lie `apart` from those of the next.
+/// Scores of `N` queries with the sixteen keys of a page, one key a lane; those of queries lie a tile
+/// apart.
 #[inline(always)]
-pub(super) fn dots<S: Simd, const N: usize>(
-    s: S,
-    (q, dim): (&[f32], usize),
-    keys: &[f32],
-    (scores, apart): (&mut [f32], usize),
-) {
+pub(super) fn dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scores: &mut [f32]) {
     let q = &q[..N * dim];
     let mut sum = [s.splat(0.0); N];
     for (i, key) in keys.chunks_exact(LANES).enumerate() {
@@ -20,7 +17,7 @@ pub(super) fn dots<S: Simd, const N: usize>(
         }
     }
     for (j, sum) in sum.into_iter().enumerate() {
-        s.store(sum, &mut scores[j * apart..]);
+        s.store(sum, &mut scores[j * TILE..]);
     }
 }
 
@@ -31,12 +28,7 @@ const PARTIAL: usize = 64;
 /// element `i` joins partial sum `i % 64`, which are added in pairs 32, 16, 8, 4, 2 and 1 apart; the rest is added
 /// exactly.
 #[inline(always)]
-pub(super) fn exact_dots<S: Simd, const N: usize>(
-    s: S,
-    (q, dim): (&[f32], usize),
-    keys: &[f32],
-    (scores, apart): (&mut [f32], usize),
-) {
+pub(super) fn exact_dots<S: Simd, const N: usize>(s: S, q: &[f32], dim: usize, keys: &[f32], scores: &mut [f32]) {
     let whole = dim / PARTIAL * PARTIAL;
     let mut sum = [s.splat(0.0); N];
     if whole > 0 {
@@ -50,7 +42,7 @@ pub(super) fn exact_dots<S: Simd, const N: usize>(
     }
     for (j, sum) in sum.into_iter().enumerate() {
         let sum = add_exactly(s, sum, &q[j * dim + whole..(j + 1) * dim], &keys[whole * LANES..]);
-        s.store(sum, &mut scores[j * apart..]);
+        s.store(sum, &mut scores[j * TILE..]);
     }
 }
 
