@@ -23,16 +23,20 @@ use loadmaster::units::{Bytes, Tokens};
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that are allocated.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promise is the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as above.
         unsafe { System.dealloc(ptr, layout) }
     }
@@ -95,6 +99,32 @@ fn batched() -> usize {
     let allocated = allocations(|_| _ = queue.step(&mut |_, _| true).unwrap());
     assert_eq!(queue.load(), (0, 16));
     allocated
+}
+
+/// Bytes by which memory has grown after requests have come and gone for a long time, over what it was after a short one.
+fn grown() -> isize {
+    let bytes = include_bytes!("../graphs/shipped/stories-1m.gguf");
+    let options = EngineOptions { context: Tokens(1024), outputs: Tokens(16), ..options() };
+    let mut engine = Engine::open(Gguf::from_static("shipped", bytes).unwrap(), options, &|_, _| {}).unwrap();
+    let mut queue = Queue::new(&mut engine, QueueLimits { sequences: 16, length: Tokens(64) }).unwrap();
+    let mut after = |steps: u32| {
+        for i in 0..steps {
+            if i % 2 == 0 && queue.load().0 < 4 {
+                let sampler = Sampler::new(SampleOptions::default()).unwrap();
+                let prompt = (0..1 + i % 23).map(TokenId).collect();
+                let (most, shift) = (Some((i % 90) as usize), (i % 3 == 0).then_some(Tokens(16)));
+                let most = most.filter(|_| shift.is_some()).or(Some((i % 40) as usize));
+                queue.submit(Request { sequence: None, prompt, most, sampler, ignore_end: true, shift }).unwrap();
+            }
+            queue.step(&mut |_, _| true).unwrap();
+            while queue.finished().is_some() {}
+        }
+        while queue.step(&mut |_, _| true).unwrap() {}
+        while queue.finished().is_some() {}
+        LIVE.load(Ordering::Relaxed) as isize
+    };
+    let short = after(300);
+    after(1500) - short
 }
 
 struct Source(Model);
@@ -194,6 +224,8 @@ fn a_steady_decode_step_allocates_nothing() {
     for layout in [KvLayout::default(), KvLayout::Contiguous] {
         assert_eq!(booked(layout), 0, "{layout:?}: allocations of 100 steps in the books of the cache");
     }
+    let grown = grown();
+    assert!(grown < 4096, "{grown} bytes more after 1500 steps of requests that come and go");
     assert_eq!(batched(), 0, "allocations in 100 steps of sixteen sequences");
     for (shape, dtype) in [("llama-tiny", DType::Q4_0), ("qwen3moe-tiny", DType::Q4K), ("qwen2-tiny", DType::Q3K)] {
         for devices in [1, 2] {

@@ -74,6 +74,8 @@ fn once(engine: &mut Engine, test: Batched, vocab: u32) -> Result<(f64, f64), En
     let mut random = tokens(vocab);
     let prompts: Vec<Vec<u32>> =
         sequences.iter().map(|_| random.by_ref().take(test.prompt as usize).collect()).collect();
+    let limits = engine.session().limits();
+    let most = limits.tokens.index().min(limits.outputs.index());
     let start = Instant::now();
     fill(engine, &sequences, &prompts)?;
     let filled = Instant::now();
@@ -82,7 +84,9 @@ fn once(engine: &mut Engine, test: Batched, vocab: u32) -> Result<(f64, f64), En
         let pieces = sequences.iter().zip(ids.chunks(1));
         let pieces: Vec<Piece<'_>> =
             pieces.map(|(&sequence, ids)| Piece { sequence, ids, wanted: Wanted::Last }).collect();
-        engine.step(&pieces)?;
+        for pieces in pieces.chunks(most) {
+            engine.step(pieces)?;
+        }
     }
     let generated = filled.elapsed();
     sequences.into_iter().try_for_each(|sequence| engine.end(sequence))?;

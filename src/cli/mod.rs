@@ -20,6 +20,7 @@ mod prompts;
 mod run;
 mod shipped;
 mod sim;
+mod steps;
 mod synth;
 mod tokenize;
 

@@ -1,15 +1,17 @@
 //! `run --parallel`: the prompts of a file, side by side → their texts in the order of the file.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::run::{Style, show_memory};
+use super::steps::Steps;
 use super::{Usage, interrupt, note};
-use crate::engine::{Engine, Finish, Finished, Generated, Queue, QueueLimits, Request, RequestId};
+use crate::engine::{Compacted, Engine, Finish, Finished, Generated, Queue, QueueLimits, Request, RequestId};
 use crate::inspect::prose;
 use crate::sample::Sampler;
 use crate::text::{Encode, TokenId};
@@ -46,16 +48,26 @@ struct Asked<'a> {
     outcome: Option<Result<Generated>>,
 }
 
+impl Asked<'_> {
+    /// Whether there is a text to show: not where it could not be continued, or was stopped before its turn.
+    fn ran(&self) -> bool {
+        self.outcome.as_ref().is_some_and(|outcome| {
+            outcome.as_ref().is_ok_and(|made| made.finish != Finish::Stopped || !made.tokens.is_empty())
+        })
+    }
+}
+
 impl Many<'_> {
-    /// Continues every prompt.
+    /// Continues every prompt; a trace of the steps goes to `trace`.
     ///
     /// # Errors
     /// A device failed, or a prompt could not be continued; the others are then shown all the same.
-    pub fn run(&self, engine: &mut Engine, sampler: &Sampler, prompts: &[String]) -> Result<()> {
+    pub fn run(&self, engine: &mut Engine, sampler: &Sampler, prompts: &[String], trace: Option<File>) -> Result<()> {
         let context = engine.context();
-        // A text without an end of its own may have its part of the cache.
+        // A text without an end of its own, or that may drop what it had, has its part of the cache.
         let part = context.0 / self.parallel / Tokens::PAGE.0 * Tokens::PAGE.0;
-        let length = if self.style.most.is_some() { context } else { Tokens(part.max(Tokens::PAGE.0)) };
+        let bounded = self.style.most.is_some() && self.style.shift.is_none();
+        let length = if bounded { context } else { Tokens(part.max(Tokens::PAGE.0)) };
         let encoded = encoded(engine, prompts)?;
         let started = Instant::now();
         let mut queue = Queue::new(engine, QueueLimits { sequences: self.parallel as usize, length })?;
@@ -72,10 +84,14 @@ impl Many<'_> {
             };
             asked.push(Asked { prompt, text: String::new(), outcome });
         }
-        let shown = self.serve(&mut queue, &places, &mut asked);
+        let mut steps = Steps::new();
+        let shown = self.serve(&mut queue, &places, &mut asked, &mut steps);
+        let moved = queue.report().moved;
         drop(queue);
+        let traced = trace.map_or(Ok(()), |mut file| file.write_all(steps.document().as_bytes()));
         shown?;
-        report(engine, &asked, started.elapsed());
+        traced.context("cannot write the trace")?;
+        report(engine, &asked, started.elapsed(), moved);
         match asked.iter().filter(|asked| matches!(asked.outcome, Some(Err(_)) | None)).count() {
             0 => Ok(()),
             failed => bail!("{failed} of {} prompts could not be continued", asked.len()),
@@ -83,27 +99,36 @@ impl Many<'_> {
     }
 
     /// Runs all requests; each text is shown once all before it are.
-    fn serve(&self, queue: &mut Queue<'_>, places: &BTreeMap<RequestId, usize>, asked: &mut [Asked<'_>]) -> Result<()> {
+    fn serve(
+        &self,
+        queue: &mut Queue<'_>,
+        places: &BTreeMap<RequestId, usize>,
+        asked: &mut [Asked<'_>],
+        steps: &mut Steps,
+    ) -> Result<()> {
         let mut next = 0;
         interrupt::begin();
         loop {
+            let since = Instant::now();
             let more = queue.step(&mut |id, piece| {
                 asked[places[&id]].text.push_str(piece);
                 !interrupt::asked()
-            })?;
+            });
+            steps.note(since, queue.report());
             if interrupt::asked() {
                 places.keys().try_for_each(|&id| queue.cancel(id).map(|_| ()))?;
             }
             while let Some(Finished { id, outcome, .. }) = queue.finished() {
                 asked[places[&id]].outcome = Some(outcome.map_err(anyhow::Error::from));
             }
-            while let Some(done) = asked.get(next).filter(|asked| asked.outcome.is_some()) {
+            // After a failure nothing more comes: what is there is shown, with what did not come left out.
+            while let Some(done) = asked.get(next).filter(|asked| more.is_err() || asked.outcome.is_some()) {
                 self.show((next + 1, asked.len()), done)?;
                 next += 1;
             }
-            if !more && next == asked.len() {
+            if next == asked.len() {
                 interrupt::end();
-                return Ok(());
+                return Ok(more.map(|_| ())?);
             }
         }
     }
@@ -112,7 +137,7 @@ impl Many<'_> {
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", serde_json::to_string(&line(asked))?)?;
-        } else if matches!(asked.outcome, Some(Ok(_))) {
+        } else if asked.ran() {
             let prompt = if self.echo { asked.prompt } else { "" };
             let text = format!("[{at}/{of}] {prompt}{}", asked.text);
             let text = if out.is_terminal() { prose(&text) } else { text };
@@ -163,13 +188,17 @@ fn line<'a>(asked: &'a Asked<'_>) -> Line<'a> {
     }
 }
 
-fn report(engine: &Engine, asked: &[Asked<'_>], time: Duration) {
+fn report(engine: &Engine, asked: &[Asked<'_>], time: Duration, moved: Compacted) {
     let done: Vec<&Generated> = asked.iter().filter_map(|asked| asked.outcome.as_ref()?.as_ref().ok()).collect();
     let sum = |of: fn(&Generated) -> usize| done.iter().map(|generated| of(generated)).sum::<usize>();
     let (prompt, shared, text) = (sum(|g| g.prompt_tokens), sum(|g| g.shared_tokens), sum(|g| g.tokens.len()));
     let seconds = time.as_secs_f64();
-    note(&format!("texts:       {} of {} in {seconds:.2} s", done.len(), asked.len()));
+    let ran = asked.iter().filter(|asked| asked.ran()).count();
+    note(&format!("texts:       {ran} of {} in {seconds:.2} s", asked.len()));
     note(&format!("prompts:     {prompt} tokens evaluated, {shared} found in the cache"));
     note(&format!("generation:  {text} tokens, {:.1} tokens/s in all", text as f64 / seconds.max(1e-9)));
+    if moved.moves > 0 {
+        note(&format!("compaction:  {} moves in {} chunks, {} copied", moved.moves, moved.chunks, moved.bytes));
+    }
     show_memory(engine);
 }

@@ -1,5 +1,6 @@
 //! `run`: a prompt → text as it comes, then how fast it came and what it took.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -33,12 +34,15 @@ pub(super) struct Args {
     /// File with the text to continue
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Continue every line of the file, so many at a time; \n in a line stands for a new one, -c is for all together [-np]
+    /// Continue every line of the file, so many at a time; \n in a line stands for a new one [-np]
     #[arg(long, value_name = "N", requires = "file", conflicts_with_all = ["prompt", "conversation"], allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=4096))]
     parallel: Option<u32>,
     /// With --parallel: an object a line instead of text
     #[arg(long, requires = "parallel")]
     json: bool,
+    /// With --parallel: write a trace of the steps and of what was weighed between them, for Perfetto or Chrome
+    #[arg(long, value_name = "FILE", requires = "parallel")]
+    trace: Option<PathBuf>,
     /// Chat: lines from the keyboard, answers from the model [-cnv]
     #[arg(long, conflicts_with_all = ["file", "no_conversation"])]
     conversation: bool,
@@ -51,7 +55,7 @@ pub(super) struct Args {
     /// Tokens to write at most; -1 until the model ends or the context is full
     #[arg(short = 'n', long = "n-predict", visible_alias = "predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
     most: i64,
-    /// Size of the context: tokens of prompt and answer that fit [default: the model's, at most 4096; 0: the model's]
+    /// Size of the context: tokens of prompt and answer that fit, of all prompts together [default: the model's, at most 4096; 0: the model's; times --parallel]
     #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=super::args::MOST_TOKENS))]
     ctx_size: Option<u32>,
     /// When the context is full, drop the older half of what follows --keep and go on; without this the text ends
@@ -101,14 +105,13 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
     let shift = args.context_shift.then_some(Tokens(u32::try_from(args.keep).unwrap_or(u32::MAX)));
     let mut style = Style { most: usize::try_from(args.most).ok(), ignore_end: args.ignore_eos, shift, start };
     let path = args.model.as_deref().or(args.positional.as_deref());
-    let prompt = match args.conversation {
-        true => None,
-        false => Some(prompt(&args, path)?),
-    };
+    let task = task(&args, path)?;
     let sampler = Sampler::new(args.sample.options()).map_err(|e| Usage(e.to_string()))?;
     let gguf = path.map_or_else(shipped::open, open::gguf)?;
     let context = open::context(&gguf, args.ctx_size)?;
-    let parallel = args.parallel.unwrap_or(1);
+    let parallel = task.parallel(&args);
+    let trace = args.trace.as_deref().map(|path| File::create(path).with_context(|| path.display().to_string()));
+    let trace = trace.transpose()?;
     let context = match args.ctx_size {
         Some(1..) => context,
         Some(0) | None => Tokens(context.0.saturating_mul(parallel).min(MOST_TOKENS as u32)),
@@ -119,18 +122,43 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
     style.shift = style.shift.map(|keep| keep.max(Tokens(tokenizer.adds_bos().into())));
     open::tokenizer_notes(tokenizer).iter().for_each(|n| note(&format!("note: {n}")));
     interrupt::listen()?;
-    match prompt {
-        Some(text) if args.parallel.is_some() => {
-            let escape = |line: &str| if args.no_escape { line.to_owned() } else { unescape(line) };
+    match task {
+        Task::Lines(prompts) => {
             let many = Many { style: &style, parallel, echo: !args.no_display_prompt, json: args.json };
-            many.run(&mut engine, &sampler, &prompts::lines(&text, escape)?)
+            many.run(&mut engine, &sampler, &prompts, trace)
         }
-        Some(prompt) => continue_prompt(&mut engine, sampler, &style, &prompt, !args.no_display_prompt),
-        None => {
-            let first = args.prompt.as_deref().map(|p| if args.no_escape { p.to_owned() } else { unescape(p) });
-            chat::chat(&mut engine, sampler, &style, args.system_prompt, first)
+        Task::Text(prompt) => continue_prompt(&mut engine, sampler, &style, &prompt, !args.no_display_prompt),
+        Task::Chat(first) => chat::chat(&mut engine, sampler, &style, args.system_prompt, first),
+    }
+}
+
+/// What is asked for.
+enum Task {
+    /// A text is continued.
+    Text(String),
+    /// Several are, side by side.
+    Lines(Vec<String>),
+    /// Lines from the keyboard are answered; the first may be given.
+    Chat(Option<String>),
+}
+
+impl Task {
+    /// Sequences at a time.
+    fn parallel(&self, args: &Args) -> u32 {
+        match self {
+            Task::Lines(prompts) => args.parallel.unwrap_or(1).min(prompts.len() as u32),
+            Task::Text(_) | Task::Chat(_) => 1,
         }
     }
+}
+
+fn task(args: &Args, path: Option<&Path>) -> Result<Task> {
+    let escaped = |text: &str| if args.no_escape { text.to_owned() } else { unescape(text) };
+    Ok(match (args.conversation, args.parallel) {
+        (true, _) => Task::Chat(args.prompt.as_deref().map(escaped)),
+        (false, None) => Task::Text(prompt(args, path)?),
+        (false, Some(_)) => Task::Lines(prompts::lines(&prompt(args, path)?, escaped)?),
+    })
 }
 
 /// The text to continue.

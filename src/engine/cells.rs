@@ -3,7 +3,7 @@
 
 use super::{Engine, EngineError};
 use crate::backend::{CellMove, CellTurn};
-use crate::kv::{Budget, Compaction, Depth, Move, MoveCost, Rotation, SequenceId};
+use crate::kv::{Budget, Compaction, Depth, Move, MoveCost, PagedKv, Rotation, SequenceId};
 use crate::units::{Bytes, Tokens};
 
 /// What a compaction moved.
@@ -38,19 +38,56 @@ impl Engine {
     /// Brings what is held to the beginning of the cache, chunk by chunk of at most `budget`, until nothing is left to move.
     ///
     /// # Errors
-    /// A device failed; the cells of the chunk then hold anything.
+    /// A device failed: what it has moved is not known, so all sequences have ended.
     pub fn compact(&mut self, depth: Depth, budget: Budget) -> Result<Compacted, EngineError> {
-        let cell = self.session.cell_bytes();
-        let nodes = self.session.states().len() as u32;
-        let mut compaction = Compaction::new(depth, MoveCost { cell, nodes }, budget);
-        loop {
-            let moves: Vec<CellMove> = compaction.chunk(&mut self.kv).into_iter().map(cell_move).collect();
-            if moves.is_empty() {
-                let bytes = cell.times(compaction.moved);
-                return Ok(Compacted { chunks: compaction.chunks, moves: compaction.made, bytes });
-            }
-            self.session.rearrange(&moves)?;
+        let mut compaction = self.compaction(depth, budget);
+        while self.compact_chunk(&mut compaction)? {}
+        Ok(self.compacted(&compaction))
+    }
+
+    /// A compaction that has moved nothing yet.
+    pub(super) fn compaction(&self, depth: Depth, budget: Budget) -> Compaction {
+        let (cell, nodes) = (self.session.cell_bytes(), self.session.states().len() as u32);
+        Compaction::new(depth, MoveCost { cell, nodes }, budget)
+    }
+
+    /// Moves one chunk; false: nothing is left to move. Errors as for [`Engine::compact`].
+    pub(super) fn compact_chunk(&mut self, compaction: &mut Compaction) -> Result<bool, EngineError> {
+        let moves: Vec<CellMove> = compaction.chunk(&mut self.kv).into_iter().map(cell_move).collect();
+        if let Err(why) = self.session.rearrange(&moves) {
+            self.kv.clear();
+            return Err(why.into());
         }
+        Ok(!moves.is_empty())
+    }
+
+    /// What a compaction has moved so far.
+    pub(super) fn compacted(&self, compaction: &Compaction) -> Compacted {
+        let bytes = self.session.cell_bytes().times(compaction.moved);
+        Compacted { chunks: compaction.chunks, moves: compaction.made, bytes }
+    }
+
+    /// Removes the tokens at positions `from..to` from a sequence; what follows keeps its positions. Pages of which nothing
+    /// is left are given back at once, holes in others are not read.
+    ///
+    /// # Errors
+    /// There is no such sequence, or what is set aside for it would not be there any more.
+    pub fn remove(&mut self, sequence: SequenceId, from: u32, to: u32) -> Result<(), EngineError> {
+        Ok(self.kv.remove(sequence, from, to)?)
+    }
+
+    /// Ends all sequences but one.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn keep(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
+        Ok(self.kv.keep(sequence)?)
+    }
+
+    /// Pages that one decode step of every sequence reads, and their bytes over all layers.
+    pub fn reads(&self) -> (u32, Bytes) {
+        let pages = self.kv.reads();
+        (pages, self.session.cell_bytes().times((Tokens::PAGE.0 * pages).into()))
     }
 
     /// Drops the older half of what follows the first `keep` tokens, so that a full sequence can go on: in whole pages,
@@ -58,11 +95,17 @@ impl Engine {
     /// more than once in its life where sequences are shortened in no other way.
     ///
     /// # Errors
-    /// Fewer than two pages follow; pages that others read would have to be copied and none is free for that; there is no
-    /// such sequence. Nothing has changed, unless a device failed.
+    /// Fewer than two pages follow; the sequence has holes; pages that others read would have to be copied and none is free
+    /// for that; there is no such sequence. Nothing has changed, except that after a failure of a device the sequence has
+    /// ended.
     pub fn shift(&mut self, sequence: SequenceId, keep: Tokens) -> Result<Shifted, EngineError> {
         let page = self.kv.layout().page();
-        let held = self.kv.table(sequence)?.pages.len() as u32;
+        let table = self.kv.table(sequence)?;
+        let held = table.pages.len() as u32;
+        let end = self.kv.next_position(sequence)?;
+        if !table.is_dense() || table.slots.0 != end {
+            return Err(EngineError::Holes(sequence));
+        }
         let kept = keep.0.div_ceil(page);
         if held < kept + 2 {
             let context = held * page;
@@ -70,15 +113,20 @@ impl Engine {
         }
         let dropped = (held - kept).div_ceil(2) * page;
         let (from, to) = (kept * page, kept * page + dropped);
-        let end = self.kv.next_position(sequence)?;
-        let (mut books, mut copies) = (self.kv.clone(), Vec::new());
-        books.remove(sequence, from, to)?;
-        books.shift(sequence, to, end, -(dropped as i32), &mut copies)?;
-        let turns: Vec<CellTurn> = books.rotations().into_iter().map(cell_turn).collect();
+        let delta = -(dropped as i32);
+        let drop_on = |books: &mut PagedKv, copies: &mut Vec<Move>| {
+            books.remove(sequence, from, to)?;
+            books.shift(sequence, to, end, delta, copies)
+        };
+        drop_on(&mut self.kv.clone(), &mut Vec::new())?;
+        let mut copies = Vec::new();
+        drop_on(&mut self.kv, &mut copies)?;
+        let turns: Vec<CellTurn> = self.kv.rotations().into_iter().map(cell_turn).collect();
         let copies: Vec<CellMove> = copies.into_iter().map(cell_move).collect();
-        self.kv = books;
-        self.session.rearrange(&copies)?;
-        self.session.turn(&turns)?;
+        if let Err(why) = self.session.rearrange(&copies).and_then(|()| self.session.turn(&turns)) {
+            self.kv.end(sequence)?;
+            return Err(why.into());
+        }
         Ok(Shifted { dropped: Tokens(dropped), turned: Tokens(turns.iter().map(|turn| turn.len).sum()) })
     }
 }

@@ -102,8 +102,9 @@ impl Engine {
             }
             (Ok(()), None) => Err(EngineError::Empty),
             (Err(why), _) => {
-                let evaluated = self.kv.length(sequence)?.index().saturating_sub(mark.count.index());
-                if evaluated < prompt.len() {
+                // Shorter than before: something was dropped, and the prompt was evaluated long ago.
+                let held = self.kv.length(sequence).ok().and_then(|length| length.0.checked_sub(mark.count.0));
+                if held.is_some_and(|evaluated| (evaluated as usize) < prompt.len()) {
                     self.kv.take_back(sequence, mark)?;
                 }
                 Err(why)

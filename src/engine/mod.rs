@@ -7,13 +7,15 @@ mod queue;
 mod request;
 mod share;
 mod step;
+mod tidy;
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::backend;
 use crate::device::{BackendKind, Machine};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, Together, dealt};
+use crate::exec::{ExecError, GraphSource, Open, Progress, Session, SessionLimits, Setup, Together, dealt};
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
@@ -29,7 +31,7 @@ use step::StepRows;
 
 pub use cells::{Compacted, Shifted};
 pub use generate::{Finish, Generate, Generated};
-pub use queue::{Finished, Queue, QueueLimits, RequestId};
+pub use queue::{Finished, Queue, QueueLimits, RequestId, StepReport};
 pub use request::Request;
 pub use step::{Piece, Wanted};
 
@@ -76,6 +78,12 @@ pub enum EngineError {
     Empty,
     #[error("{needed} tokens do not fit the context of {context}; ask for a larger one with -c")]
     Context { needed: usize, context: u32 },
+    #[error("{0} has holes, or lost its beginning: half of its context cannot be dropped")]
+    Holes(SequenceId),
+    #[error("{0} was lost when a device failed")]
+    Lost(SequenceId),
+    #[error("cells are read in pages of {needed}, the cache is to have pages of {found}")]
+    Page { needed: u32, found: u32 },
     #[error("request {0} does not run")]
     NoRequest(RequestId),
     #[error("a step takes {most} {what}, found {found}")]
@@ -129,6 +137,25 @@ impl Engine {
         options: EngineOptions,
         progress: Progress<'_>,
     ) -> Result<Engine, EngineError> {
+        Engine::open_with(&backend::open, machine, gguf, options, progress)
+    }
+
+    /// As [`Engine::open_on`], with devices that `open` opens.
+    ///
+    /// # Errors
+    /// As for [`Engine::open_on`].
+    pub fn open_with(
+        open: Open<'_>,
+        machine: Machine,
+        gguf: Gguf,
+        options: EngineOptions,
+        progress: Progress<'_>,
+    ) -> Result<Engine, EngineError> {
+        if let KvLayout::Paged { page } = options.layout
+            && page != Tokens::PAGE
+        {
+            return Err(EngineError::Page { needed: Tokens::PAGE.0, found: page.0 });
+        }
         let gguf = Arc::new(gguf);
         let model = Model::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata());
@@ -139,7 +166,7 @@ impl Engine {
         let source = Box::new(ModelSource { model: model.clone(), cache });
         let home = |graph: &Graph| dealt(graph, &gguf, &machine, options.keep_mapping);
         let (together, residency) = Together::new(source, home, teams(&machine, options.together as usize))?;
-        let setup = Setup::new(machine.clone(), limits);
+        let setup = Setup { open, ..Setup::new(machine.clone(), limits) };
         let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
         let kv = PagedKv::new(context, options.layout);
         let rows = StepRows::with_room(tokens, context);
@@ -208,7 +235,7 @@ impl Engine {
         Ok(self.kv.length(sequence)?)
     }
 
-    /// Shortens a sequence to its first `length` tokens.
+    /// Removes the tokens from position `length` on: all but the first `length`, unless some of those were removed.
     ///
     /// # Errors
     /// There is no such sequence.

@@ -1,18 +1,20 @@
 //! Many requests → steps in which each running one has a part (continuous batching, Yu et al. 2022, Orca).
 //!
 //! A request runs once the pages that it may come to need are set aside, so none ends for want of room; until then it
-//! waits, and those behind it. At temperature 0 a request's tokens do not depend on what runs beside it, where placement
-//! does not depend on the batch.
+//! waits, and those behind it. One that drops a part of a full context needs copies of pages that others read too: it
+//! waits for them, and ends if all that run do. At temperature 0 a request's tokens do not depend on what runs beside it,
+//! where placement does not depend on the batch. What goes wrong with one request ends that one.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::request::Running;
 use super::share::{Part, share};
+use super::tidy::Tidy;
 use super::{Compacted, Engine, EngineError, Finish, Generated, Piece, Request, Wanted};
 use crate::define_id;
 use crate::exec::ExecError;
-use crate::kv::{Budget, Depth, KvError, SequenceId};
+use crate::kv::{Budget, Depth, KvError, Price, SequenceId};
 use crate::sample::Sampler;
 use crate::text::TokenId;
 use crate::units::Tokens;
@@ -42,6 +44,25 @@ pub struct Finished {
     pub sampler: Sampler,
 }
 
+/// What a step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepReport {
+    /// Rows that were evaluated.
+    pub rows: usize,
+    /// Sequences that had some; of these, those whose prompt was evaluated.
+    pub sequences: usize,
+    /// See above.
+    pub prompts: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Pages that sequences hold.
+    pub pages: u32,
+    /// What speaks for a compaction and what against it, where that was weighed.
+    pub price: Option<Price>,
+    /// What compactions between the steps until now have moved.
+    pub moved: Compacted,
+}
+
 /// Requests that wait and requests that run, on one engine.
 pub struct Queue<'e> {
     engine: &'e mut Engine,
@@ -54,6 +75,10 @@ pub struct Queue<'e> {
     parts: Vec<Part>,
     ids: Vec<u32>,
     logits: Vec<f32>,
+    tidy: Tidy,
+    report: StepReport,
+    /// The first that waits, if it has no room before another one ends.
+    blocked: Option<RequestId>,
 }
 
 impl<'e> Queue<'e> {
@@ -67,8 +92,22 @@ impl<'e> Queue<'e> {
         let limits = QueueLimits { sequences: limits.sequences.max(1), length };
         let logits = vec![0.0; engine.logits_width()];
         let (running, parts) = (Vec::with_capacity(limits.sequences), Vec::with_capacity(limits.sequences));
+        let (tidy, report) = (Tidy::default(), StepReport::default());
         let (waiting, finished, ids) = (VecDeque::new(), VecDeque::new(), Vec::new());
-        Ok(Queue { engine, limits, next: RequestId(0), waiting, running, finished, parts, ids, logits })
+        Ok(Queue {
+            engine,
+            limits,
+            next: RequestId(0),
+            waiting,
+            running,
+            finished,
+            parts,
+            ids,
+            logits,
+            tidy,
+            report,
+            blocked: None,
+        })
     }
 
     /// Adds a request behind those that wait.
@@ -126,6 +165,11 @@ impl<'e> Queue<'e> {
         self.running.iter().find(|running| running.id == id).map(Running::text)
     }
 
+    /// What the last step did.
+    pub fn report(&self) -> StepReport {
+        self.report
+    }
+
     /// A request that has ended, the first first.
     pub fn finished(&mut self) -> Option<Finished> {
         self.finished.pop_front()
@@ -156,31 +200,85 @@ impl<'e> Queue<'e> {
     /// # Errors
     /// A device failed: nothing of the step has happened, it may be tried again.
     pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
+        self.drop_lost()?;
         self.admit()?;
         self.shift(text)?;
-        if self.running.is_empty() {
-            return Ok(!self.waiting.is_empty());
+        loop {
+            if self.running.is_empty() {
+                return Ok(!self.waiting.is_empty());
+            }
+            share(&self.running, self.engine.session.limits(), &mut self.parts);
+            if self.parts.iter().all(|part| part.tokens == 0) {
+                // All are full, and what they dropped is held by others: the first gives way.
+                self.end_full(0, text)?;
+            } else if self.put_together()? {
+                break;
+            }
         }
-        share(&self.running, self.engine.session.limits(), &mut self.parts);
+        self.engine.run_step()?;
+        self.note();
+        self.advance(text)?;
+        let steps = self.running.iter().map(Running::left).max().unwrap_or_default();
+        self.tidy.step(self.engine, steps)?;
+        Ok(!(self.running.is_empty() && self.waiting.is_empty()))
+    }
+
+    /// Puts the step together; false: a request could not have its part, and has ended.
+    fn put_together(&mut self) -> Result<bool, EngineError> {
         self.engine.begin_step();
-        for (running, part) in self.running.iter().zip(&self.parts).filter(|(_, part)| part.tokens > 0) {
+        for at in 0..self.running.len() {
+            let (running, part) = (&self.running[at], self.parts[at]);
+            if part.tokens == 0 {
+                continue;
+            }
             self.ids.clear();
             self.ids.extend(running.pending()[..part.tokens].iter().map(|token| token.0));
             let wanted = if part.last { Wanted::Last } else { Wanted::None };
-            self.engine.add(Piece { sequence: running.sequence, ids: &self.ids, wanted })?;
+            if let Err(why) = self.engine.add(Piece { sequence: running.sequence, ids: &self.ids, wanted }) {
+                self.end(at, Err(why))?;
+                return Ok(false);
+            }
         }
-        self.engine.run_step()?;
-        self.advance(text)?;
-        Ok(!(self.running.is_empty() && self.waiting.is_empty()))
+        Ok(true)
+    }
+
+    /// Ends the requests whose sequences were lost when a device failed.
+    fn drop_lost(&mut self) -> Result<(), EngineError> {
+        for at in (0..self.running.len()).rev() {
+            let sequence = self.running[at].sequence;
+            if self.engine.length(sequence).is_err() {
+                self.end(at, Err(EngineError::Lost(sequence)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self) {
+        let parts = || self.running.iter().zip(&self.parts).filter(|(_, part)| part.tokens > 0);
+        self.report = StepReport {
+            rows: parts().map(|(_, part)| part.tokens).sum(),
+            sequences: parts().count(),
+            prompts: parts().filter(|(running, _)| !running.decodes()).count(),
+            waiting: self.waiting.len(),
+            pages: self.engine.kv.used(),
+            price: self.tidy.price,
+            moved: self.tidy.moved(self.engine),
+        };
     }
 
     /// Lets in the first that wait, as long as there is room for them.
     fn admit(&mut self) -> Result<(), EngineError> {
         while self.running.len() < self.limits.sequences {
             let Some(asked) = self.waiting.pop_front() else { break };
+            let busy = |running: &Running| Some(running.sequence) == asked.1.sequence;
+            if self.blocked == Some(asked.0) || self.running.iter().any(busy) {
+                self.waiting.push_front(asked);
+                break;
+            }
             match self.place(&asked.1) {
                 Ok((sequence, shared, room)) => self.running.push(Running::new(asked, sequence, shared, room)),
                 Err(EngineError::Kv(KvError::Full { .. })) if !self.running.is_empty() => {
+                    self.blocked = Some(asked.0);
                     self.waiting.push_front(asked);
                     break;
                 }
@@ -199,6 +297,10 @@ impl<'e> Queue<'e> {
         let held = self.held(request)?;
         let most = self.limits.length.index();
         let length = request.needs(held).unwrap_or(most).min(most);
+        let prompt = held.index() + request.prompt.len();
+        if prompt > most {
+            return Err(EngineError::Context { needed: prompt, context: most as u32 });
+        }
         let Some(sequence) = request.sequence else {
             let ids: Vec<u32> = request.prompt.iter().map(|token| token.0).collect();
             let (sequence, shared) = self.engine.kv.admit(&ids[..ids.len() - 1], Tokens(length as u32))?;
@@ -214,23 +316,24 @@ impl<'e> Queue<'e> {
         Ok((sequence, 0, room))
     }
 
-    /// Has full sequences drop what they may; those that cannot end.
+    /// Has full sequences drop what they may; those that never can end.
     fn shift(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
         for at in (0..self.running.len()).rev() {
-            let running = &mut self.running[at];
-            let Some(keep) = running.shift.filter(|_| running.is_full()) else { continue };
-            let shifted = self.engine.shift(running.sequence, keep).and_then(|shifted| {
-                self.engine.kv.reserve(running.sequence, shifted.dropped)?;
-                Ok(shifted.dropped)
-            });
+            let Running { sequence, owed, .. } = self.running[at];
+            let Some(keep) = self.running[at].shift.filter(|_| self.running[at].is_full()) else { continue };
+            let shifted = match owed {
+                Tokens(0) => self.engine.shift(sequence, keep).map(|shifted| shifted.dropped),
+                owed => Ok(owed),
+            };
             match shifted {
-                Ok(dropped) => running.make_room(dropped),
-                Err(EngineError::Context { .. } | EngineError::Kv(KvError::Full { .. })) => {
-                    let id = running.id;
-                    running.flush(&mut |piece| text(id, piece));
-                    self.end(at, Ok(Finish::ContextFull))?;
+                Ok(dropped) => {
+                    let there = self.engine.kv.reserve(sequence, dropped).is_ok();
+                    self.running[at].make_room(dropped, there);
                 }
-                Err(why) => return Err(why),
+                // Others may give back pages.
+                Err(EngineError::Kv(KvError::Full { .. })) => {}
+                Err(EngineError::Context { .. } | EngineError::Holes(_)) => self.end_full(at, text)?,
+                Err(why) => self.end(at, Err(why))?,
             }
         }
         Ok(())
@@ -293,13 +396,22 @@ impl<'e> Queue<'e> {
         Ok(())
     }
 
+    /// Ends a request whose context is full.
+    fn end_full(&mut self, at: usize, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
+        let id = self.running[at].id;
+        self.running[at].flush(&mut |piece| text(id, piece));
+        self.end(at, Ok(Finish::ContextFull))
+    }
+
     /// Ends a running request and gives back its pages.
     fn end(&mut self, at: usize, finish: Result<Finish, EngineError>) -> Result<(), EngineError> {
         let running = self.running.remove(at);
         let outcome = finish.map(|finish| running.generated(finish));
         let (id, sequence) = (running.id, running.sequence);
         self.finished.push_back(Finished { id, outcome, sampler: running.sampler });
+        self.blocked = None;
         match running.own {
+            _ if self.engine.length(sequence).is_err() => Ok(()),
             true => self.engine.end(sequence),
             false => Ok(self.engine.kv.reserve(sequence, Tokens(0))?),
         }

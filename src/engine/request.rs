@@ -30,7 +30,7 @@ pub struct Request {
 impl Request {
     /// Tokens that its sequence, now of `held`, comes to have at most: the last one that is generated is not fed.
     pub(super) fn needs(&self, held: Tokens) -> Option<usize> {
-        self.most.map(|most| held.index() + self.prompt.len() + most.saturating_sub(1))
+        self.most.map(|most| (held.index() + self.prompt.len()).saturating_add(most.saturating_sub(1)))
     }
 }
 
@@ -53,6 +53,8 @@ pub(super) struct Running {
     /// Most tokens of the request that are fed before something is dropped.
     room: usize,
     pub shift: Option<Tokens>,
+    /// Tokens that were dropped, and for as many of which no pages are set aside yet.
+    pub owed: Tokens,
     stream: Utf8Stream,
     since: Instant,
     first_token: Option<Duration>,
@@ -68,9 +70,8 @@ impl Running {
     ) -> Running {
         let Request { sequence: given, prompt: mut tokens, most, sampler, ignore_end, shift } = request;
         let prompt = tokens.len();
-        // One more than is ever fed, so that none is allocated later.
-        let length = if shift.is_some() { most.map_or(room, |most| prompt + most) } else { room };
-        tokens.reserve((length + 1).saturating_sub(prompt));
+        // One more than is fed, so that none is allocated later unless something is dropped.
+        tokens.reserve((room + 1).saturating_sub(prompt));
         Running {
             id,
             sequence,
@@ -85,6 +86,7 @@ impl Running {
             fed: shared,
             room,
             shift,
+            owed: Tokens(0),
             stream: Utf8Stream::new(),
             since,
             first_token: None,
@@ -111,9 +113,12 @@ impl Running {
         self.fed >= self.room
     }
 
-    /// Notes that its sequence takes `dropped` more.
-    pub fn make_room(&mut self, dropped: Tokens) {
-        self.room += dropped.index();
+    /// Notes that its sequence has dropped tokens: it takes as many more, once pages for them are set aside.
+    pub fn make_room(&mut self, dropped: Tokens, is_there: bool) {
+        (self.owed, self.room) = match is_there {
+            true => (Tokens(0), self.room + dropped.index()),
+            false => (dropped, self.room),
+        };
     }
 
     /// The same with another sequence and sampler, from here on.
@@ -125,7 +130,7 @@ impl Running {
 
     /// Tokens that may still be fed.
     pub fn left(&self) -> Tokens {
-        Tokens((self.room - self.fed) as u32)
+        Tokens(self.room.saturating_sub(self.fed) as u32)
     }
 
     /// Notes that `count` more tokens are in the sequence; of the last, `logits` if it is the last there is. `text` gets

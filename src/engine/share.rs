@@ -14,12 +14,12 @@ pub(super) struct Part {
     pub last: bool,
 }
 
-/// Fills `parts`, one a request.
+/// Fills `parts`, one a request; those that are full have none.
 pub(super) fn share(running: &[Running], limits: SessionLimits, parts: &mut Vec<Part>) {
     let (mut left, mut rows) = (limits.tokens.index(), limits.outputs.index());
     parts.clear();
     for running in running {
-        let tokens = usize::from(running.decodes() && left > 0 && rows > 0);
+        let tokens = usize::from(running.decodes() && !running.is_full() && left > 0 && rows > 0);
         (left, rows) = (left - tokens, rows - tokens);
         parts.push(Part { tokens, last: tokens > 0 });
     }

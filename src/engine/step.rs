@@ -1,5 +1,6 @@
 //! Pieces of sequences → one step of the session, and the logits that were asked for. After an error every sequence is
-//! as long as before, with what was reserved for it. A steady step allocates nothing.
+//! as long as before, with what was reserved for it; only where cells were being copied when a device failed have the
+//! sequences ended that had them. A steady step allocates nothing.
 
 use super::cells::cell_move;
 use super::{CHUNK, Engine, EngineError};
@@ -134,7 +135,7 @@ impl Engine {
     fn one(&mut self, piece: Piece<'_>, mark: Mark) -> Result<(), EngineError> {
         self.begin_step();
         let done = self.add(piece).and_then(|()| self.run_step());
-        if done.is_err() {
+        if done.is_err() && self.kv.length(piece.sequence).is_ok() {
             self.kv.take_back(piece.sequence, mark)?;
         }
         done
@@ -154,7 +155,8 @@ impl Engine {
         self.rows.clear();
     }
 
-    /// Appends a piece to its sequence and to the step. After an error nothing of the step is appended any more.
+    /// Appends a piece to its sequence and to the step. After an error nothing of the step is appended any more; where a
+    /// device failed to copy a page for it, its sequence has ended.
     pub(super) fn add(&mut self, piece: Piece<'_>) -> Result<(), EngineError> {
         let added = self.admit(piece).and_then(|()| match self.append(piece.sequence, piece.ids) {
             // Free cells are there, but not side by side.
@@ -220,6 +222,8 @@ impl Engine {
         let lengths: Vec<Tokens> =
             pieces.iter().map(|(sequence, _)| self.kv.length(*sequence)).collect::<Result<_, _>>()?;
         self.take_back()?;
+        // Cached cells stand in the way of neighbours, too.
+        self.kv.forget_cached();
         self.compact(Depth::Pages, CHUNK)?;
         let ids = std::mem::take(&mut self.rows.ids);
         let mut first = 0;
@@ -283,7 +287,12 @@ impl Engine {
         let rows = &mut self.rows;
         rows.writes.cells.clear();
         rows.positions.clear();
-        let mut pieces = rows.pieces.drain(..).rev();
-        pieces.try_for_each(|(sequence, mark)| Ok(self.kv.take_back(sequence, mark)?))
+        while let Some((sequence, mark)) = rows.pieces.pop() {
+            // A compaction that failed has ended it.
+            if self.kv.length(sequence).is_ok() {
+                self.kv.take_back(sequence, mark)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json as object};
 
+use super::cache::CachePages;
 use super::escape::json_document;
 use super::{Report, Source};
 use crate::gguf::{Gguf, MetaValue, Value};
@@ -18,6 +19,7 @@ pub fn json(report: &Report<'_>) -> String {
         Source::File(gguf) => file(gguf),
         Source::Shape(shape) => shape_file(shape),
     };
+    let cache = report.graph.as_ref().map_or(Json::Null, |graph| object!(CachePages::of(graph)));
     let graph = match &report.graph {
         Ok(graph) => serde_json::from_str(&graph.to_json()).unwrap_or(Json::Null),
         Err(why) => object!({"error": why}),
@@ -32,6 +34,7 @@ pub fn json(report: &Report<'_>) -> String {
         ("homes", homes),
         ("policy", policy),
         ("plan", plan),
+        ("cache", cache),
         ("unused_tensors", object!(report.unused)),
         ("notes", object!(report.notes)),
     ];

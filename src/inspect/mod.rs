@@ -1,6 +1,7 @@
 //! A model file, its graph, its plan, a machine → text, JSON, DOT or HTML. Pure functions to `String`: nothing is read, measured or
 //! printed here, and every name that comes from a file is escaped for where it goes.
 
+mod cache;
 mod diff;
 mod dot;
 mod escape;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::cache::CachePages;
 use super::{Report, Source, escape, one_line, reason, weight_type};
 use crate::gguf::Value;
 use crate::graph::Graph;
@@ -104,7 +105,10 @@ fn graph_part(report: &Report<'_>, graph: &Graph, out: &mut String) {
     let plan = report.plan.as_ref().ok().map(|planned| (planned.plan, report.machine));
     out.push_str(&node_table(graph, plan));
     match &report.plan {
-        Ok(planned) => memory(report, planned.plan, out),
+        Ok(planned) => {
+            memory(report, planned.plan, out);
+            line(out, &format!("  {}", CachePages::of(graph)));
+        }
         Err(why) => line(out, &format!("\nno plan: {}", escape(why))),
     }
 }

@@ -243,6 +243,21 @@ impl PagedKv {
         Ok(())
     }
 
+    /// Forgets what is cached of sequences that have ended; its pages are blank from now on.
+    pub fn forget_cached(&mut self) {
+        self.pages.forget_cached();
+    }
+
+    /// Ends all sequences and forgets what is cached of them.
+    pub fn clear(&mut self) {
+        for id in self.sequences.ids() {
+            if let Some(sequence) = self.sequences[id].take() {
+                sequence.pages.iter().for_each(|&page| self.pages.release(page));
+            }
+        }
+        self.forget_cached();
+    }
+
     /// Running sequences.
     pub fn sequences(&self) -> impl Iterator<Item = SequenceId> {
         self.sequences.iter_ids().filter(|(_, sequence)| sequence.is_some()).map(|(id, _)| id)
@@ -288,7 +303,7 @@ impl PagedKv {
     }
 
     /// Pages that sequences hold.
-    fn used(&self) -> u32 {
+    pub fn used(&self) -> u32 {
         self.pages.total() - self.pages.free()
     }
 

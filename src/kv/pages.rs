@@ -163,6 +163,15 @@ impl Pages {
         self.set_blank(src);
     }
 
+    /// Has all that is cached be blank.
+    pub(super) fn forget_cached(&mut self) {
+        while let Some(oldest) = self.oldest {
+            self.unlink(oldest);
+            self.index.forget(oldest);
+            self.set_blank(oldest);
+        }
+    }
+
     /// Has a page be blank if there is none: the cached one that was given back first.
     pub(super) fn have_blank(&mut self) {
         if let Some(oldest) = self.oldest.filter(|_| self.blanks == 0) {

@@ -25,9 +25,12 @@ pub fn options() -> EngineOptions {
     }
 }
 
+pub fn shipped() -> Gguf {
+    Gguf::from_static("shipped", include_bytes!("../../graphs/shipped/stories-1m.gguf")).unwrap()
+}
+
 pub fn open(options: EngineOptions) -> Engine {
-    let bytes = include_bytes!("../../graphs/shipped/stories-1m.gguf");
-    Engine::open(Gguf::from_static("shipped", bytes).unwrap(), options, &|_, _| {}).unwrap()
+    Engine::open(shipped(), options, &|_, _| {}).unwrap()
 }
 
 fn sampler(temperature: f32) -> Sampler {

@@ -6,6 +6,7 @@ mod cells;
 mod cells_backend;
 mod churn;
 mod cli;
+mod cli_parallel;
 mod deepseek2;
 mod devices;
 mod diff;

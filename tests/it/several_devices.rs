@@ -260,7 +260,7 @@ struct Asked {
 }
 
 /// Calls that are let through before one fails; below zero none does.
-type Fuse = Arc<AtomicI64>;
+pub type Fuse = Arc<AtomicI64>;
 
 fn burn(fuse: &Fuse, device: &DeviceSpec) -> Result<(), BackendError> {
     match fuse.fetch_sub(1, Ordering::SeqCst) {
@@ -480,6 +480,11 @@ struct Faulty {
     fuse: Fuse,
 }
 
+/// What opens such devices, which share a fuse.
+pub fn faulty(fuse: &Fuse) -> impl Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
+    |spec| Ok(Box::new(Faulty { inner: backend::open(spec)?, fuse: Arc::clone(fuse) }))
+}
+
 impl Faulty {
     fn burn(&self) -> Result<(), BackendError> {
         burn(&self.fuse, self.inner.spec())
@@ -586,9 +591,7 @@ impl Backend for Faulty {
 fn a_fault_anywhere_in_a_step_is_an_error_and_the_next_step_is_right() {
     let gguf = made(&named("qwen3moe-tiny").unwrap(), DType::Q4K);
     let fuse: Fuse = Arc::new(AtomicI64::new(-1));
-    let wrapped = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
-        Ok(Box::new(Faulty { inner: backend::open(spec)?, fuse: Arc::clone(&fuse) }))
-    };
+    let wrapped = faulty(&fuse);
     let policy = streaming(Offload::AtLeast(Tokens(1)), 100 << 10);
     let setup = Setup { policy, open: &wrapped, ..setup(with_accelerator()) };
     let mut session = open(&gguf, DType::F16, setup, |graph, _| cache_away(graph, &gguf, false)).unwrap();
@@ -615,9 +618,7 @@ fn a_fault_anywhere_in_a_step_is_an_error_and_the_next_step_is_right() {
 fn a_fault_in_work_on_cells_is_an_error_and_the_next_step_is_right() {
     let gguf = made(&deeper("llama-tiny"), DType::Q4K);
     let fuse: Fuse = Arc::new(AtomicI64::new(-1));
-    let wrapped = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
-        Ok(Box::new(Faulty { inner: backend::open(spec)?, fuse: Arc::clone(&fuse) }))
-    };
+    let wrapped = faulty(&fuse);
     let setup = Setup { open: &wrapped, ..setup(isolated(3)) };
     let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
     let mut session = open(&gguf, DType::F16, setup, deal).unwrap();

@@ -1,8 +1,8 @@
 //! What is done to caches beside steps: a full context drops its middle, cells come together where neighbours are needed.
 
-use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::engine::{CHUNK, Engine, EngineOptions, Piece, Wanted};
 use loadmaster::gguf::Gguf;
-use loadmaster::kv::KvLayout;
+use loadmaster::kv::{Depth, KvLayout};
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::units::Tokens;
@@ -81,4 +81,44 @@ fn a_step_that_finds_no_neighbours_brings_cells_together_and_succeeds() {
     let [a, b] = [single.start(), single.start()];
     assert_eq!(single.feed(a, &ids).unwrap(), found);
     assert_eq!(single.feed(b, &[7, 9]).unwrap(), other);
+}
+
+/// Cells of a sequence that has ended stand in the middle of what is free: several pieces of one step find room all the
+/// same, though each is placed where its sequence goes on.
+#[test]
+fn a_step_of_several_pieces_finds_neighbours_for_all() {
+    let sizes = EngineOptions { context: Tokens(64), step: Tokens(64), layout: KvLayout::Contiguous, ..options() };
+    let mut engine = open(&named("llama-tiny").unwrap(), sizes);
+    let [b, x, y] = [engine.start(), engine.start(), engine.start()];
+    let ids = |first: u32, count: u32| -> Vec<u32> { (first..first + count).collect() };
+    engine.feed(b, &ids(1, 4)).unwrap();
+    engine.feed(x, &ids(100, 28)).unwrap();
+    engine.feed(y, &ids(200, 32)).unwrap();
+    engine.end(x).unwrap();
+    engine.end(y).unwrap();
+    let (c, last) = (engine.start(), Wanted::Last);
+    let (one, many) = (ids(5, 1), ids(300, 40));
+    let pieces = [Piece { sequence: b, ids: &one, wanted: last }, Piece { sequence: c, ids: &many, wanted: last }];
+    let found = engine.step(&pieces).unwrap().to_vec();
+    let mut single = open(&named("llama-tiny").unwrap(), options());
+    let [b, c] = [single.start(), single.start()];
+    let mut expected = single.feed(b, &ids(1, 5)).unwrap().to_vec();
+    expected.extend_from_slice(single.feed(c, &many).unwrap());
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_sequence_with_holes_is_read_without_them_and_not_shifted() {
+    let shape = ModelShape { layers: 1, rope_factors: false, ..named("llama-tiny").unwrap() };
+    let mut engine = open(&shape, EngineOptions { cache_keys: DType::F32, cache_values: DType::F32, ..options() });
+    let sequence = engine.start();
+    engine.feed(sequence, &[7; 60]).unwrap();
+    engine.remove(sequence, 10, 45).unwrap();
+    assert_eq!(engine.length(sequence).unwrap(), Tokens(25));
+    assert_eq!(engine.reads().0, 3, "a page between was given back whole");
+    engine.feed(sequence, &[9]).unwrap();
+    let error = engine.shift(sequence, Tokens(0)).unwrap_err().to_string();
+    assert!(error.contains("has holes"), "{error}");
+    engine.compact(Depth::Cells, CHUNK).unwrap();
+    assert_eq!(engine.reads().0, 2);
 }
