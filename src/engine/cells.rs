@@ -135,6 +135,6 @@ pub(super) fn cell_move(step: Move) -> CellMove {
     CellMove { src: step.src.0, dst: step.dst.0, len: step.len.0 }
 }
 
-fn cell_turn(turn: Rotation) -> CellTurn {
+pub(super) fn cell_turn(turn: Rotation) -> CellTurn {
     CellTurn { first: turn.first.0, len: turn.len.0, delta: turn.delta }
 }

@@ -5,6 +5,7 @@ mod cells;
 mod generate;
 mod queue;
 mod request;
+mod saved;
 mod share;
 mod step;
 mod tidy;
@@ -33,6 +34,7 @@ pub use cells::{Compacted, Shifted};
 pub use generate::{Finish, Generate, Generated};
 pub use queue::{Finished, Queue, QueueLimits, RequestId, StepReport};
 pub use request::Request;
+pub use saved::{FactOf, Loaded, SavedError, SavedFile};
 pub use step::{Piece, Wanted};
 
 /// How a model is run.
@@ -74,6 +76,8 @@ pub enum EngineError {
     NoTokenizer(String),
     #[error(transparent)]
     Sample(#[from] SampleError),
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     #[error("there is nothing to evaluate: the prompt has no tokens")]
     Empty,
     #[error("{needed} tokens do not fit the context of {context}; ask for a larger one with -c")]

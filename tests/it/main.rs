@@ -40,6 +40,8 @@ mod plan_random;
 mod quant;
 mod reference;
 mod sample;
+mod saved;
+mod saved_walk;
 mod several_devices;
 mod shape_file;
 mod shift;
