@@ -18,6 +18,7 @@ mod planning;
 mod progress;
 mod prompts;
 mod run;
+mod session;
 mod shipped;
 mod sim;
 mod steps;

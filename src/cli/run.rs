@@ -10,12 +10,12 @@ use clap::Args as ClapArgs;
 
 use super::args::{EngineArgs, MOST_TOKENS, SampleArgs};
 use super::prompts::{self, Many};
+use super::session::{self, SessionArgs};
 use super::{Usage, chat, interrupt, note, open, shipped};
 use crate::bench::host;
-use crate::engine::{Engine, Finish, Generate, Generated};
+use crate::engine::{Engine, Finish, Generate, Generated, SavedFile};
 use crate::inspect::prose;
 use crate::sample::Sampler;
-use crate::text::{Encode, TokenId};
 use crate::units::Tokens;
 
 /// Write text: continue a prompt, or chat
@@ -74,6 +74,8 @@ pub(super) struct Args {
     #[arg(long)]
     no_escape: bool,
     #[command(flatten)]
+    session: SessionArgs,
+    #[command(flatten)]
     sample: SampleArgs,
     #[command(flatten)]
     engine: EngineArgs,
@@ -85,6 +87,8 @@ Examples:
   loadmaster run model.gguf -p 'Once upon a time' -n 64 --temp 0
   loadmaster run -m model.gguf -f prompt.txt -c 8192 -t 4
   loadmaster run model.gguf --parallel 8 -f prompts.txt -n 64
+  loadmaster run model.gguf -f book.txt -n 0 --save-session book.session
+  loadmaster run model.gguf --load-session book.session -p 'In short:'
   loadmaster run model.gguf -cnv -sys 'Answer in one sentence.'
 
 Text goes to stdout, speed and memory to stderr. Ctrl-C ends an answer, a second one the program.";
@@ -103,6 +107,7 @@ pub(super) struct Style {
 
 pub(super) fn run(args: Args, start: Instant) -> Result<()> {
     let shift = args.context_shift.then_some(Tokens(u32::try_from(args.keep).unwrap_or(u32::MAX)));
+    let target = args.session.target()?;
     let mut style = Style { most: usize::try_from(args.most).ok(), ignore_end: args.ignore_eos, shift, start };
     let path = args.model.as_deref().or(args.positional.as_deref());
     let task = task(&args, path)?;
@@ -127,7 +132,10 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
             let many = Many { style: &style, parallel, echo: !args.no_display_prompt, json: args.json };
             many.run(&mut engine, &sampler, &prompts, trace)
         }
-        Task::Text(prompt) => continue_prompt(&mut engine, sampler, &style, &prompt, !args.no_display_prompt),
+        Task::Text(prompt) => {
+            let text = Text { style: &style, session: &args.session, target, echo: !args.no_display_prompt };
+            text.run(&mut engine, sampler, &prompt)
+        }
         Task::Chat(first) => chat::chat(&mut engine, sampler, &style, args.system_prompt, first),
     }
 }
@@ -172,6 +180,7 @@ fn prompt(args: &Args, path: Option<&Path>) -> Result<String> {
             // Editors end files with a newline that is not meant.
             text.strip_suffix('\n').map_or(text.clone(), str::to_owned)
         }
+        (None, None, _) if args.session.load_session.is_some() => return Ok(String::new()),
         (None, None, None) => shipped::PROMPT.to_owned(),
         (None, None, Some(_)) => bail!(Usage("needed a prompt, found none: give -p TEXT, -f FILE or -cnv".to_owned())),
     };
@@ -203,35 +212,47 @@ fn unescape(text: &str) -> String {
     out
 }
 
-fn continue_prompt(engine: &mut Engine, mut sampler: Sampler, style: &Style, prompt: &str, echo: bool) -> Result<()> {
-    let how = Encode { add_special: true, parse_special: true };
-    let tokens = engine.tokenizer().map_or_else(|_| Vec::new(), |t| t.encode(prompt, how));
-    let room = engine.context().index();
-    let needed = tokens.len() + style.most.unwrap_or(1);
-    if needed > room && (style.shift.is_none() || tokens.len() > room) {
-        bail!(
-            "the prompt has {} tokens and {} shall follow, which makes {needed}; the context has room for {room}: \
-             give a larger -c or a smaller -n",
-            tokens.len(),
-            style.most.unwrap_or(1)
-        );
-    }
-    let ready = style.start.elapsed();
-    if echo {
-        show(prompt)?;
-    }
-    let generated = answer(engine, &mut sampler, style, &tokens)?;
-    writeln!(io::stdout())?;
-    report(engine, &generated, Some(ready));
-    Ok(())
+/// How one text is continued.
+struct Text<'a> {
+    style: &'a Style,
+    session: &'a SessionArgs,
+    target: Option<SavedFile>,
+    /// Whether the prompt is shown.
+    echo: bool,
 }
 
-/// Continues `tokens` in a new sequence of its own, text to stdout as it comes.
-fn answer(engine: &mut Engine, sampler: &mut Sampler, style: &Style, tokens: &[TokenId]) -> Result<Generated> {
-    let sequence = engine.start();
-    let Style { most, ignore_end, shift, .. } = *style;
-    let request = Generate { sequence, prompt: tokens, most, sampler, ignore_end, shift };
-    stream(engine, request)
+impl Text<'_> {
+    fn run(&self, engine: &mut Engine, mut sampler: Sampler, prompt: &str) -> Result<()> {
+        let mut history = self.session.history(engine)?;
+        let tokens = history.continued_by(engine, prompt)?;
+        self.fits(engine, history.length(), tokens.len())?;
+        let ready = self.style.start.elapsed();
+        if self.echo {
+            show(prompt)?;
+        }
+        let Style { most, ignore_end, shift, .. } = *self.style;
+        let sequence = history.sequence;
+        let request = Generate { sequence, prompt: &tokens, most, sampler: &mut sampler, ignore_end, shift };
+        let generated = stream(engine, request)?;
+        writeln!(io::stdout())?;
+        report(engine, &generated, Some(ready));
+        session::save(engine, sequence, &tokens, &generated, self.target.as_ref())
+    }
+
+    /// Refuses a prompt that leaves no room behind what is `held`.
+    fn fits(&self, engine: &Engine, held: Tokens, tokens: usize) -> Result<()> {
+        let (room, follow) = (engine.context().index(), self.style.most.unwrap_or(1));
+        let read = held.index() + tokens;
+        let needed = read.saturating_add(follow);
+        if needed > room && (self.style.shift.is_none() || read > room) {
+            let before = if held.0 > 0 { format!("{} are held, ", held.0) } else { String::new() };
+            bail!(
+                "the prompt has {tokens} tokens, {before}and {follow} shall follow, which makes {needed}; the context \
+                 has room for {room}: give a larger -c or a smaller -n"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Runs a request; a reader that has gone, or Ctrl-C, stops it.

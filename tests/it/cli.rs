@@ -848,3 +848,75 @@ fn fit_says_where_everything_lives_and_how_other_engines_are_told() {
         assert!(ran.code == code && ran.err.contains(why), "{args:?}: {} {}", ran.code, ran.err);
     }
 }
+
+/// A run that is cut in two, the second half on other devices and another layout, writes what one run writes.
+#[test]
+fn a_saved_session_goes_on_where_its_run_ended() {
+    let folder = folder();
+    let (first, second) = (folder.path().join("a.session"), folder.path().join("b.session"));
+    let (first, second) = (text(&first), text(&second));
+    let run = |more: &[&str]| {
+        let ran = loadmaster(&[&["run", "--temp", "0", "-t", "1"], more].concat());
+        assert_eq!(ran.code, 0, "{more:?}: {}", ran.err);
+        ran
+    };
+    let whole = run(&["-p", "Once upon a time", "-n", "40"]).out;
+    let begun = run(&["-p", "Once upon a time", "-n", "15", "--save-session", first]);
+    assert!(begun.err.contains(" tokens to ") && begun.err.contains("a.session"), "{}", begun.err);
+    let rest = ["--load-session", first, "--save-session", second, "-n", "10", "--kv", "contiguous"];
+    let middle = run(&[&rest[..], &["--devices", "cpu,cpu"]].concat());
+    assert!(middle.err.contains("session: ") && middle.err.contains(" tokens from "), "{}", middle.err);
+    let end = run(&["--load-session", second, "-n", "15"]);
+    let said = [&begun, &middle, &end].map(|ran| ran.out.strip_suffix('\n').unwrap());
+    assert_eq!(format!("{}\n", said.concat()), whole);
+    // A session replaces itself, and a prompt goes on behind it.
+    let told = run(&["--load-session", first, "--save-session", first, "-p", "The end", "-n", "0"]);
+    assert_eq!(told.out, "The end\n");
+    let read = |ran: &Ran, word: &str| {
+        let line = ran.err.lines().find(|line| line.contains(word)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
+    };
+    assert!(read(&told, " tokens to ") > read(&told, " tokens from "), "{}", told.err);
+}
+
+/// With a context that is full the same, whatever was dropped.
+#[test]
+fn a_session_that_was_shifted_goes_on_too() {
+    let folder = folder();
+    let session = folder.path().join("s.session");
+    let run = |more: &[&str]| {
+        let always = ["run", "--temp", "0", "-t", "1", "-c", "64", "--context-shift", "--ignore-eos"];
+        let ran = loadmaster(&[&always, more].concat());
+        assert_eq!(ran.code, 0, "{more:?}: {}", ran.err);
+        ran.out.trim_end_matches('\n').to_owned()
+    };
+    let whole = run(&["-n", "140"]);
+    let mut told = run(&["-n", "80", "--save-session", text(&session)]);
+    told.push_str(&run(&["-n", "60", "--load-session", text(&session)]));
+    assert_eq!(told, whole);
+}
+
+#[test]
+fn sessions_that_will_not_do_are_refused() {
+    let folder = folder();
+    let session = folder.path().join("s.session");
+    let session = text(&session);
+    let model = tiny(&folder, "llama-tiny", DType::F32);
+    let model = text(&model);
+    let other = tiny(&folder, "qwen2-tiny", DType::F32);
+    let saved = loadmaster(&["run", model, "-p", "abc", "-n", "3", "-t", "1", "--save-session", session]);
+    assert_eq!(saved.code, 0, "{}", saved.err);
+    let load =
+        |more: &[&'static str]| [&["run", model, "-n", "1", "-t", "1", "--load-session", session], more].concat();
+    refused(&["run", text(&other), "--load-session", session], 1, &["s.session", "another model", "qwen2", "llama"]);
+    refused(&load(&["-ctk", "q8_0"]), 1, &["s.session", "another cache", "blk.0.cache_k q8_0", "cache_k f16"]);
+    refused(&load(&["--parallel", "2", "-f", "x"]), 2, &["--load-session", "cannot be used with", "--parallel"]);
+    refused(&load(&["-cnv"]), 2, &["--load-session", "cannot be used with", "--conversation"]);
+    refused(&load(&["-c", "16", "-p", "a long prompt for so little room"]), 1, &["are held", "has room for 16", "-c"]);
+    refused(&["run", model, "--load-session", model], 1, &["llama-tiny", "is no saved session", "GGUF"]);
+    refused(&["run", "-p", "a", "--save-session", text(folder.path())], 1, &["needed a regular file"]);
+    refused(&["run", "-p", "a", "--save-session", "/nowhere/x"], 1, &["/nowhere/x", "its folder"]);
+    let bytes = std::fs::read(session).unwrap();
+    std::fs::write(session, &bytes[..bytes.len() - 9]).unwrap();
+    refused(&load(&[]), 1, &["s.session", "cut off", &format!("needed {} bytes", bytes.len())]);
+}
