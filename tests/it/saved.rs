@@ -15,7 +15,7 @@ use loadmaster::text::TokenId;
 use loadmaster::units::{Bytes, Tokens};
 
 use crate::batching::options;
-use crate::json_smoke::xorshift;
+use crate::json_smoke::{seeds, xorshift};
 use crate::reference::nmse;
 use crate::saved_walk::{example, least, save, sealed, walk};
 use crate::several_devices::{bits, deeper};
@@ -207,6 +207,20 @@ fn every_changed_byte_and_every_truncation_is_refused() {
         format!("s.session: the saved session is damaged: length needed {needed} bytes, found {found} bytes")
     );
     walk(&mut engine, &bytes).unwrap();
+}
+
+/// Files of this version stay readable: the seeds of the fuzz target are some, and are never written anew.
+#[test]
+fn sessions_that_were_saved_once_are_loaded_for_ever() {
+    let seeds = seeds("saved", "session", 2);
+    for path in seeds {
+        let bytes = fs::read(&path).unwrap();
+        let mut engine = least(PAGED);
+        let loaded = load(&mut engine, &bytes).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        assert!(save(&mut engine, &loaded) == bytes, "{}: saved again it is another file", path.display());
+        let expected = if loaded.tokens.is_empty() { vec![TokenId(3)] } else { vec![TokenId(7), TokenId(8)] };
+        assert_eq!(loaded.next, expected);
+    }
 }
 
 /// Changes that length and checksum agree with: each is refused or loaded whole, and nothing else happens.
