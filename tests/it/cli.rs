@@ -637,11 +637,11 @@ fn perplexity_of_a_text_and_divergence_from_a_base_file() {
 fn an_interrupt_ends_the_text_and_still_reports() {
     use std::io::Read;
     let folder = folder();
-    let path = folder.path().join("long.gguf");
+    let (path, session) = (folder.path().join("long.gguf"), folder.path().join("s.session"));
     let made = loadmaster(&["synth", "llama-tiny", "--type", "q8_0", "--context", "60000", "-o", text(&path)]);
     assert_eq!(made.code, 0, "{}", made.err);
     let mut child = Command::new(env!("CARGO_BIN_EXE_loadmaster"))
-        .args(["run", text(&path), "-p", "a", "-c", "0", "--ignore-eos", "-t", "1"])
+        .args(["run", text(&path), "-p", "a", "-c", "0", "--ignore-eos", "-t", "1", "--save-session", text(&session)])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -656,6 +656,10 @@ fn an_interrupt_ends_the_text_and_still_reports() {
     drained.join().unwrap().unwrap();
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.err.contains("; stopped") && ran.err.contains("memory:"), "{}", ran.err);
+    // What was written until then is saved, and goes on.
+    let more = ["run", text(&path), "-c", "0", "-n", "3", "-t", "1", "--ignore-eos", "--load-session", text(&session)];
+    let more = loadmaster(&more);
+    assert!(more.code == 0 && more.err.contains("generation:  3 tokens"), "{}", more.err);
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! of another model is refused and changes nothing.
 
 use std::fs;
-use std::io::{self, Cursor, Write};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use loadmaster::device::{BackendKind, Machine};
 use loadmaster::engine::{Engine, EngineError, EngineOptions, FactOf, Loaded, SavedError, SavedFile};
 use loadmaster::gguf::Gguf;
-use loadmaster::kv::{KvLayout, SequenceId};
+use loadmaster::kv::{KvLayout, SequenceId, Usage};
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::text::TokenId;
@@ -92,6 +92,27 @@ fn a_saved_sequence_goes_on_bit_for_bit_in_other_layouts_and_on_other_devices() 
 fn model_bytes(shape: &str) -> Vec<u8> {
     let model = Synth::new(&deeper(shape), DType::Q8_0, 9).unwrap();
     model.to_bytes().unwrap()
+}
+
+/// Where devices work on every layer together, each has heads of its own: such sessions go on among their like.
+#[test]
+fn sessions_of_layers_that_are_cut_go_on_where_layers_are_cut_alike() {
+    let model = model_bytes("llama-tiny");
+    let open = |devices: u32, together: u32| {
+        let machine = Machine::isolated(BackendKind::Cpu, devices, 1, Bytes(1 << 32));
+        let options = EngineOptions { together, ..sizes(DType::F16, PAGED) };
+        let gguf = Gguf::from_bytes("model", model.clone()).unwrap();
+        Engine::open_on(machine, gguf, options, &|_, _| {}).unwrap()
+    };
+    let mut first = open(2, 2);
+    let sequence = first.start();
+    first.feed(sequence, &ids(0, 60)).unwrap();
+    let bytes = save(&mut first, &unfinished(sequence));
+    let mut second = open(2, 2);
+    let loaded = load(&mut second, &bytes).unwrap();
+    assert!(next(&mut second, loaded.sequence) == next(&mut first, sequence));
+    let error = refused(&mut open(2, 1), &bytes);
+    assert!(matches!(error, SavedError::Other { of: FactOf::Cache, .. }), "{error}");
 }
 
 /// A file larger than a piece: some MiB are read and written at a time.
@@ -355,6 +376,48 @@ fn a_session_that_does_not_fit_is_refused_with_cells() {
     assert!(matches!(error, SavedError::TooLarge { needed: 60, free: 32, total: 160, .. }), "{error}");
     first.end(sequence).unwrap();
     load(&mut first, &bytes).unwrap();
+}
+
+/// A file that someone changes, or shortens, after its checksum was read.
+struct Changing<'a> {
+    bytes: Cursor<&'a [u8]>,
+    /// What it has from the second time on that it is read.
+    then: &'a [u8],
+    rewound: u32,
+}
+
+impl Read for Changing<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.bytes.read(bytes)
+    }
+}
+
+impl Seek for Changing<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.rewound += u32::from(to == SeekFrom::Start(0));
+        if self.rewound == 2 {
+            self.bytes = Cursor::new(self.then);
+        }
+        self.bytes.seek(to)
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_gives_all_back() {
+    let mut engine = least(PAGED);
+    let bytes = example(&mut engine);
+    let before = engine.usage();
+    let mut last = bytes.clone();
+    last[bytes.len() - 9] ^= 1;
+    for (then, part) in [(&last[..], "checksum"), (&bytes[..bytes.len() - 20], "cannot read it")] {
+        let mut from = Changing { bytes: Cursor::new(&bytes), then, rewound: 0 };
+        let error = engine.load("s.session", &mut from).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+        // Pages that were cached may have gone.
+        let after = Usage { cached: before.cached, ..engine.usage() };
+        assert_eq!((after, from.rewound), (before, 2));
+    }
+    walk(&mut engine, &bytes).unwrap();
 }
 
 /// Takes so many bytes, then no more.

@@ -126,7 +126,8 @@ impl Engine {
     ///
     /// # Errors
     /// It is no saved session, cut off, damaged, of another version, of another model or other caches, or does not fit;
-    /// it cannot be read, or a device failed. The engine is as before.
+    /// it cannot be read, or a device failed. The engine is as before; where rows could not be read any more or a device
+    /// failed, but for what was cached in the pages that they were for.
     pub fn load(&mut self, name: &str, from: &mut (impl Read + Seek)) -> Result<Loaded, EngineError> {
         let mut reader = Reader::verified(name, from)?;
         facts::check(&self.facts(), &mut reader)?;
