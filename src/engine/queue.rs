@@ -5,16 +5,18 @@
 //! waits for them, and ends if all that run do. At temperature 0 a request's tokens do not depend on what runs beside it,
 //! where placement does not depend on the batch. What goes wrong with one request ends that one.
 
+mod serve;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::request::Running;
-use super::share::{Part, share};
+use super::share::Part;
 use super::tidy::Tidy;
-use super::{Compacted, Engine, EngineError, Finish, Generated, Piece, Request, Wanted};
+use super::{Compacted, Engine, EngineError, Finish, Generated, Request};
 use crate::define_id;
 use crate::exec::ExecError;
-use crate::kv::{Budget, Depth, KvError, Price, SequenceId};
+use crate::kv::{Budget, Depth, Price};
 use crate::sample::Sampler;
 use crate::text::TokenId;
 use crate::units::Tokens;
@@ -194,151 +196,6 @@ impl<'e> Queue<'e> {
         Ok(true)
     }
 
-    /// Takes in what has room and runs one step; whether there is more to do. `text` gets a request's text as it comes,
-    /// an empty one between steps of its prompt, and says whether to go on with it.
-    ///
-    /// # Errors
-    /// A device failed: nothing of the step has happened, it may be tried again.
-    pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
-        self.drop_lost()?;
-        self.admit()?;
-        self.shift(text)?;
-        loop {
-            if self.running.is_empty() {
-                return Ok(!self.waiting.is_empty());
-            }
-            share(&self.running, self.engine.session.limits(), &mut self.parts);
-            if self.parts.iter().all(|part| part.tokens == 0) {
-                // All are full, and what they dropped is held by others: the first gives way.
-                self.end_full(0, text)?;
-            } else if self.put_together()? {
-                break;
-            }
-        }
-        self.engine.run_step()?;
-        self.note();
-        self.advance(text)?;
-        let steps = self.running.iter().map(Running::left).max().unwrap_or_default();
-        self.tidy.step(self.engine, steps)?;
-        Ok(!(self.running.is_empty() && self.waiting.is_empty()))
-    }
-
-    /// Puts the step together; false: a request could not have its part, and has ended.
-    fn put_together(&mut self) -> Result<bool, EngineError> {
-        self.engine.begin_step();
-        for at in 0..self.running.len() {
-            let (running, part) = (&self.running[at], self.parts[at]);
-            if part.tokens == 0 {
-                continue;
-            }
-            self.ids.clear();
-            self.ids.extend(running.pending()[..part.tokens].iter().map(|token| token.0));
-            let wanted = if part.last { Wanted::Last } else { Wanted::None };
-            if let Err(why) = self.engine.add(Piece { sequence: running.sequence, ids: &self.ids, wanted }) {
-                self.end(at, Err(why))?;
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Ends the requests whose sequences were lost when a device failed.
-    fn drop_lost(&mut self) -> Result<(), EngineError> {
-        for at in (0..self.running.len()).rev() {
-            let sequence = self.running[at].sequence;
-            if self.engine.length(sequence).is_err() {
-                self.end(at, Err(EngineError::Lost(sequence)))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn note(&mut self) {
-        let parts = || self.running.iter().zip(&self.parts).filter(|(_, part)| part.tokens > 0);
-        self.report = StepReport {
-            rows: parts().map(|(_, part)| part.tokens).sum(),
-            sequences: parts().count(),
-            prompts: parts().filter(|(running, _)| !running.decodes()).count(),
-            waiting: self.waiting.len(),
-            pages: self.engine.kv.used(),
-            price: self.tidy.price,
-            moved: self.tidy.moved(self.engine),
-        };
-    }
-
-    /// Lets in the first that wait, as long as there is room for them.
-    fn admit(&mut self) -> Result<(), EngineError> {
-        while self.running.len() < self.limits.sequences {
-            let Some(asked) = self.waiting.pop_front() else { break };
-            let busy = |running: &Running| Some(running.sequence) == asked.1.sequence;
-            if self.blocked == Some(asked.0) || self.running.iter().any(busy) {
-                self.waiting.push_front(asked);
-                break;
-            }
-            match self.place(&asked.1) {
-                Ok((sequence, shared, room)) => self.running.push(Running::new(asked, sequence, shared, room)),
-                Err(EngineError::Kv(KvError::Full { .. })) if !self.running.is_empty() => {
-                    self.blocked = Some(asked.0);
-                    self.waiting.push_front(asked);
-                    break;
-                }
-                Err(why) => {
-                    let (id, Request { sampler, .. }, _) = asked;
-                    self.finished.push_back(Finished { id, outcome: Err(why), sampler });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A sequence for a request with its pages set aside, the tokens of the prompt that it has, and how many of prompt
-    /// and text it takes.
-    fn place(&mut self, request: &Request) -> Result<(SequenceId, usize, usize), EngineError> {
-        let held = self.held(request)?;
-        let most = self.limits.length.index();
-        let length = request.needs(held).unwrap_or(most).min(most);
-        let prompt = held.index() + request.prompt.len();
-        if prompt > most {
-            return Err(EngineError::Context { needed: prompt, context: most as u32 });
-        }
-        let Some(sequence) = request.sequence else {
-            let ids: Vec<u32> = request.prompt.iter().map(|token| token.0).collect();
-            let (sequence, shared) = self.engine.kv.admit(&ids[..ids.len() - 1], Tokens(length as u32))?;
-            return Ok((sequence, shared.index(), length));
-        };
-        let room = length - held.index();
-        // Without a bound of its own it may have what is left.
-        let room = match request.most {
-            None => room.min(self.engine.kv.room(sequence)?.index()).max(request.prompt.len()),
-            Some(_) => room,
-        };
-        self.engine.kv.reserve(sequence, Tokens(room as u32))?;
-        Ok((sequence, 0, room))
-    }
-
-    /// Has full sequences drop what they may; those that never can end.
-    fn shift(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
-        for at in (0..self.running.len()).rev() {
-            let Running { sequence, owed, .. } = self.running[at];
-            let Some(keep) = self.running[at].shift.filter(|_| self.running[at].is_full()) else { continue };
-            let shifted = match owed {
-                Tokens(0) => self.engine.shift(sequence, keep).map(|shifted| shifted.dropped),
-                owed => Ok(owed),
-            };
-            match shifted {
-                Ok(dropped) => {
-                    let there = self.engine.kv.reserve(sequence, dropped).is_ok();
-                    self.running[at].make_room(dropped, there);
-                }
-                // Others may give back pages.
-                Err(EngineError::Kv(KvError::Full { .. })) => {}
-                Err(EngineError::Context { .. } | EngineError::Holes(_)) => self.end_full(at, text)?,
-                Err(why) => self.end(at, Err(why))?,
-            }
-        }
-        Ok(())
-    }
-
     /// A request that goes on from where another one is, with a sampler of its own: what is read so far is shared.
     ///
     /// # Errors
@@ -364,57 +221,6 @@ impl<'e> Queue<'e> {
     /// Tokens that the sequence of a request has already.
     fn held(&self, request: &Request) -> Result<Tokens, EngineError> {
         request.sequence.map_or(Ok(Tokens(0)), |sequence| self.engine.length(sequence))
-    }
-
-    /// Tells the requests what the step made of their parts, and ends those that are done.
-    fn advance(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
-        let (mut all, width) = (true, self.logits.len());
-        let Engine { session, tokenizer: Ok(tokenizer), .. } = &*self.engine else { return Ok(()) };
-        let mut rows = session.logits().chunks_exact(width.max(1));
-        for (running, part) in self.running.iter_mut().zip(&self.parts) {
-            all &= part.tokens > 0;
-            if part.tokens == 0 {
-                continue;
-            }
-            let row = if part.last { rows.next() } else { None };
-            let logits = row.map(|row| {
-                self.logits.copy_from_slice(row);
-                &mut self.logits[..]
-            });
-            let id = running.id;
-            running.fed(part.tokens, logits, tokenizer, &mut |piece| text(id, piece));
-        }
-        for at in (0..self.running.len()).rev() {
-            if let Some(finish) = self.running[at].finish.take() {
-                self.end(at, finish.map_err(EngineError::from))?;
-            }
-        }
-        // Who was left out comes first some time.
-        if !all && !self.running.is_empty() {
-            self.running.rotate_left(1);
-        }
-        Ok(())
-    }
-
-    /// Ends a request whose context is full.
-    fn end_full(&mut self, at: usize, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
-        let id = self.running[at].id;
-        self.running[at].flush(&mut |piece| text(id, piece));
-        self.end(at, Ok(Finish::ContextFull))
-    }
-
-    /// Ends a running request and gives back its pages.
-    fn end(&mut self, at: usize, finish: Result<Finish, EngineError>) -> Result<(), EngineError> {
-        let running = self.running.remove(at);
-        let outcome = finish.map(|finish| running.generated(finish));
-        let (id, sequence) = (running.id, running.sequence);
-        self.finished.push_back(Finished { id, outcome, sampler: running.sampler });
-        self.blocked = None;
-        match running.own {
-            _ if self.engine.length(sequence).is_err() => Ok(()),
-            true => self.engine.end(sequence),
-            false => Ok(self.engine.kv.reserve(sequence, Tokens(0))?),
-        }
     }
 }
 
