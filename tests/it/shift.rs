@@ -65,11 +65,10 @@ fn a_step_that_finds_no_neighbours_brings_cells_together_and_succeeds() {
     let sizes = EngineOptions { context: Tokens(64), layout: KvLayout::Contiguous, ..options() };
     let mut engine = open(&named("llama-tiny").unwrap(), sizes);
     let all: Vec<_> = (0..64).map(|_| engine.start()).collect();
-    for round in [&all[..32], &all[32..]] {
-        for &sequence in round {
-            engine.feed(sequence, &[7]).unwrap();
-        }
+    for (i, &sequence) in (0..).zip(&all) {
+        engine.feed(sequence, &[100 + i]).unwrap();
     }
+    assert_eq!((engine.usage().used, engine.usage().free), (64, 0));
     for &sequence in all.iter().step_by(2) {
         engine.end(sequence).unwrap();
     }
@@ -80,7 +79,7 @@ fn a_step_that_finds_no_neighbours_brings_cells_together_and_succeeds() {
     let mut single = open(&named("llama-tiny").unwrap(), options());
     let [a, b] = [single.start(), single.start()];
     assert_eq!(single.feed(a, &ids).unwrap(), found);
-    assert_eq!(single.feed(b, &[7, 9]).unwrap(), other);
+    assert_eq!(single.feed(b, &[163, 9]).unwrap(), other);
 }
 
 /// Cells of a sequence that has ended stand in the middle of what is free: several pieces of one step find room all the
