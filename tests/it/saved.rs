@@ -144,12 +144,13 @@ fn a_shifted_sequence_is_saved_with_its_positions() {
     let expected = next(&mut first, sequence);
     let mut second = engine(&model, DType::F16, KvLayout::Contiguous, 1, 0);
     let all: Vec<SequenceId> = (0..160).map(|_| second.start()).collect();
-    for &other in &all {
-        second.feed(other, &[7]).unwrap();
+    for (&other, token) in all.iter().zip(0..) {
+        second.feed(other, &[token]).unwrap();
     }
     for &other in all.iter().step_by(2) {
         second.end(other).unwrap();
     }
+    assert_eq!((second.usage().used, second.usage().free), (80, 80));
     let loaded = load(&mut second, &bytes).unwrap();
     let kept: Vec<u32> = loaded.tokens.iter().map(|token| token.0).collect();
     assert_eq!(kept, [ids(0, 16), ids(48, 80)].concat());
