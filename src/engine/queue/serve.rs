@@ -12,7 +12,8 @@ impl Queue<'_> {
     /// an empty one between steps of its prompt, and says whether to go on with it.
     ///
     /// # Errors
-    /// A device failed: nothing of the step has happened, it may be tried again.
+    /// A device failed: nothing of the step has happened, it may be tried again; or cells were being moved behind it, and
+    /// the requests that run end with the next step.
     pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
         self.drop_lost()?;
         self.admit()?;
