@@ -95,21 +95,20 @@ impl Engine {
         };
         let finished = queue.finished();
         drop(queue);
-        match (run, finished) {
+        let outcome = match (run, finished) {
             (Ok(()), Some(finished)) => {
                 *sampler = finished.sampler;
                 finished.outcome
             }
             (Ok(()), None) => Err(EngineError::Empty),
-            (Err(why), _) => {
-                // Shorter than before: something was dropped, and the prompt was evaluated long ago.
-                let held = self.kv.length(sequence).ok().and_then(|length| length.0.checked_sub(mark.count.0));
-                if held.is_some_and(|evaluated| (evaluated as usize) < prompt.len()) {
-                    self.kv.take_back(sequence, mark)?;
-                }
-                Err(why)
-            }
+            (Err(why), _) => Err(why),
+        };
+        // Shorter than before: something was dropped, and the prompt was evaluated long ago.
+        let held = self.kv.length(sequence).ok().and_then(|length| length.0.checked_sub(mark.count.0));
+        if outcome.is_err() && held.is_some_and(|evaluated| (evaluated as usize) < prompt.len()) {
+            self.kv.take_back(sequence, mark)?;
         }
+        outcome
     }
 
     pub(super) fn needed_tokenizer(&self) -> Result<&Tokenizer, EngineError> {

@@ -79,7 +79,7 @@ pub struct Queue<'e> {
     logits: Vec<f32>,
     tidy: Tidy,
     report: StepReport,
-    /// The first that waits, if it has no room before another one ends.
+    /// The first that waits, if it has no room before another one ends or a prompt is read.
     blocked: Option<RequestId>,
 }
 
@@ -154,6 +154,7 @@ impl<'e> Queue<'e> {
     /// # Errors
     /// A device failed.
     pub fn compact(&mut self, depth: Depth, budget: Budget) -> Result<Compacted, EngineError> {
+        self.blocked = None;
         self.engine.compact(depth, budget)
     }
 

@@ -113,6 +113,11 @@ impl Running {
         self.fed >= self.room
     }
 
+    /// Whether it is full, and may go on once there are pages for what it drops.
+    pub fn is_waiting(&self) -> bool {
+        self.is_full() && self.shift.is_some()
+    }
+
     /// Notes that its sequence has dropped tokens: it takes as many more, once pages for them are set aside.
     pub fn make_room(&mut self, dropped: Tokens, is_there: bool) {
         (self.owed, self.room) = match is_there {

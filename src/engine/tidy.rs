@@ -3,14 +3,17 @@
 
 use super::{CHUNK, Compacted, Engine, EngineError};
 use crate::kv::{Compaction, Depth, Price};
-use crate::units::Tokens;
+use crate::units::{Bytes, Tokens};
 
 /// The compactions of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Tidy {
     under_way: Option<Compaction>,
-    /// What could be avoided when it was last found not to pay.
+    /// What could be avoided when it was last found not to pay, and in how many steps to come.
     declined: u32,
+    declined_steps: Tokens,
+    /// What the one under way was weighed to move.
+    most: Bytes,
     /// What those before have moved.
     before: Compacted,
     /// What was weighed in the last step, if anything was.
@@ -26,12 +29,15 @@ impl Tidy {
             return Ok(());
         }
         let mut compaction = self.under_way.take().unwrap_or_else(|| engine.compaction(Depth::Cells, CHUNK));
-        match engine.compact_chunk(&mut compaction)? {
-            true => self.under_way = Some(compaction),
-            false => {
-                self.before = self.before.and(engine.compacted(&compaction));
-                self.declined = engine.kv.avoidable(Depth::Cells);
-            }
+        let more = engine.compact_chunk(&mut compaction)?;
+        let moved = engine.compacted(&compaction);
+        if more && moved.bytes < self.most {
+            self.under_way = Some(compaction);
+        } else {
+            // What has come up since is weighed by itself.
+            self.before = self.before.and(moved);
+            self.declined = engine.kv.avoidable(Depth::Cells);
+            self.declined_steps = steps;
         }
         Ok(())
     }
@@ -43,14 +49,15 @@ impl Tidy {
 
     fn pays(&mut self, engine: &Engine, steps: Tokens) -> bool {
         let avoidable = engine.kv.avoidable(Depth::Cells);
-        if avoidable <= self.declined {
+        let longer = avoidable > 0 && steps.0 > self.declined_steps.0.saturating_mul(2);
+        if avoidable <= self.declined && !longer {
             self.declined = avoidable;
             return false;
         }
         let price = engine.kv.price(Depth::Cells, engine.session.cell_bytes(), steps);
-        self.price = Some(price);
+        (self.price, self.most) = (Some(price), price.moved);
         if !price.pays() {
-            self.declined = avoidable;
+            (self.declined, self.declined_steps) = (avoidable, steps);
         }
         price.pays()
     }

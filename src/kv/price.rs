@@ -72,7 +72,7 @@ impl PagedKv {
             // A cell that moves into a hole leaves one page of each of its sequences, and may have stood between two parts.
             (KvLayout::Contiguous, Depth::Pages | Depth::Cells) => {
                 let holes = self.pages.span() - self.used();
-                2 * holes * self.sequences.iter().flatten().count() as u32
+                holes.saturating_mul(2 * self.sequences.iter().flatten().count() as u32)
             }
         }
     }

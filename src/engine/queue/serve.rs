@@ -16,8 +16,8 @@ impl Queue<'_> {
     /// the requests that run end with the next step.
     pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
         self.drop_lost()?;
-        self.admit()?;
         self.shift(text)?;
+        self.admit()?;
         loop {
             if self.running.is_empty() {
                 return Ok(!self.waiting.is_empty());
@@ -32,6 +32,10 @@ impl Queue<'_> {
         }
         self.engine.run_step()?;
         self.note();
+        if self.report.prompts > 0 {
+            // What was read can be shared now.
+            self.blocked = None;
+        }
         self.advance(text)?;
         let steps = self.running.iter().map(Running::left).max().unwrap_or_default();
         self.tidy.step(self.engine, steps)?;
@@ -81,9 +85,9 @@ impl Queue<'_> {
         };
     }
 
-    /// Lets in the first that wait, as long as there is room for them.
+    /// Lets in the first that wait, as long as there is room for them and nobody who runs waits for pages.
     fn admit(&mut self) -> Result<(), EngineError> {
-        while self.running.len() < self.limits.sequences {
+        while self.running.len() < self.limits.sequences && !self.running.iter().any(Running::is_waiting) {
             let Some(asked) = self.waiting.pop_front() else { break };
             let busy = |running: &Running| Some(running.sequence) == asked.1.sequence;
             if self.blocked == Some(asked.0) || self.running.iter().any(busy) {
@@ -172,13 +176,14 @@ impl Queue<'_> {
             let id = running.id;
             running.fed(part.tokens, logits, tokenizer, &mut |piece| text(id, piece));
         }
+        let first = self.running.first().map(|running| running.id);
         for at in (0..self.running.len()).rev() {
             if let Some(finish) = self.running[at].finish.take() {
                 self.end(at, finish.map_err(EngineError::from))?;
             }
         }
         // Who was left out comes first some time.
-        if !all && !self.running.is_empty() {
+        if !all && first.is_some() && self.running.first().map(|running| running.id) == first {
             self.running.rotate_left(1);
         }
         Ok(())
