@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{BackendError, BufferSpan, same_len};
 use crate::graph::ops::{self, Rope};
-use crate::graph::{Graph, Op, State, StateId, WeightId};
+use crate::graph::{Graph, Op, StateId, WeightId};
 use crate::index::IndexVec;
 use crate::units::{Bytes, Tokens};
 
@@ -56,11 +56,6 @@ pub fn key_rotation(graph: &Graph, keys: StateId) -> Option<&Rope> {
     }
 }
 
-/// Bytes of the row that a cell has in a state.
-pub fn row_bytes(state: &State) -> Bytes {
-    Bytes(state.bytes().0 / u64::from(state.cells.0))
-}
-
 /// What prepared caches accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheLimits {
@@ -82,7 +77,7 @@ impl CacheLimits {
             if let Some(at) = at {
                 same_len(device, state.bytes(), at.span.len.index())?;
             }
-            rows.push(at.map(|_| row_bytes(state)));
+            rows.push(at.map(|_| state.row_bytes()));
         }
         let cells = work.graph.states().iter().map(|state| state.cells).min();
         Ok(CacheLimits { cells: cells.unwrap_or_default(), rows })

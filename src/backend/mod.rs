@@ -19,7 +19,7 @@ use crate::plan::{Span, Split};
 use crate::residency::{Layout, WeightSlice};
 use crate::units::{Bytes, Tokens};
 
-pub use cells::{CacheLimits, CacheWork, CellMove, CellTurn, key_rotation, row_bytes};
+pub use cells::{CacheLimits, CacheWork, CellMove, CellTurn, key_rotation};
 pub use registry::open;
 
 define_id! {

@@ -84,11 +84,12 @@ impl Many<'_> {
             };
             asked.push(Asked { prompt, text: String::new(), outcome });
         }
-        let mut steps = Steps::new();
-        let shown = self.serve(&mut queue, &places, &mut asked, &mut steps);
+        let mut steps = trace.is_some().then(Steps::new);
+        let shown = self.serve(&mut queue, &places, &mut asked, steps.as_mut());
         let moved = queue.report().moved;
         drop(queue);
-        let traced = trace.map_or(Ok(()), |mut file| file.write_all(steps.document().as_bytes()));
+        let written = |(mut file, steps): (File, Steps)| file.write_all(steps.document().as_bytes());
+        let traced = trace.zip(steps).map_or(Ok(()), written);
         shown?;
         traced.context("cannot write the trace")?;
         report(engine, &asked, started.elapsed(), moved);
@@ -104,7 +105,7 @@ impl Many<'_> {
         queue: &mut Queue<'_>,
         places: &BTreeMap<RequestId, usize>,
         asked: &mut [Asked<'_>],
-        steps: &mut Steps,
+        mut steps: Option<&mut Steps>,
     ) -> Result<()> {
         let mut next = 0;
         interrupt::begin();
@@ -114,7 +115,9 @@ impl Many<'_> {
                 asked[places[&id]].text.push_str(piece);
                 !interrupt::asked()
             });
-            steps.note(since, queue.report());
+            if let Some(steps) = &mut steps {
+                steps.note(since, queue.report());
+            }
             if interrupt::asked() {
                 places.keys().try_for_each(|&id| queue.cancel(id).map(|_| ()))?;
             }

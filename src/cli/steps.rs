@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Compacted, StepReport};
 use crate::kv::Price;
+use crate::sim::trace_document;
 
 /// What was noted so far.
 pub(super) struct Steps {
@@ -45,7 +46,7 @@ impl Steps {
 
     /// The JSON document.
     pub fn document(&self) -> String {
-        json!({ "displayTimeUnit": "ms", "traceEvents": self.events }).to_string() + "\n"
+        trace_document(&self.events)
     }
 }
 

@@ -121,32 +121,39 @@ impl<'e> Queue<'e> {
         let held = self.held(&request)?;
         let prompt = held.index() + request.prompt.len();
         let needed = request.needs(held).filter(|_| request.shift.is_none()).unwrap_or(prompt);
-        if needed > self.limits.length.index() {
-            return Err(EngineError::Context { needed, context: self.limits.length.0 });
-        }
+        self.fits(needed)?;
         self.take_on(request)
     }
 
     /// As [`Queue::submit`], but a text that is longer than a sequence may be ends early.
     pub(super) fn take_on(&mut self, mut request: Request) -> Result<RequestId, EngineError> {
         let held = self.held(&request)?;
-        let (needed, context) = (held.index() + request.prompt.len(), self.limits.length.0);
+        let needed = held.index() + request.prompt.len();
         if request.prompt.is_empty() {
             return Err(EngineError::Empty);
         }
-        if needed > context as usize {
-            return Err(EngineError::Context { needed, context });
-        }
+        self.fits(needed)?;
         let vocab = self.engine.session.vocab();
         if let Some(id) = request.prompt.iter().map(|token| token.0).find(|&id| id >= vocab) {
             return Err(ExecError::TokenId { id, vocab }.into());
         }
         // What is generated is not worth more than what was asked.
         request.shift = request.shift.map(|keep| keep.min(Tokens(needed as u32)));
-        let id = self.next;
-        self.next.0 += 1;
+        let id = self.new_id();
         self.waiting.push_back((id, request, Instant::now()));
         Ok(id)
+    }
+
+    /// Checks that a sequence may have `needed` tokens.
+    fn fits(&self, needed: usize) -> Result<(), EngineError> {
+        let context = self.limits.length;
+        if needed > context.index() { Err(EngineError::Context { needed, context: context.0 }) } else { Ok(()) }
+    }
+
+    fn new_id(&mut self) -> RequestId {
+        let id = self.next;
+        self.next.0 += 1;
+        id
     }
 
     /// As [`Engine::compact`], between steps.
@@ -203,7 +210,8 @@ impl<'e> Queue<'e> {
     /// The request does not run, as many run as may, or too few pages are free. Nothing has changed.
     pub fn fork(&mut self, id: RequestId, sampler: Sampler) -> Result<RequestId, EngineError> {
         let (most, found) = (self.limits.sequences, self.running.len());
-        let running = self.running.iter().find(|running| running.id == id).ok_or(EngineError::NoRequest(id))?;
+        let at = self.running.iter().position(|running| running.id == id).ok_or(EngineError::NoRequest(id))?;
+        let running = &self.running[at];
         if found >= most {
             return Err(EngineError::Step { what: "sequences", most: most as u32, found: found + 1 });
         }
@@ -212,9 +220,8 @@ impl<'e> Queue<'e> {
             self.engine.end(sequence)?;
             return Err(full.into());
         }
-        let id = self.next;
-        self.next.0 += 1;
-        let fork = running.fork(id, sequence, sampler);
+        let id = self.new_id();
+        let fork = self.running[at].fork(id, sequence, sampler);
         self.running.push(fork);
         Ok(id)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::ExecError;
 use super::devices::Devices;
 use crate::backend::{
-    Backend, BackendError, BufferSpan, CacheWork, CachesId, CellMove, CellTurn, Event, Queue, key_rotation, row_bytes,
+    Backend, BackendError, BufferSpan, CacheWork, CachesId, CellMove, CellTurn, Event, Queue, key_rotation,
 };
 use crate::device::DeviceId;
 use crate::graph::{Graph, State, StateId, WeightId};
@@ -54,7 +54,7 @@ impl Caches {
 
     /// Bytes of one cell in all states.
     pub fn cell_bytes(&self) -> Bytes {
-        self.states.iter().map(row_bytes).sum()
+        self.states.iter().map(State::row_bytes).sum()
     }
 
     /// Copies cells in every cache.
@@ -102,7 +102,7 @@ impl Caches {
         self.same_len(cells, bytes.len())?;
         let mut rest = bytes;
         for (id, state) in self.states.iter_ids() {
-            let (rows, behind) = rest.split_at_mut(row_bytes(state).times(cells.len() as u64).index());
+            let (rows, behind) = rest.split_at_mut(state.row_bytes().times(cells.len() as u64).index());
             rest = behind;
             let held = &self.held[self.homes[id]];
             devices.all[held.device].backend.read_cells(held.caches, id, cells, rows, &[])?;
@@ -120,7 +120,7 @@ impl Caches {
     fn write_all(&mut self, devices: &Devices, cells: &[u32], bytes: &[u8]) -> Result<(), BackendError> {
         let mut rest = bytes;
         for (id, state) in self.states.iter_ids() {
-            let (rows, behind) = rest.split_at(row_bytes(state).times(cells.len() as u64).index());
+            let (rows, behind) = rest.split_at(state.row_bytes().times(cells.len() as u64).index());
             rest = behind;
             let held = &mut self.held[self.homes[id]];
             let backend = &devices.all[held.device].backend;

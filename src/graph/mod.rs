@@ -204,8 +204,16 @@ impl State {
     /// # Panics
     /// Never for a verified graph: `verify` rejects heads that are no whole number of blocks.
     pub fn bytes(&self) -> Bytes {
+        Bytes(self.row_bytes().0 * u64::from(self.cells.0))
+    }
+
+    /// Bytes of the row that a cell has.
+    ///
+    /// # Panics
+    /// As for [`State::bytes`].
+    pub fn row_bytes(&self) -> Bytes {
         let head = self.dtype.row_bytes(u64::from(self.head_dim)).expect("verified: heads are whole blocks");
-        Bytes(head.0 * u64::from(self.heads) * u64::from(self.cells.0))
+        Bytes(head.0 * u64::from(self.heads))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, State};
 use crate::units::{Bytes, Tokens};
 
 /// Pages over all layers, keys and values.
@@ -18,10 +18,9 @@ pub(super) struct CachePages {
 impl CachePages {
     /// Those of the smallest cache; all layers have them.
     pub fn of(graph: &Graph) -> CachePages {
-        let states = || graph.states().iter().filter(|state| state.cells.0 > 0);
-        let cell: u64 = states().map(|state| state.bytes().0 / u64::from(state.cells.0)).sum();
-        let pages = states().map(|state| state.cells.0 / Tokens::PAGE.0).min().unwrap_or(0);
-        CachePages { pages, page_cells: Tokens::PAGE.0, page_bytes: Bytes(cell).times(Tokens::PAGE.0.into()) }
+        let cell: Bytes = graph.states().iter().map(State::row_bytes).sum();
+        let pages = graph.states().iter().map(|state| state.cells.0 / Tokens::PAGE.0).min().unwrap_or(0);
+        CachePages { pages, page_cells: Tokens::PAGE.0, page_bytes: cell.times(Tokens::PAGE.0.into()) }
     }
 }
 

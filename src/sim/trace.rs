@@ -20,6 +20,11 @@ pub fn trace(machine: &Machine, simulation: &Simulation) -> String {
         events.extend(counters(machine, phase, from));
         from += phase.timeline.end();
     }
+    trace_document(&events)
+}
+
+/// The JSON document of events in this format.
+pub fn trace_document(events: &[Value]) -> String {
     json!({ "displayTimeUnit": "ms", "traceEvents": events }).to_string() + "\n"
 }
 

@@ -4,25 +4,13 @@ use loadmaster::engine::{
     Engine, EngineError, EngineOptions, Finish, Generate, Queue, QueueLimits, Request, RequestId,
 };
 use loadmaster::gguf::Gguf;
-use loadmaster::kv::KvLayout;
 use loadmaster::sample::{SampleOptions, Sampler};
-use loadmaster::tensor::DType;
 use loadmaster::text::TokenId;
-use loadmaster::units::{Bytes, Tokens};
+use loadmaster::units::Tokens;
 
 pub fn options() -> EngineOptions {
-    EngineOptions {
-        context: Tokens(512),
-        step: Tokens(32),
-        outputs: Tokens(8),
-        threads: 2,
-        cache_keys: DType::F16,
-        cache_values: DType::F16,
-        keep_mapping: false,
-        together: 1,
-        layout: KvLayout::default(),
-        budget: Bytes(1 << 32),
-    }
+    let sizes = crate::reference::options();
+    EngineOptions { context: Tokens(512), step: Tokens(32), outputs: Tokens(8), ..sizes }
 }
 
 pub fn shipped() -> Gguf {

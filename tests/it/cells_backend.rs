@@ -7,7 +7,7 @@ use loadmaster::backend::cpu::CpuBackend;
 use loadmaster::backend::cpu::simd::Isa;
 use loadmaster::backend::{
     self, Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn, Event,
-    ProgramId, Queue, SequenceRows, SplitWork, row_bytes,
+    ProgramId, Queue, SequenceRows, SplitWork,
 };
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::{self, Attention, CacheWrite, Embed, Mask, Rope, RopeStyle, Scaling, Select, Values};
@@ -272,7 +272,7 @@ impl Rig {
     }
 
     fn read(&self, state: StateId, cells: &[u32]) -> Vec<u8> {
-        let mut rows = vec![0; row_bytes(&self.graph.states()[state]).index() * cells.len()];
+        let mut rows = vec![0; self.graph.states()[state].row_bytes().index() * cells.len()];
         self.backend.read_cells(self.caches, state, cells, &mut rows, &[]).unwrap();
         rows
     }
@@ -485,7 +485,7 @@ fn rows_go_out_as_files_hold_them_and_come_back() {
             for (id, state) in rig.graph.states().iter_ids() {
                 let (seed, cols) =
                     (if state.half == CacheHalf::Keys { b'k' } else { b'v' }, state.heads * state.head_dim);
-                let mut expected = vec![0; row_bytes(state).index()];
+                let mut expected = vec![0; state.row_bytes().index()];
                 for cell in [0, 17, 95] {
                     quant::encode(state.dtype, &row_of(seed.into(), cell, cols), &mut expected).unwrap();
                     assert!(rig.read(id, &[cell]) == expected, "{name} layer {i}: {} of cell {cell}", state.name);
@@ -625,7 +625,7 @@ fn cells_that_there_are_not_are_refused_before_anything_changes() {
         refused(moved(CellMove { src: u32::MAX, ..good }), "cells 4294967295..4294967304 leave");
         let turn = CellTurn { first: 670, len: 3, delta: 1 };
         refused(backend.turn(*caches, &[TURNS[0], turn], &[]), "turn 1: cells 670..673 leave a cache of 672");
-        let rows = vec![1; row_bytes(&rig.graph.states()[StateId(0)]).index() * 2];
+        let rows = vec![1; rig.graph.states()[StateId(0)].row_bytes().index() * 2];
         let written = |state, cells: &[u32], rows: &[u8]| backend.write_cells(*caches, state, cells, rows, &[]);
         refused(written(StateId(0), &[5, 672], &rows), "row 1: cells 672..673 leave a cache of 672");
         refused(written(StateId(0), &[5], &rows), "bytes of a range must be 384, found 768");

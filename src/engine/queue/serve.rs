@@ -116,10 +116,7 @@ impl Queue<'_> {
         let held = self.held(request)?;
         let most = self.limits.length.index();
         let length = request.needs(held).unwrap_or(most).min(most);
-        let prompt = held.index() + request.prompt.len();
-        if prompt > most {
-            return Err(EngineError::Context { needed: prompt, context: most as u32 });
-        }
+        self.fits(held.index() + request.prompt.len())?;
         let Some(sequence) = request.sequence else {
             let ids: Vec<u32> = request.prompt.iter().map(|token| token.0).collect();
             let (sequence, shared) = self.engine.kv.admit(&ids[..ids.len() - 1], Tokens(length as u32))?;
