@@ -29,6 +29,7 @@ fn main() {
         budget: Bytes(1 << 34),
         together: 1,
         layout: KvLayout::default(),
+        sequences: 1,
     };
     let gguf = Gguf::from_bytes("llama-1b, four layers", bytes).expect("just made");
     let mut engine = Engine::open(gguf, options, &|_, _| {}).expect("fits memory");

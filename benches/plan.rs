@@ -23,7 +23,7 @@ fn main() {
     for &memory in &memories {
         machine.memories[memory].free = Bytes(1 << 45);
     }
-    let cache = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16, sliding: None };
     for tokens in [1, 512] {
         let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(1) };
         let graph = model.graph(batch, cache).expect("built by tests");

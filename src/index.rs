@@ -102,6 +102,16 @@ impl<I: Id, T> IndexVec<I, T> {
     }
 }
 
+define_id! {
+    /// A class of cache rows: those that are kept as long as their sequence, or for a window behind its end.
+    pub CacheClassId("class"),
+}
+
+impl CacheClassId {
+    /// Rows that are kept as long as their sequence.
+    pub const WHOLE: CacheClassId = CacheClassId(0);
+}
+
 impl<I: Id, T> Default for IndexVec<I, T> {
     fn default() -> Self {
         Self::new()

@@ -5,12 +5,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use loadmaster::backend::{CellMove, CellTurn, SequenceRows};
+use loadmaster::backend::{CellMove, CellTable, CellTurn};
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions, Queue, QueueLimits, Request};
 use loadmaster::exec::{GraphSource, Session, SessionLimits, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph};
+use loadmaster::index::CacheClassId;
 use loadmaster::kv::{Depth, KvLayout, PagedKv, Writes};
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Offload, Policy};
@@ -68,6 +69,7 @@ fn options() -> EngineOptions {
         keep_mapping: false,
         together: 1,
         layout: KvLayout::default(),
+        sequences: 1,
         budget: Bytes(1 << 32),
     }
 }
@@ -131,7 +133,9 @@ struct Source(Model);
 
 impl GraphSource for Source {
     fn graph(&self, batch: Batch) -> Result<Graph, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.graph(batch, CacheSpec { cells: Tokens(128), keys: DType::F16, values: DType::F16 })?)
+        Ok(self
+            .0
+            .graph(batch, CacheSpec { cells: Tokens(128), keys: DType::F16, values: DType::F16, sliding: None })?)
     }
 }
 
@@ -151,17 +155,11 @@ fn streamed(gguf: Gguf) -> usize {
     let source = Box::new(Source(Model::from_gguf(&gguf).unwrap()));
     let mut session = Session::open(source, &gguf, setup, away, &|_, _| {}).unwrap();
     assert!(session.memory().rings > Bytes::ZERO);
-    let pages = [0, 1, 2, 3, 4, 5, 6, 7];
+    let mut table = CellTable::single(&[0], Tokens(1), &[0, 1, 2, 3, 4, 5, 6, 7]);
     allocations(|at| {
-        let length = Tokens(at + 1);
-        let step = StepInput {
-            ids: &[at],
-            positions: &[at],
-            output_rows: &[0],
-            cells: &[at],
-            sequences: &[SequenceRows { first: 0, rows: 1, length, pages: 0..length.pages() }],
-            pages: &pages,
-        };
+        table.cells[0] = at;
+        table.sequences[0].length = Tokens(at + 1);
+        let step = StepInput { ids: &[at], positions: &[at], output_rows: &[0], tables: std::slice::from_ref(&table) };
         session.step(&step).unwrap();
     })
 }
@@ -174,22 +172,17 @@ fn rearranged(gguf: Gguf) -> usize {
     let source = Box::new(Source(Model::from_gguf(&gguf).unwrap()));
     let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
     let mut session = Session::open(source, &gguf, Setup::new(machine, limits), deal, &|_, _| {}).unwrap();
-    let mut rows = vec![0; 3 * session.cell_bytes().index()];
+    let all = CacheClassId::WHOLE;
+    let mut rows = vec![0; 3 * session.cell_bytes(all).index()];
+    let table = CellTable { live: vec![0xf0, 0x3], ..CellTable::single(&[17], Tokens(6), &[3, 1]) };
     allocations(|at| {
         let first = at % 50;
-        session.rearrange(&[CellMove { src: first, dst: first + 17, len: 40 }]).unwrap();
-        session.turn(&[CellTurn { first, len: 40, delta: -3 }]).unwrap();
-        session.read_cells(&[first, 5, 90], &mut rows).unwrap();
-        session.write_cells(&[6, first, 7], &rows).unwrap();
-        let step = StepInput {
-            ids: &[at],
-            positions: &[at],
-            output_rows: &[0],
-            cells: &[17],
-            sequences: &[SequenceRows { first: 0, rows: 1, length: Tokens(6), pages: 0..2 }],
-            pages: &[3, 1],
-        };
-        session.step_over_holes(&step, &[0xf0, 0x3]).unwrap();
+        session.rearrange(all, &[CellMove { src: first, dst: first + 17, len: 40 }]).unwrap();
+        session.turn(all, &[CellTurn { first, len: 40, delta: -3 }]).unwrap();
+        session.read_cells(all, &[first, 5, 90], &mut rows).unwrap();
+        session.write_cells(all, &[6, first, 7], &rows).unwrap();
+        let step = StepInput { ids: &[at], positions: &[at], output_rows: &[0], tables: std::slice::from_ref(&table) };
+        session.step(&step).unwrap();
     })
 }
 

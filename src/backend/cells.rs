@@ -31,12 +31,12 @@ pub struct CellTurn {
     pub delta: i32,
 }
 
-/// The caches of a device, to be prepared for what is done to them between steps.
+/// Caches of a device, all of one class, to be prepared for what is done to them between steps.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheWork<'a> {
     /// The graph whose states they are; it also says how keys are rotated.
     pub graph: &'a Graph,
-    /// Where the states of this device are.
+    /// Where they are; none for states of other devices and classes.
     pub states: &'a IndexVec<StateId, Option<BufferSpan>>,
     /// Divisors of frequencies by which keys of this device are rotated.
     pub factors: &'a BTreeMap<WeightId, Vec<f32>>,
@@ -59,7 +59,7 @@ pub fn key_rotation(graph: &Graph, keys: StateId) -> Option<&Rope> {
 /// What prepared caches accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Cells of the graph's smallest cache.
+    /// Cells of the smallest of the caches.
     cells: Tokens,
     /// Bytes of a row in each state of the device.
     rows: IndexVec<StateId, Option<Bytes>>,
@@ -71,16 +71,16 @@ impl CacheLimits {
     /// # Errors
     /// A state is bound to another number of bytes than it has.
     pub fn of(device: &str, work: &CacheWork<'_>) -> Result<CacheLimits, BackendError> {
-        let mut rows = IndexVec::new();
+        let (mut rows, mut cells) = (IndexVec::new(), Tokens(u32::MAX));
         for (id, state) in work.graph.states().iter_ids() {
             let at = work.states.get(id).copied().flatten();
             if let Some(at) = at {
                 same_len(device, state.bytes(), at.span.len.index())?;
+                cells = cells.min(state.cells);
             }
             rows.push(at.map(|_| state.row_bytes()));
         }
-        let cells = work.graph.states().iter().map(|state| state.cells).min();
-        Ok(CacheLimits { cells: cells.unwrap_or_default(), rows })
+        Ok(CacheLimits { cells, rows })
     }
 
     /// Rejects moves from or to cells that there are not.

@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use crate::define_id;
 use crate::device::DeviceSpec;
-use crate::graph::{Graph, InputId, NodeId, StateId, WeightId};
-use crate::index::IndexVec;
+use crate::graph::{CacheClass, Graph, InputId, NodeId, StateId, WeightId};
+use crate::index::{CacheClassId, IndexVec};
 use crate::plan::{Span, Split};
 use crate::residency::{Layout, WeightSlice};
 use crate::units::{Bytes, Tokens};
@@ -115,9 +115,43 @@ pub struct SequenceRows {
     pub rows: u32,
     /// Cells of the sequence, these rows included; the last row's cell is `length - 1`.
     pub length: Tokens,
-    /// Its block table: a range of `Args::pages`; page `i` holds cells `16 i .. 16 i + 16` of the sequence, unless there
-    /// are holes (`Args::live`).
+    /// Cells at its beginning that its block table leaves out, because the window of the class is past them.
+    pub behind: Tokens,
+    /// Its block table: a range of [`CellTable::pages`]; page `i` holds cells `16 i .. 16 i + 16` of those that are not
+    /// left out, unless there are holes. Without holes `behind` is a whole number of pages.
     pub pages: Range<u32>,
+}
+
+/// Where a step finds the cells of one [class](crate::graph::CacheClass) of caches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CellTable {
+    /// The cell that each token row is written to: page times 16 plus place in the page.
+    pub cells: Vec<u32>,
+    /// The rows by sequence, covering all token rows in order.
+    pub sequences: Vec<SequenceRows>,
+    /// Block tables.
+    pub pages: Vec<u32>,
+    /// For each page of the tables its cells that the sequence has, lowest bit first; empty where all have all. With
+    /// holes, a page may be in a table more than once, `SequenceRows::length` counts the cells that are there, and what
+    /// is computed is what would be without the holes, bit for bit.
+    pub live: Vec<u16>,
+}
+
+impl CellTable {
+    /// One sequence of `length` cells without holes in `pages`, of which the last are written: `cells`, one a row.
+    pub fn single(cells: &[u32], length: Tokens, pages: &[u32]) -> CellTable {
+        let (rows, behind, table) = (cells.len() as u32, Tokens(0), 0..pages.len() as u32);
+        let sequences = vec![SequenceRows { first: 0, rows, length, behind, pages: table }];
+        CellTable { cells: cells.to_vec(), sequences, pages: pages.to_vec(), live: Vec::new() }
+    }
+
+    /// No rows, with the room that there was.
+    pub fn clear(&mut self) {
+        self.cells.clear();
+        self.sequences.clear();
+        self.pages.clear();
+        self.live.clear();
+    }
 }
 
 /// Run-time arguments of a step: everything that may change without a new plan.
@@ -127,16 +161,8 @@ pub struct Args<'a> {
     pub tokens: Tokens,
     /// Output rows, at most the plan's.
     pub outputs: Tokens,
-    /// The cache cell that each token row is written to: page times 16 plus place in the page.
-    pub cells: &'a [u32],
-    /// The rows by sequence, covering all token rows in order.
-    pub sequences: &'a [SequenceRows],
-    /// Block tables.
-    pub pages: &'a [u32],
-    /// For each page of the tables its cells that the sequence has, lowest bit first; empty where all have all. With
-    /// holes, a page may be in a table more than once, `SequenceRows::length` counts the cells that are there, and what
-    /// is computed is what would be without the holes, bit for bit.
-    pub live: &'a [u16],
+    /// Cells by class of caches: one a class of the graph, in that order.
+    pub tables: &'a [CellTable],
 }
 
 /// Why a backend refused or failed.
@@ -233,7 +259,7 @@ pub trait Backend: Send + Sync {
     /// Arguments do not fit the program, or an event is unknown.
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError>;
 
-    /// Makes the caches of this device ready for the four operations below, any number of times.
+    /// Makes caches of this device ready for the four operations below, any number of times.
     ///
     /// # Errors
     /// The device cannot keep a cache of that kind, or a span leaves its buffer.
@@ -243,7 +269,7 @@ pub trait Backend: Send + Sync {
     /// if it read all its rows before it writes one. Allocates nothing.
     ///
     /// # Errors
-    /// A cell is past the smallest cache of the graph, or an event is unknown; nothing has changed.
+    /// A cell is past the smallest of the caches, or an event is unknown; nothing has changed.
     fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError>;
 
     /// Rotates the keys of cells on to other positions, in every prepared cache whose rows were rotated before they were
@@ -291,22 +317,21 @@ pub trait Backend: Send + Sync {
 }
 
 /// What a program accepts: the limits that `Args` are checked against before anything runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArgLimits {
     /// Most token rows.
     pub tokens: Tokens,
     /// Most output rows.
     pub outputs: Tokens,
-    /// Cells of the smallest cache that the split touches.
-    pub cells: Tokens,
+    /// The classes of the graph.
+    pub classes: IndexVec<CacheClassId, CacheClass>,
 }
 
 impl ArgLimits {
     /// The limits of a split.
     pub fn of(work: &SplitWork<'_>) -> ArgLimits {
         let batch = work.graph.batch();
-        let cells = work.graph.states().iter().map(|s| s.cells).min();
-        ArgLimits { tokens: batch.tokens, outputs: batch.outputs, cells: cells.unwrap_or(Tokens(u32::MAX)) }
+        ArgLimits { tokens: batch.tokens, outputs: batch.outputs, classes: work.graph.classes().clone() }
     }
 
     /// Rejects arguments that would make a kernel leave a buffer.
@@ -314,55 +339,73 @@ impl ArgLimits {
     /// # Errors
     /// The first argument out of range.
     pub fn admit(&self, device: &str, args: &Args<'_>) -> Result<(), BackendError> {
-        let most = |what, most: u64, found: u64| {
-            if found <= most { Ok(()) } else { Err(argument(device, what, most, found)) }
-        };
-        most("token rows at most", self.tokens.0.into(), args.tokens.0.into())?;
-        most("output rows at most", self.outputs.0.into(), args.outputs.0.into())?;
-        if args.cells.len() != args.tokens.index() {
-            return Err(argument(device, "cells, one a token row,", args.tokens.0.into(), args.cells.len() as u64));
+        at_most(device, "token rows at most", self.tokens.0.into(), args.tokens.0.into())?;
+        at_most(device, "output rows at most", self.outputs.0.into(), args.outputs.0.into())?;
+        if args.tables.len() != self.classes.len() {
+            let (needed, found) = (self.classes.len() as u64, args.tables.len() as u64);
+            return Err(argument(device, "tables of cells, one a class of caches,", needed, found));
         }
-        for &cell in args.cells {
-            most(
-                "a cell index below the cache's cells, at most",
-                u64::from(self.cells.0).saturating_sub(1),
-                cell.into(),
-            )?;
-        }
-        for &page in args.pages {
-            most("a page index at most", u64::from(self.cells.pages()).saturating_sub(1), page.into())?;
-        }
-        if !args.live.is_empty() && args.live.len() != args.pages.len() {
-            return Err(argument(device, "masks, one a page,", args.pages.len() as u64, args.live.len() as u64));
-        }
-        self.admit_sequences(device, args)
+        self.classes.iter().zip(args.tables).try_for_each(|(class, table)| class.admit(device, args.tokens, table))
     }
+}
 
-    fn admit_sequences(&self, device: &str, args: &Args<'_>) -> Result<(), BackendError> {
+impl CacheClass {
+    fn admit(&self, device: &str, tokens: Tokens, table: &CellTable) -> Result<(), BackendError> {
+        if table.cells.len() != tokens.index() {
+            return Err(argument(device, "cells, one a token row,", tokens.0.into(), table.cells.len() as u64));
+        }
+        let last = u64::from(self.cells.0).saturating_sub(1);
+        for &cell in &table.cells {
+            at_most(device, "a cell index below the cache's cells, at most", last, cell.into())?;
+        }
+        let last = u64::from(self.cells.pages()).saturating_sub(1);
+        for &page in &table.pages {
+            at_most(device, "a page index at most", last, page.into())?;
+        }
+        if !table.live.is_empty() && table.live.len() != table.pages.len() {
+            return Err(argument(device, "masks, one a page,", table.pages.len() as u64, table.live.len() as u64));
+        }
         let mut next = 0;
-        for rows in args.sequences {
+        for rows in &table.sequences {
             if rows.first != next {
                 return Err(argument(device, "first row of a sequence", next.into(), rows.first.into()));
             }
             next = rows.first.saturating_add(rows.rows);
-            if rows.rows > rows.length.0 {
-                return Err(argument(device, "cells of a sequence at least", rows.rows.into(), rows.length.0.into()));
-            }
-            let table = rows.pages.start as usize..rows.pages.end as usize;
-            let pages = args.pages.get(table.clone()).map_or(0, <[u32]>::len);
-            if args.live.is_empty() && pages < rows.length.pages() as usize {
-                return Err(argument(device, "pages of a sequence", rows.length.pages().into(), pages as u64));
-            }
-            let live = args.live.get(table).unwrap_or(&[]).iter().map(|mask| u64::from(mask.count_ones())).sum();
-            if !args.live.is_empty() && live != u64::from(rows.length.0) {
-                return Err(argument(device, "live cells of a sequence", rows.length.0.into(), live));
-            }
+            self.admit_sequence(device, rows, table)?;
         }
-        if next != args.tokens.0 {
-            return Err(argument(device, "rows of all sequences", args.tokens.0.into(), next.into()));
+        if next != tokens.0 {
+            return Err(argument(device, "rows of all sequences", tokens.0.into(), next.into()));
         }
         Ok(())
     }
+
+    fn admit_sequence(&self, device: &str, rows: &SequenceRows, table: &CellTable) -> Result<(), BackendError> {
+        let Some(before) = rows.length.0.checked_sub(rows.rows) else {
+            return Err(argument(device, "cells of a sequence at least", rows.rows.into(), rows.length.0.into()));
+        };
+        // The first row reads its own cell and one less than the window before it.
+        let most = self.window.map_or(0, |window| (before + 1).saturating_sub(window.0));
+        at_most(device, "cells behind the window of a sequence at most", most.into(), rows.behind.0.into())?;
+        let held = Tokens(rows.length.0 - rows.behind.0);
+        let range = rows.pages.start as usize..rows.pages.end as usize;
+        if table.live.is_empty() {
+            let pages = table.pages.get(range).map_or(0, <[u32]>::len);
+            if pages < held.pages() as usize {
+                return Err(argument(device, "pages of a sequence", held.pages().into(), pages as u64));
+            }
+            let odd = rows.behind.0 % Tokens::PAGE.0;
+            return at_most(device, "cells behind the window beyond whole pages, at most", 0, odd.into());
+        }
+        let live = table.live.get(range).unwrap_or(&[]).iter().map(|mask| u64::from(mask.count_ones())).sum();
+        if live != u64::from(held.0) {
+            return Err(argument(device, "live cells of a sequence", held.0.into(), live));
+        }
+        Ok(())
+    }
+}
+
+fn at_most(device: &str, what: &'static str, most: u64, found: u64) -> Result<(), BackendError> {
+    if found <= most { Ok(()) } else { Err(argument(device, what, most, found)) }
 }
 
 fn argument(device: &str, what: &'static str, needed: u64, found: u64) -> BackendError {

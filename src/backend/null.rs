@@ -213,7 +213,7 @@ impl Backend for NullBackend {
 
 impl NullBackend {
     fn limits(&self, tables: &Tables, program: ProgramId) -> Result<ArgLimits, BackendError> {
-        let found = tables.programs.get(program).copied().flatten();
+        let found = tables.programs.get(program).cloned().flatten();
         found.ok_or_else(|| BackendError::NoProgram { device: self.device(), program })
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::backend::{
-    self, Args, Backend, BackendError, Bindings, BoundSlice, BufferKind, BufferSpan, ProgramId, Queue, SequenceRows,
+    self, Args, Backend, BackendError, Bindings, BoundSlice, BufferKind, BufferSpan, CellTable, ProgramId, Queue,
     SplitWork,
 };
 use crate::device::{BackendKind, DeviceId, Machine, MemoryId, Rates};
@@ -189,10 +189,9 @@ impl Prepared {
     fn seconds(&self) -> Result<f64, CalibrateError> {
         let rows: Vec<u32> = (0..self.tokens.0).collect();
         let pages: Vec<u32> = (0..self.tokens.pages()).collect();
-        let sequence =
-            SequenceRows { first: 0, rows: self.tokens.0, length: self.tokens, pages: 0..self.tokens.pages() };
-        let (tokens, sequences) = (self.tokens, &[sequence]);
-        let args = Args { tokens, outputs: tokens, cells: &rows, sequences, pages: &pages, live: &[] };
+        let tokens = self.tokens;
+        let tables = [CellTable::single(&rows, tokens, &pages)];
+        let args = Args { tokens, outputs: tokens, tables: &tables };
         median_seconds(|| {
             for &program in &self.programs {
                 let done = self.backend.submit(program, &args, &[])?;

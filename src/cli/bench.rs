@@ -88,7 +88,7 @@ fn alone(args: &Args) -> Result<()> {
     let path = args.model.path();
     let gguf = open::gguf(&path)?;
     let row = empty_row(Model::of(&gguf, path.display().to_string()), &args.engine, &args.commit());
-    let mut engine = open::engine(gguf, &args.engine, Tokens(context), 1)?;
+    let mut engine = open::engine(gguf, &args.engine, Tokens(context), open::Most { outputs: 1, sequences: 1 })?;
     let vocab = engine.model().hparams().vocab;
     let what = "speed of token generation and prompt processing, in the tests of llama-bench";
     let shown = Shown { what, head: HEADER, line: table_row };
@@ -110,6 +110,7 @@ fn side_by_side(args: &Args) -> Result<()> {
         bail!(Usage(format!("--parallel, -p and -n make {context} tokens, a cache holds {most} at most")));
     }
     let most = args.parallel.iter().copied().max().unwrap_or(1);
+    let most = open::Most { outputs: most, sequences: most };
     let mut engine = open::engine(open::gguf(&args.model.path())?, &args.engine, context, most)?;
     let vocab = engine.model().hparams().vocab;
     let what = "speed of sequences side by side, in the tests of llama-batched-bench; times are medians";

@@ -10,7 +10,7 @@ use super::args::{EngineArgs, ModelArg};
 use super::planning::{Asked, Site, Subject, offload};
 use super::{Usage, open, planning};
 use crate::inspect::{Planned, Report, Saved, diff, dot, html, json, text, why};
-use crate::models::{CacheSpec, Model};
+use crate::models::{CacheSpec, Model, Sliding};
 use crate::plan::Offload;
 use crate::text::Tokenizer;
 use crate::units::Tokens;
@@ -198,7 +198,8 @@ impl Args {
     fn asked<'a>(&self, subject: &'a Subject, model: &'a Model, site: &'a Site) -> Result<Asked<'a>, String> {
         let cells = open::context_of(model.hparams().context, self.ctx_size).map_err(|e| e.to_string())?;
         let EngineArgs { cache_type_k: keys, cache_type_v: values, mmap: keep_mapping, .. } = self.engine;
-        let cache = CacheSpec { cells, keys, values };
+        let sliding = Some(Sliding { sequences: 1, step: Tokens(self.engine.step()) });
+        let cache = CacheSpec { cells, keys, values, sliding };
         // Both plans of a comparison have the homes of the larger step.
         let largest = Tokens(self.engine.step().max(self.batch).max(self.against.against_batch.unwrap_or(0)));
         let (batch, offload, together) = (Tokens(self.batch), self.offload, self.engine.split.together());

@@ -54,7 +54,8 @@ pub(super) fn run(args: Args) -> Result<()> {
     options.batch_size = options.ubatch_size;
     let gguf = open::gguf(&args.model.path())?;
     let outputs = options.step().min(64);
-    let mut engine = open::engine(gguf, &options, Tokens(ids.len() as u32), outputs.max(args.batch.unwrap_or(1)))?;
+    let most = open::Most { outputs: outputs.max(args.batch.unwrap_or(1)), sequences: 1 };
+    let mut engine = open::engine(gguf, &options, Tokens(ids.len() as u32), most)?;
     let (rows, columns) = (ids.len(), engine.logits_width());
     let failed = || format!("{}: cannot write it", args.out.display());
     let file = File::create(&args.out).with_context(failed)?;

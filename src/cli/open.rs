@@ -45,8 +45,17 @@ pub(super) fn context_of(own: u32, asked: Option<u32>) -> Result<Tokens> {
     }))
 }
 
-/// Loads the model. `outputs` is the most rows of logits a step.
-pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u32) -> Result<Engine> {
+/// The most that a step is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    /// Rows of logits.
+    pub outputs: u32,
+    /// Sequences at a time.
+    pub sequences: u32,
+}
+
+/// Loads the model.
+pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most) -> Result<Engine> {
     match args.n_gpu_layers {
         Some(GpuLayers::Count(1..) | GpuLayers::All) => {
             note("note: -ngl asks for a GPU, but this version has no GPU backend: everything runs on the CPU");
@@ -59,7 +68,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
     let options = EngineOptions {
         context,
         step: Tokens(args.step()),
-        outputs: Tokens(outputs),
+        outputs: Tokens(most.outputs),
         threads,
         cache_keys: args.cache_type_k,
         cache_values: args.cache_type_v,
@@ -67,6 +76,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, outputs: u3
         budget,
         together: args.split.together(),
         layout: args.layout(),
+        sequences: most.sequences,
     };
     let bar = Bar::bytes("loading");
     let engine = Engine::open_on(machine, gguf, options, &|done, total| bar.at(done.0, total.0));

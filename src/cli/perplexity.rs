@@ -130,7 +130,7 @@ fn divergence(gguf: Gguf, options: &EngineArgs, base: &Path, most: usize) -> Res
 
 fn engine(gguf: Gguf, options: &EngineArgs, context: usize) -> Result<Engine> {
     let outputs = options.step().min(128);
-    open::engine(gguf, options, Tokens(context as u32), outputs)
+    open::engine(gguf, options, Tokens(context as u32), open::Most { outputs, sequences: 1 })
 }
 
 /// What stands over the first token of a chunk.

@@ -121,7 +121,8 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
         Some(1..) => context,
         Some(0) | None => Tokens(context.0.saturating_mul(parallel).min(MOST_TOKENS as u32)),
     };
-    let mut engine = open::engine(gguf, &args.engine, context, parallel)?;
+    let most = open::Most { outputs: parallel, sequences: parallel };
+    let mut engine = open::engine(gguf, &args.engine, context, most)?;
     let tokenizer = engine.tokenizer().map_err(|e| anyhow::anyhow!("text needs a tokenizer: {e}"))?;
     // What begins every text is never dropped: models lean on it.
     style.shift = style.shift.map(|keep| keep.max(Tokens(tokenizer.adds_bos().into())));

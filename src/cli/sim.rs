@@ -15,7 +15,7 @@ use crate::device::Machine;
 use crate::fit::{DecodePhase, Request, Wishes, fit};
 use crate::graph::{Batch, Graph};
 use crate::inspect::escape;
-use crate::models::{CacheSpec, Model};
+use crate::models::{CacheSpec, Model, Sliding};
 use crate::plan::{MemoryUse, Offload, Policy};
 use crate::sim::{Causes, Overlap, Phase, Rows, Simulation, causes, levels, simulate, trace};
 use crate::tensor::DType;
@@ -98,7 +98,8 @@ pub(super) fn run(args: Args) -> Result<()> {
     let request = args.request();
     let Workload { prompt, generate } = args.workload;
     let cells = Tokens(prompt.0.saturating_add(generate.0));
-    let graphs = |batch: Batch| graph(&model, batch.tokens, cells).map_err(|e| e.to_string());
+    let shape = (cells, request.ubatch);
+    let graphs = |batch: Batch| graph(&model, batch.tokens, shape).map_err(|e| e.to_string());
     let found = fit(&graphs, &machine, &request).context("nothing fits")?;
     let decode = found.decode_phase.as_ref().map_or(&found.decode, |phase| &phase.decode);
     let simulation = simulate(&found.prefill, decode, &machine, &request.policy, args.workload);
@@ -126,8 +127,9 @@ impl Args {
     }
 }
 
-fn graph(model: &Model, tokens: Tokens, cells: Tokens) -> Result<Graph> {
-    let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16 };
+fn graph(model: &Model, tokens: Tokens, (cells, step): (Tokens, Tokens)) -> Result<Graph> {
+    let sliding = Some(Sliding { sequences: 1, step });
+    let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16, sliding };
     Ok(model.graph(Batch { tokens, outputs: Tokens(1) }, cache)?)
 }
 
@@ -136,8 +138,9 @@ fn calibrated(model: &Model, machine: &Machine, path: &Path) -> Result<(Machine,
     let rows = Rows::parse(&planning::text(path)?).with_context(|| path.display().to_string())?;
     let most = rows.rows.iter().map(|row| row.tokens).max().unwrap_or(Tokens(1));
     // All buckets of a model can be built or none, but for their size.
-    graph(model, most, most)?;
-    let built = |tokens| graph(model, tokens, most).expect("a smaller bucket of a model whose largest was built");
+    graph(model, most, (most, most))?;
+    let built =
+        |tokens| graph(model, tokens, (most, most)).expect("a smaller bucket of a model whose largest was built");
     let machine = rows.calibrate(machine, &built)?;
     let predicted = rows.predict(&machine, &built)?;
     let mut table = format!("{:>8}  {:>8}  {:>12}  {:>12}\n", "tokens", "layers", "measured", "predicted");

@@ -3,7 +3,8 @@
 
 use super::{Engine, EngineError};
 use crate::backend::{CellMove, CellTurn};
-use crate::kv::{Budget, Compaction, Depth, Move, MoveCost, PagedKv, Rotation, SequenceId};
+use crate::index::{CacheClassId, IndexVec};
+use crate::kv::{Books, Budget, Compaction, Depth, Move, MoveCost, Price, Rotation, SequenceId};
 use crate::units::{Bytes, Tokens};
 
 /// What a compaction moved.
@@ -45,26 +46,45 @@ impl Engine {
         Ok(self.compacted(&compaction))
     }
 
-    /// A compaction that has moved nothing yet.
-    pub(super) fn compaction(&self, depth: Depth, budget: Budget) -> Compaction {
-        let (cell, nodes) = (self.session.cell_bytes(), self.session.states().len() as u32);
-        Compaction::new(depth, MoveCost { cell, nodes }, budget)
+    /// A compaction of every class that has moved nothing yet.
+    pub(super) fn compaction(&self, depth: Depth, budget: Budget) -> Compactions {
+        let nodes = self.session.states().len() as u32;
+        let cost = |class| MoveCost { cell: self.session.cell_bytes(class), nodes };
+        self.kv.classes().ids().map(|class| Compaction::new(depth, cost(class), budget)).collect()
     }
 
     /// Moves one chunk; false: nothing is left to move. Errors as for [`Engine::compact`].
-    pub(super) fn compact_chunk(&mut self, compaction: &mut Compaction) -> Result<bool, EngineError> {
-        let moves: Vec<CellMove> = compaction.chunk(&mut self.kv).into_iter().map(cell_move).collect();
-        if let Err(why) = self.session.rearrange(&moves) {
-            self.kv.clear();
-            return Err(why.into());
+    pub(super) fn compact_chunk(&mut self, compactions: &mut Compactions) -> Result<bool, EngineError> {
+        for class in compactions.ids() {
+            let moves: Vec<CellMove> =
+                compactions[class].chunk(self.kv.class_mut(class)).into_iter().map(cell_move).collect();
+            if moves.is_empty() {
+                continue;
+            }
+            if let Err(why) = self.session.rearrange(class, &moves) {
+                self.kv.clear();
+                return Err(why.into());
+            }
+            return Ok(true);
         }
-        Ok(!moves.is_empty())
+        Ok(false)
     }
 
     /// What a compaction has moved so far.
-    pub(super) fn compacted(&self, compaction: &Compaction) -> Compacted {
-        let bytes = self.session.cell_bytes().times(compaction.moved);
-        Compacted { chunks: compaction.chunks, moves: compaction.made, bytes }
+    pub(super) fn compacted(&self, compactions: &Compactions) -> Compacted {
+        let each = compactions.iter_ids().map(|(class, compaction)| Compacted {
+            chunks: compaction.chunks,
+            moves: compaction.made,
+            bytes: self.session.cell_bytes(class).times(compaction.moved),
+        });
+        each.fold(Compacted::default(), Compacted::and)
+    }
+
+    /// What a whole compaction would cost, and save over `steps` decode steps.
+    pub(super) fn compaction_price(&self, depth: Depth, steps: Tokens) -> Price {
+        let each = self.kv.classes().iter_ids();
+        let priced = each.map(|(class, books)| books.price(depth, self.session.cell_bytes(class), steps));
+        priced.fold(Price::default(), Price::and)
     }
 
     /// Removes the tokens at positions `from..to` from a sequence; what follows keeps its positions. Pages of which nothing
@@ -86,55 +106,81 @@ impl Engine {
 
     /// Pages that one decode step of every sequence reads, and their bytes over all layers.
     pub fn reads(&self) -> (u32, Bytes) {
-        let pages = self.kv.reads();
-        (pages, self.session.cell_bytes().times((Tokens::PAGE.0 * pages).into()))
+        let each = self.kv.classes().iter_ids().map(|(class, books)| {
+            let pages = books.reads();
+            (pages, self.session.cell_bytes(class).times((Tokens::PAGE.0 * pages).into()))
+        });
+        each.fold((0, Bytes::ZERO), |sum, (pages, bytes)| (sum.0 + pages, sum.1 + bytes))
     }
 
     /// Drops the older half of what follows the first `keep` tokens, so that a full sequence can go on: in whole pages,
-    /// `keep` rounded up to such. What stays moves to the positions that became free, its keys are rotated; none of them
+    /// `keep` rounded up to such, and nothing that a window reaches. What stays moves to the positions that became free, its keys are rotated; none of them
     /// more than once in its life where sequences are shortened in no other way.
     ///
     /// # Errors
-    /// Fewer than two pages follow; the sequence has holes; pages that others read would have to be copied and none is free
+    /// Fewer than two pages follow, or no page that no window reaches; the sequence has holes; pages that others read would have to be copied and none is free
     /// for that; there is no such sequence. Nothing has changed, except that after a failure of a device the sequence has
     /// ended.
     pub fn shift(&mut self, sequence: SequenceId, keep: Tokens) -> Result<Shifted, EngineError> {
         let page = self.kv.layout().page();
-        let table = self.kv.table(sequence)?;
+        let table = self.kv.whole().table(sequence)?;
         let held = table.pages.len() as u32;
         let end = self.kv.next_position(sequence)?;
         if !table.is_dense() || table.slots.0 != end {
             return Err(EngineError::Holes(sequence));
         }
         let kept = keep.0.div_ceil(page);
-        if held < kept + 2 {
+        let old = (end.saturating_sub(self.kv.tail(sequence)?.0) / page).saturating_sub(kept);
+        if held < kept + 2 || old == 0 {
             let context = held * page;
             return Err(EngineError::Context { needed: context as usize + 1, context });
         }
-        let dropped = (held - kept).div_ceil(2) * page;
+        let dropped = (held - kept).div_ceil(2).min(old) * page;
         let (from, to) = (kept * page, kept * page + dropped);
         let delta = -(dropped as i32);
-        let drop_on = |books: &mut PagedKv, copies: &mut Vec<Move>| {
+        let drop_on = |books: &mut Books| {
             books.remove(sequence, from, to)?;
-            books.shift(sequence, to, end, delta, copies)
+            books.shift(sequence, (to, end), delta)
         };
-        drop_on(&mut self.kv.clone(), &mut Vec::new())?;
-        let mut copies = Vec::new();
-        drop_on(&mut self.kv, &mut copies)?;
-        let turns: Vec<CellTurn> = self.kv.rotations().into_iter().map(cell_turn).collect();
-        let copies: Vec<CellMove> = copies.into_iter().map(cell_move).collect();
-        if let Err(why) = self.session.rearrange(&copies).and_then(|()| self.session.turn(&turns)) {
-            self.kv.end(sequence)?;
-            return Err(why.into());
+        drop_on(&mut self.kv.clone())?;
+        let copies = drop_on(&mut self.kv)?;
+        match self.copy_and_turn(copies) {
+            Ok(turned) => Ok(Shifted { dropped: Tokens(dropped), turned }),
+            Err(why) => {
+                self.kv.end(sequence)?;
+                Err(why)
+            }
         }
-        Ok(Shifted { dropped: Tokens(dropped), turned: Tokens(turns.iter().map(|turn| turn.len).sum()) })
+    }
+
+    /// Carries out what a shift asks for; tells of how many tokens keys were turned.
+    fn copy_and_turn(&mut self, copies: IndexVec<CacheClassId, Vec<Move>>) -> Result<Tokens, EngineError> {
+        for (class, copies) in copies.iter_ids() {
+            let copies: Vec<CellMove> = copies.iter().copied().map(cell_move).collect();
+            self.session.rearrange(class, &copies)?;
+        }
+        self.turn_owed()
+    }
+
+    /// Rotates all keys that are owed it; tells of how many tokens at most in a class.
+    pub(super) fn turn_owed(&mut self) -> Result<Tokens, EngineError> {
+        let mut most = Tokens(0);
+        for (class, owed) in self.kv.rotations().iter_ids() {
+            let turns: Vec<CellTurn> = owed.iter().copied().map(cell_turn).collect();
+            self.session.turn(class, &turns)?;
+            most = most.max(Tokens(turns.iter().map(|turn| turn.len).sum()));
+        }
+        Ok(most)
     }
 }
+
+/// A compaction of every class.
+pub(super) type Compactions = IndexVec<CacheClassId, Compaction>;
 
 pub(super) fn cell_move(step: Move) -> CellMove {
     CellMove { src: step.src.0, dst: step.dst.0, len: step.len.0 }
 }
 
-pub(super) fn cell_turn(turn: Rotation) -> CellTurn {
+fn cell_turn(turn: Rotation) -> CellTurn {
     CellTurn { first: turn.first.0, len: turn.len.0, delta: turn.delta }
 }

@@ -20,8 +20,9 @@ use crate::exec::{ExecError, GraphSource, Open, Progress, Session, SessionLimits
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
-use crate::kv::{Budget, KvError, KvLayout, PagedKv, SequenceId, Usage};
-use crate::models::{CacheSpec, Model, ModelError};
+use crate::index::{CacheClassId, IndexVec};
+use crate::kv::{Books, Budget, KvError, KvLayout, SequenceId, Usage, Window};
+use crate::models::{CacheSpec, Model, ModelError, Sliding};
 use crate::plan::MemoryUse;
 use crate::sample::SampleError;
 use crate::tensor::DType;
@@ -60,6 +61,8 @@ pub struct EngineOptions {
     pub together: u32,
     /// How cells of the cache are given out; pages are those of the devices, [`Tokens::PAGE`].
     pub layout: KvLayout,
+    /// Sequences that run at a time: layers that look back over a window keep one a sequence. More wait for room there.
+    pub sequences: u32,
 }
 
 /// Why the engine cannot start or go on.
@@ -100,7 +103,7 @@ pub struct Engine {
     model: Model,
     tokenizer: Result<Tokenizer, TextError>,
     session: Session,
-    kv: PagedKv,
+    kv: Books,
     rows: StepRows,
 }
 
@@ -164,16 +167,18 @@ impl Engine {
         let model = Model::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata());
         let context = Tokens(options.context.pages().saturating_mul(Tokens::PAGE.0));
-        let cache = CacheSpec { cells: context, keys: options.cache_keys, values: options.cache_values };
         let tokens = Tokens(options.step.0.clamp(1, context.0.max(1)));
+        let sliding = Some(Sliding { sequences: options.sequences, step: tokens });
+        let (keys, values) = (options.cache_keys, options.cache_values);
+        let cache = CacheSpec { cells: context, keys, values, sliding };
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
         let source = Box::new(ModelSource { model: model.clone(), cache });
         let home = |graph: &Graph| dealt(graph, &gguf, &machine, options.keep_mapping);
         let (together, residency) = Together::new(source, home, teams(&machine, options.together as usize))?;
         let setup = Setup { open, ..Setup::new(machine.clone(), limits) };
         let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
-        let kv = PagedKv::new(context, options.layout);
-        let rows = StepRows::with_room(tokens, context);
+        let kv = books(&session, context, options.layout);
+        let rows = StepRows::with_room(tokens, &kv);
         Ok(Engine { gguf, model, tokenizer, session, kv, rows })
     }
 
@@ -211,13 +216,18 @@ impl Engine {
         named.map(|(spec, &held)| (spec.name.as_str(), held))
     }
 
-    /// Cells of the cache.
+    /// Tokens that the cache has room for in whole.
     pub fn context(&self) -> Tokens {
         self.kv.cells()
     }
 
-    /// What is taken of the cache.
+    /// What is taken of the cache of layers that keep all their rows.
     pub fn usage(&self) -> Usage {
+        self.kv.whole().usage()
+    }
+
+    /// What is taken of the cache, by class.
+    pub fn usages(&self) -> IndexVec<CacheClassId, Usage> {
         self.kv.usage()
     }
 
@@ -254,4 +264,14 @@ impl Engine {
     pub fn end(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
         Ok(self.kv.end(sequence)?)
     }
+}
+
+/// Books of the caches of a session, where whole sequences have `context` cells.
+fn books(session: &Session, context: Tokens, layout: KvLayout) -> Books {
+    let step = session.limits().tokens;
+    let windows = session.classes().iter().filter_map(|class| {
+        let tokens = class.window?;
+        Some((class.cells, Window { tokens, step }))
+    });
+    Books::new(layout, context, windows)
 }

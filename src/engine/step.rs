@@ -4,9 +4,10 @@
 
 use super::cells::cell_move;
 use super::{CHUNK, Engine, EngineError};
-use crate::backend::{CellMove, SequenceRows};
+use crate::backend::{CellMove, CellTable, SequenceRows};
 use crate::exec::{SessionLimits, StepInput};
-use crate::kv::{Depth, KvError, Mark, SequenceId, Writes};
+use crate::index::{CacheClassId, IndexVec};
+use crate::kv::{Books, Depth, KvError, Mark, SequenceId, Writes};
 use crate::units::Tokens;
 
 /// Of which tokens of a piece logits are wanted.
@@ -33,15 +34,12 @@ pub struct Piece<'a> {
 
 /// The rows of a step while it is put together.
 pub(super) struct StepRows {
-    writes: Writes,
+    writes: IndexVec<CacheClassId, Writes>,
     ids: Vec<u32>,
     positions: Vec<u32>,
-    cells: Vec<u32>,
     outputs: Vec<u32>,
-    sequences: Vec<SequenceRows>,
-    pages: Vec<u32>,
-    /// The cells that each page has for its sequence; none where all tables are without holes.
-    live: Vec<u16>,
+    /// By class of the cache.
+    tables: Vec<CellTable>,
     /// Copies to be made.
     moves: Vec<CellMove>,
     /// The sequences, and where they stood.
@@ -49,30 +47,28 @@ pub(super) struct StepRows {
 }
 
 impl StepRows {
-    /// Rows of steps of at most `tokens`, over a cache of `context`.
-    pub fn with_room(tokens: Tokens, context: Tokens) -> StepRows {
+    /// Rows of steps of at most `tokens`, over the cache of `kv`.
+    pub fn with_room(tokens: Tokens, kv: &Books) -> StepRows {
         let rows = || Vec::with_capacity(tokens.index());
+        let pages = kv.cells().pages() as usize;
+        let table = || CellTable { cells: rows(), pages: Vec::with_capacity(pages), ..CellTable::default() };
         StepRows {
-            writes: Writes::with_room(tokens),
+            writes: kv.classes().iter().map(|_| Writes::with_room(tokens)).collect(),
             ids: rows(),
             positions: rows(),
-            cells: rows(),
             outputs: rows(),
-            sequences: Vec::new(),
-            pages: Vec::with_capacity(context.pages() as usize),
-            live: Vec::new(),
+            tables: kv.classes().iter().map(|_| table()).collect(),
             moves: Vec::new(),
             pieces: Vec::new(),
         }
     }
 
     fn clear(&mut self) {
-        self.writes.clear();
-        for rows in [&mut self.ids, &mut self.positions, &mut self.cells, &mut self.outputs, &mut self.pages] {
+        self.writes.iter_mut().for_each(Writes::clear);
+        self.tables.iter_mut().for_each(CellTable::clear);
+        for rows in [&mut self.ids, &mut self.positions, &mut self.outputs] {
             rows.clear();
         }
-        self.live.clear();
-        self.sequences.clear();
         self.pieces.clear();
     }
 }
@@ -202,16 +198,20 @@ impl Engine {
         self.kv.append(sequence, ids, &mut rows.writes)?;
         rows.pieces.push((sequence, mark));
         rows.positions.extend((next..).take(ids.len()));
-        if rows.writes.copies.is_empty() {
-            return Ok(());
-        }
-        rows.moves.clear();
-        rows.moves.extend(rows.writes.copies.drain(..).map(cell_move));
-        if let Err(why) = self.session.rearrange(&rows.moves) {
-            // Whether its rows are there is not known.
-            rows.pieces.pop();
-            self.kv.end(sequence)?;
-            return Err(why.into());
+        for class in rows.writes.ids() {
+            let copies = &mut rows.writes[class].copies;
+            if copies.is_empty() {
+                continue;
+            }
+            rows.moves.clear();
+            rows.moves.extend(copies.drain(..).map(cell_move));
+            if let Err(why) = self.session.rearrange(class, &rows.moves) {
+                // Whether its rows are there is not known, and the copies of other classes are not made any more.
+                rows.writes.iter_mut().for_each(|writes| writes.copies.clear());
+                rows.pieces.pop();
+                self.kv.end(sequence)?;
+                return Err(why.into());
+            }
         }
         Ok(())
     }
@@ -241,43 +241,21 @@ impl Engine {
     pub(super) fn run_step(&mut self) -> Result<(), EngineError> {
         self.tables()?;
         let rows = &self.rows;
-        let input = StepInput {
-            ids: &rows.ids,
-            positions: &rows.positions,
-            output_rows: &rows.outputs,
-            cells: &rows.cells,
-            sequences: &rows.sequences,
-            pages: &rows.pages,
-        };
-        if let Err(why) = self.session.step_over_holes(&input, &rows.live) {
+        let input =
+            StepInput { ids: &rows.ids, positions: &rows.positions, output_rows: &rows.outputs, tables: &rows.tables };
+        if let Err(why) = self.session.step(&input) {
             self.take_back()?;
             return Err(why.into());
         }
         self.rows.pieces.iter().try_for_each(|(sequence, _)| Ok(self.kv.written(*sequence)?))
     }
 
-    /// Where the rows of every piece are read and written.
+    /// Where the rows of every piece are read and written, class by class.
     fn tables(&mut self) -> Result<(), EngineError> {
-        let rows = &mut self.rows;
-        rows.cells.extend(rows.writes.cells.iter().map(|cell| cell.0));
-        let mut whole = self.kv.layout().page() == Tokens::PAGE.0;
-        for (sequence, _) in &rows.pieces {
-            whole &= self.kv.table(*sequence)?.is_dense();
-        }
-        let mut first = 0;
-        for &(sequence, mark) in &rows.pieces {
-            let (table, begin) = (self.kv.table(sequence)?, rows.pages.len() as u32);
-            if whole {
-                rows.pages.extend(table.pages.iter().map(|page| page.0));
-            } else {
-                for run in self.kv.runs(sequence)? {
-                    rows.pages.push(run.page.0);
-                    rows.live.push(u16::MAX >> (u16::BITS - run.len.0) << run.first);
-                }
-            }
-            let (count, pages) = (table.live.0 - mark.count.0, begin..rows.pages.len() as u32);
-            rows.sequences.push(SequenceRows { first, rows: count, length: table.live, pages });
-            first += count;
+        let StepRows { writes, tables, pieces, .. } = &mut self.rows;
+        for ((class, writes), table) in writes.iter_ids().zip(tables) {
+            table.cells.extend(writes.cells.iter().map(|cell| cell.0));
+            fill(table, &self.kv, class, pieces)?;
         }
         Ok(())
     }
@@ -285,7 +263,7 @@ impl Engine {
     /// Removes what the step has appended.
     fn take_back(&mut self) -> Result<(), EngineError> {
         let rows = &mut self.rows;
-        rows.writes.cells.clear();
+        rows.writes.iter_mut().for_each(|writes| writes.cells.clear());
         rows.positions.clear();
         while let Some((sequence, mark)) = rows.pieces.pop() {
             // A compaction that failed has ended it.
@@ -295,4 +273,36 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The block tables of the pieces in one class.
+fn fill(
+    table: &mut CellTable,
+    books: &Books,
+    class: CacheClassId,
+    pieces: &[(SequenceId, Mark)],
+) -> Result<(), EngineError> {
+    let kv = &books.classes()[class];
+    let mut whole = kv.layout().page() == Tokens::PAGE.0;
+    for &(sequence, _) in pieces {
+        let aligned = books.behind(class, sequence)?.0.is_multiple_of(Tokens::PAGE.0);
+        whole &= aligned && kv.table(sequence)?.is_dense();
+    }
+    let mut first = 0;
+    for &(sequence, mark) in pieces {
+        let begin = table.pages.len() as u32;
+        if whole {
+            table.pages.extend(kv.table(sequence)?.pages.iter().map(|page| page.0));
+        } else {
+            for run in kv.runs(sequence)? {
+                table.pages.push(run.page.0);
+                table.live.push(u16::MAX >> (u16::BITS - run.len.0) << run.first);
+            }
+        }
+        let (length, behind) = (books.length(sequence)?, books.behind(class, sequence)?);
+        let (rows, pages) = (length.0 - mark.count.0, begin..table.pages.len() as u32);
+        table.sequences.push(SequenceRows { first, rows, length, behind, pages });
+        first += rows;
+    }
+    Ok(())
 }

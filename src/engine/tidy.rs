@@ -1,14 +1,15 @@
 //! When a queue compacts: when the reads that this spares the coming steps are more than twice what it moves, a chunk
 //! between any two steps, until nothing is left to move.
 
+use super::cells::Compactions;
 use super::{CHUNK, Compacted, Engine, EngineError};
-use crate::kv::{Compaction, Depth, Price};
+use crate::kv::{Books, Depth, Price};
 use crate::units::{Bytes, Tokens};
 
 /// The compactions of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Tidy {
-    under_way: Option<Compaction>,
+    under_way: Option<Compactions>,
     /// What could be avoided when it was last found not to pay, and in how many steps to come.
     declined: u32,
     declined_steps: Tokens,
@@ -36,7 +37,7 @@ impl Tidy {
         } else {
             // What has come up since is weighed by itself.
             self.before = self.before.and(moved);
-            self.declined = engine.kv.avoidable(Depth::Cells);
+            self.declined = avoidable(&engine.kv);
             self.declined_steps = steps;
         }
         Ok(())
@@ -48,13 +49,13 @@ impl Tidy {
     }
 
     fn pays(&mut self, engine: &Engine, steps: Tokens) -> bool {
-        let avoidable = engine.kv.avoidable(Depth::Cells);
+        let avoidable = avoidable(&engine.kv);
         let longer = avoidable > 0 && steps.0 > self.declined_steps.0.saturating_mul(2);
         if avoidable <= self.declined && !longer {
             self.declined = avoidable;
             return false;
         }
-        let price = engine.kv.price(Depth::Cells, engine.session.cell_bytes(), steps);
+        let price = engine.compaction_price(Depth::Cells, steps);
         (self.price, self.most) = (Some(price), price.moved);
         if !price.pays() {
             (self.declined, self.declined_steps) = (avoidable, steps);
@@ -63,8 +64,13 @@ impl Tidy {
     }
 }
 
+/// Reads that could be spared, over all classes.
+fn avoidable(books: &Books) -> u32 {
+    books.classes().iter().map(|books| books.avoidable(Depth::Cells)).sum()
+}
+
 impl Compacted {
-    fn and(self, other: Compacted) -> Compacted {
+    pub(super) fn and(self, other: Compacted) -> Compacted {
         Compacted {
             chunks: self.chunks + other.chunks,
             moves: self.moves + other.moves,

@@ -9,12 +9,12 @@ use super::devices::{Devices, Open};
 use super::load::Progress;
 use super::step::{Flight, run};
 use super::{ExecError, GraphSource};
-use crate::backend::{self, CellMove, CellTurn, Queue, SequenceRows};
+use crate::backend::{self, CellMove, CellTable, CellTurn, Queue};
 use crate::device::{DeviceId, Machine, MemoryId};
 use crate::gguf::Gguf;
 use crate::graph::ops::Rows;
-use crate::graph::{Batch, Graph, Op, State, StateId};
-use crate::index::IndexVec;
+use crate::graph::{Batch, CacheClass, Graph, Op, State, StateId};
+use crate::index::{CacheClassId, IndexVec};
 use crate::plan::{MemoryUse, Plan, PlanError, Policy, Span, partition, plan};
 use crate::residency::Residency;
 use crate::units::{Bytes, Tokens};
@@ -37,12 +37,9 @@ pub struct StepInput<'a> {
     pub positions: &'a [u32],
     /// Rows for which logits are wanted, ascending.
     pub output_rows: &'a [u32],
-    /// The cache cell of each row.
-    pub cells: &'a [u32],
-    /// The rows by sequence.
-    pub sequences: &'a [SequenceRows],
-    /// Block tables.
-    pub pages: &'a [u32],
+    /// The cells of the rows and of their sequences, by [class](Session::classes) of caches. Of sequences with holes the
+    /// logits are what they would be without.
+    pub tables: &'a [CellTable],
 }
 
 /// What a session runs on, and how it plans.
@@ -197,18 +194,9 @@ impl Session {
     /// # Errors
     /// The input does not fit the session, or a device failed.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<&[f32], ExecError> {
-        self.step_over_holes(input, &[])
-    }
-
-    /// As [`Session::step`] for sequences with holes: of each page in `input.pages` only the cells with a bit in `live`
-    /// are there, lowest first, and `length` of a sequence counts those. The logits are what they would be without holes.
-    ///
-    /// # Errors
-    /// As for [`Session::step`].
-    pub fn step_over_holes(&mut self, input: &StepInput<'_>, live: &[u16]) -> Result<&[f32], ExecError> {
         self.admit(input)?;
         let key = self.bucket(input.ids.len(), input.output_rows.len())?;
-        run(&self.devices, &self.buckets[&key], &mut self.flight, input, live)?;
+        run(&self.devices, &self.buckets[&key], &mut self.flight, input)?;
         self.read_logits(key, input.output_rows.len())
     }
 
@@ -227,43 +215,48 @@ impl Session {
         &self.caches.states
     }
 
-    /// Bytes of one cell, keys and values of all layers.
-    pub fn cell_bytes(&self) -> Bytes {
-        self.caches.cell_bytes()
+    /// The classes of the caches.
+    pub fn classes(&self) -> &IndexVec<CacheClassId, CacheClass> {
+        &self.caches.classes
     }
 
-    /// Copies rows from cells to cells, in every cache on every device, one move after the other.
+    /// Bytes of one cell of a class, keys and values of all layers that are of it.
+    pub fn cell_bytes(&self, class: CacheClassId) -> Bytes {
+        self.caches.cell_bytes(class)
+    }
+
+    /// Copies rows from cells to cells, in every cache of a class on every device, one move after the other.
     ///
     /// # Errors
-    /// A cell is past the smallest cache, and nothing has changed; or a device failed, and the cells that were to change
+    /// A cell is past the smallest cache of the class, and nothing has changed; or a device failed, and the cells that were to change
     /// hold anything.
-    pub fn rearrange(&mut self, moves: &[CellMove]) -> Result<(), ExecError> {
-        self.caches.rearrange(&self.devices, moves)
+    pub fn rearrange(&mut self, class: CacheClassId, moves: &[CellMove]) -> Result<(), ExecError> {
+        self.caches.rearrange(&self.devices, class, moves)
     }
 
-    /// Rotates keys on to other positions, in every cache of rotated keys on every device.
+    /// Rotates keys on to other positions, in every cache of rotated keys of a class on every device.
     ///
     /// # Errors
     /// As for [`Session::rearrange`].
-    pub fn turn(&mut self, turns: &[CellTurn]) -> Result<(), ExecError> {
-        self.caches.turn(&self.devices, turns)
+    pub fn turn(&mut self, class: CacheClassId, turns: &[CellTurn]) -> Result<(), ExecError> {
+        self.caches.turn(&self.devices, class, turns)
     }
 
-    /// The rows of `cells` in every cache, state after state in the order of [`Session::states`]: [`Session::cell_bytes`]
-    /// a cell, in the states' types as files hold them.
+    /// The rows of `cells` in every cache of a class, state after state in the order of [`Session::states`]:
+    /// [`Session::cell_bytes`] a cell, in the states' types as files hold them.
     ///
     /// # Errors
-    /// A cell is past the smallest cache, `bytes` is not as long as the rows, or a device failed.
-    pub fn read_cells(&mut self, cells: &[u32], bytes: &mut [u8]) -> Result<(), ExecError> {
-        self.caches.read(&self.devices, cells, bytes)
+    /// A cell is past the smallest cache of the class, `bytes` is not as long as the rows, or a device failed.
+    pub fn read_cells(&mut self, class: CacheClassId, cells: &[u32], bytes: &mut [u8]) -> Result<(), ExecError> {
+        self.caches.read(&self.devices, class, cells, bytes)
     }
 
     /// Writes into `cells` what [`Session::read_cells`] has read from as many, bit for bit.
     ///
     /// # Errors
     /// As for [`Session::read_cells`]; nothing has changed unless a device failed.
-    pub fn write_cells(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), ExecError> {
-        self.caches.write(&self.devices, cells, bytes)
+    pub fn write_cells(&mut self, class: CacheClassId, cells: &[u32], bytes: &[u8]) -> Result<(), ExecError> {
+        self.caches.write(&self.devices, class, cells, bytes)
     }
 
     fn read_logits(&mut self, key: Batch, outputs: usize) -> Result<&[f32], ExecError> {

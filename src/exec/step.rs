@@ -76,23 +76,19 @@ pub(super) fn run(
     bucket: &Bucket,
     flight: &mut Flight,
     input: &StepInput<'_>,
-    live: &[u16],
 ) -> Result<(), ExecError> {
     flight.begin();
-    let mut step = Step { devices, bucket, flight, args: args(input, live) };
+    let mut step = Step { devices, bucket, flight, args: args(input) };
     let done = step.run(input);
     let ended = step.end();
     Ok(done.and(ended)?)
 }
 
-fn args<'a>(input: &StepInput<'a>, live: &'a [u16]) -> Args<'a> {
+fn args<'a>(input: &StepInput<'a>) -> Args<'a> {
     Args {
         tokens: Tokens(input.ids.len() as u32),
         outputs: Tokens(input.output_rows.len() as u32),
-        cells: input.cells,
-        sequences: input.sequences,
-        pages: input.pages,
-        live,
+        tables: input.tables,
     }
 }
 

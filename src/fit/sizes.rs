@@ -43,6 +43,9 @@ const LEAST: [u32; 2] = [4096, STEP];
 /// Largest steps to choose from.
 const UBATCHES: [u32; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
 
+/// The largest of them.
+pub const LARGEST_STEP: Tokens = Tokens(UBATCHES[UBATCHES.len() - 1]);
+
 /// As [`fit`](super::fit), choosing what `sizes` leave open; the request's step is not read.
 ///
 /// # Errors

@@ -1,16 +1,18 @@
 //! Nodes in order of computation → a verified graph.
 //! A node can only name what is already there, so the order of insertion is topological.
 
+use std::collections::BTreeSet;
+
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::infer::Scope;
 use super::verify::{verify_names, verify_node, verify_size, verify_state, verify_weight};
 use super::{
-    Batch, Element, Graph, GraphError, Input, InputId, LaneId, Node, NodeId, Op, RowDim, State, StateId, Value, Weight,
-    WeightId,
+    Batch, CacheClass, Element, Graph, GraphError, Input, InputId, LaneId, Node, NodeId, Op, RowDim, State, StateId,
+    Value, Weight, WeightId,
 };
-use crate::index::{Id, IndexVec};
-use crate::units::Bytes;
+use crate::index::{CacheClassId, Id, IndexVec};
+use crate::units::{Bytes, Tokens};
 
 /// Collects weights, states, inputs and nodes; each is checked when it is added.
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl GraphBuilder {
             batch: self.batch,
             dag: dag(self.nodes),
             weights: self.weights,
+            classes: classes(&self.states),
             states: self.states,
             inputs: self.inputs,
             output,
@@ -137,6 +140,14 @@ impl GraphBuilder {
             inputs: &self.inputs,
         }
     }
+}
+
+/// The classes of states.
+fn classes(states: &IndexVec<StateId, State>) -> IndexVec<CacheClassId, CacheClass> {
+    let windows: BTreeSet<Option<Tokens>> = states.iter().map(|state| state.window).chain([None]).collect();
+    let cells = |window| states.iter().filter(|state| state.window == window).map(|state| state.cells).min();
+    let class = |window| CacheClass { window, cells: cells(window).unwrap_or(Tokens(u32::MAX)) };
+    windows.into_iter().map(class).collect()
 }
 
 /// Nodes in topological order → petgraph, one edge an operand.

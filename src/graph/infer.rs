@@ -134,6 +134,13 @@ impl At<'_> {
             Mask::Causal => {}
             Mask::Window(n) => self.range("window", n as f32, n > 0)?,
         }
+        if let Some(kept) = keys.window {
+            let reach = match op.mask {
+                Mask::Causal => u32::MAX,
+                Mask::Window(n) => n,
+            };
+            self.range("window of the cache, shorter than that of the attention,", kept.0 as f32, reach <= kept.0)?;
+        }
         Ok(Value { cols: self.times("attention columns", op.heads, value_dim)?, ..q })
     }
 
@@ -240,6 +247,8 @@ impl At<'_> {
         self.range("cache halves", 0.0, values.half == CacheHalf::Values)?;
         self.equal("KV heads of the values", keys.heads, values.heads)?;
         self.equal("cells of the values", keys.cells.0, values.cells.0)?;
+        let window = |state: &State| state.window.map_or(0, |window| window.0);
+        self.equal("window of the values", window(keys), window(values))?;
         Ok(values)
     }
 

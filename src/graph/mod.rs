@@ -12,7 +12,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::define_id;
-use crate::index::{Id, IndexVec};
+use crate::index::{CacheClassId, Id, IndexVec};
 use crate::tensor::DType;
 use crate::units::{Bytes, Tokens};
 
@@ -196,6 +196,18 @@ pub struct State {
     pub head_dim: u32,
     /// Rows: a whole number of pages.
     pub cells: Tokens,
+    /// How far back from the end of a sequence rows are kept: each cell and so many less one before it; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Tokens>,
+}
+
+/// States whose rows are kept equally long, so that one block table a sequence serves all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheClass {
+    /// As in its states.
+    pub window: Option<Tokens>,
+    /// Cells of the smallest of its states.
+    pub cells: Tokens,
 }
 
 impl State {
@@ -255,6 +267,7 @@ pub struct Graph {
     dag: DiGraph<Node, ()>,
     weights: IndexVec<WeightId, Weight>,
     states: IndexVec<StateId, State>,
+    classes: IndexVec<CacheClassId, CacheClass>,
     inputs: IndexVec<InputId, Input>,
     output: NodeId,
 }
@@ -307,6 +320,22 @@ impl Graph {
     /// All states.
     pub fn states(&self) -> &IndexVec<StateId, State> {
         &self.states
+    }
+
+    /// The classes of its states: first that which keeps all rows, also where no state is of it, then windows, the
+    /// smallest first.
+    pub fn classes(&self) -> &IndexVec<CacheClassId, CacheClass> {
+        &self.classes
+    }
+
+    /// The class of a state.
+    ///
+    /// # Panics
+    /// Never for a verified graph: every state has a class.
+    pub fn class_of(&self, id: StateId) -> CacheClassId {
+        let window = self.states[id].window;
+        let class = self.classes.iter_ids().find(|(_, class)| class.window == window);
+        class.expect("verified: every state has a class").0
     }
 
     /// All run-time inputs.

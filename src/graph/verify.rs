@@ -38,7 +38,7 @@ pub enum GraphError {
     )]
     Part { name: String, shape: [u32; 3], first: [u32; 3], whole: [u32; 3] },
     #[error(
-        "state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages"
+        "state {name}: {heads} heads of {head_dim} {dtype} elements in {cells} cells are no whole blocks and pages, or its window is empty"
     )]
     State { name: String, dtype: DType, heads: u32, head_dim: u32, cells: u32 },
     #[error("{what}: with it the graph's weights, states and values are past {most}, the most that a graph may have")]
@@ -94,7 +94,8 @@ pub(super) fn verify_state(state: &State) -> Result<(), GraphError> {
     let head = CACHE_TYPES.contains(&dtype).then(|| dtype.row_bytes(u64::from(head_dim))).flatten();
     let rows = u64::from(heads).checked_mul(u64::from(cells.0));
     let bytes = head.zip(rows).and_then(|(head, n)| head.0.checked_mul(n));
-    if bytes.is_none_or(|n| n == 0) || !cells.0.is_multiple_of(Tokens::PAGE.0) {
+    let empty = state.window == Some(Tokens(0));
+    if bytes.is_none_or(|n| n == 0) || empty || !cells.0.is_multiple_of(Tokens::PAGE.0) {
         return Err(GraphError::State { name: name.clone(), dtype, heads, head_dim, cells: cells.0 });
     }
     Ok(())

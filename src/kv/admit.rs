@@ -1,5 +1,6 @@
 //! A sequence is let in with all that it may come to need, or not at all.
 
+use super::prefix::Chain;
 use super::{KvError, PageId, PagedKv, SequenceId};
 use crate::units::Tokens;
 
@@ -15,7 +16,15 @@ impl PagedKv {
     /// [cells](PagedKv::cells) is never admitted, any other once no sequence is left.
     pub fn admit(&mut self, tokens: &[u32], total: Tokens) -> Result<(SequenceId, Tokens), KvError> {
         let total = Tokens(total.0.max(u32::try_from(tokens.len()).unwrap_or(u32::MAX)));
-        let found = self.found(tokens);
+        self.admit_found(&self.found(tokens), total)
+    }
+
+    /// As [`PagedKv::admit`], with pages that were found.
+    pub(super) fn admit_found(
+        &mut self,
+        found: &[(PageId, Chain)],
+        total: Tokens,
+    ) -> Result<(SequenceId, Tokens), KvError> {
         let shared = found.len() as u32 * self.page();
         let pages: Vec<PageId> = found.iter().map(|&(page, _)| page).collect();
         let needed = self.pages_needed(Tokens(shared), total).saturating_add(self.taken_by_sharing(&pages));
@@ -24,7 +33,7 @@ impl PagedKv {
             return Err(self.full(needed, promised));
         }
         let id = self.start();
-        for (page, chain) in found {
+        for &(page, chain) in found {
             self.pages.hold(page);
             self.share(id, page, chain);
         }
@@ -45,6 +54,9 @@ impl PagedKv {
     /// There is no such sequence.
     pub fn room(&self, id: SequenceId) -> Result<Tokens, KvError> {
         let sequence = self.sequence(id)?;
+        if let Some(window) = self.window {
+            return Ok(self.room_behind(window, sequence));
+        }
         let copied = self.shared_end(sequence);
         let others = self.promised() - self.due(sequence) - self.spared(id, copied.as_slice());
         let free = self.pages.free().saturating_sub(others);

@@ -35,7 +35,7 @@ impl PagedKv {
     /// sequence.
     pub fn append(&mut self, id: SequenceId, tokens: &[u32], writes: &mut Writes) -> Result<(), KvError> {
         let (first, sequence) = (self.next_position(id)?, self.sequence(id)?);
-        let unbroken = sequence.unbroken == sequence.slots(self.page());
+        let unbroken = sequence.unbroken == sequence.gone + sequence.slots(self.page());
         let from = writes.cells.len();
         self.grow(id, first, tokens.len(), writes)?;
         for (position, (&cell, &token)) in (first..).zip(writes.cells[from..].iter().zip(tokens)) {
@@ -56,15 +56,18 @@ impl PagedKv {
         count: usize,
         writes: &mut Writes,
     ) -> Result<(), KvError> {
-        let Some(tokens) = u32::try_from(count).ok().filter(|&n| n <= POSITIONS && first <= POSITIONS - n) else {
-            return Err(KvError::Positions { next: first, needed: count });
-        };
+        let tokens = positions(first, count)?;
         let run = self.room_for(id, tokens)?;
         let sequence = self.sequence(id)?;
         if tokens > 0 && !sequence.slots(self.page()).is_multiple_of(self.page()) {
             writes.copies.extend(self.own(id, sequence.pages.len() - 1));
         }
         self.extend(id, tokens, run, writes)
+    }
+
+    /// Checks that [`PagedKv::append`] of so many would succeed.
+    pub(super) fn may_append(&self, id: SequenceId, count: usize) -> Result<(), KvError> {
+        self.room_for(id, positions(self.next_position(id)?, count)?).map(|_| ())
     }
 
     /// Checks that `tokens` more can be had; for contiguous cells, where.
@@ -126,4 +129,10 @@ impl PagedKv {
         sequence.promised = sequence.promised.saturating_sub(tokens);
         Ok(())
     }
+}
+
+/// Checks that positions do not end within `count` from `first` on.
+fn positions(first: u32, count: usize) -> Result<u32, KvError> {
+    let tokens = u32::try_from(count).ok().filter(|&n| n <= POSITIONS && first <= POSITIONS - n);
+    tokens.ok_or(KvError::Positions { next: first, needed: count })
 }

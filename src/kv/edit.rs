@@ -38,15 +38,30 @@ impl PagedKv {
     /// The sequence has pages set aside and would come to end in a page that others read, which takes one more that is
     /// not free; or there is no such sequence.
     pub fn remove(&mut self, id: SequenceId, from: u32, to: u32) -> Result<(), KvError> {
+        self.may_remove(id, from, to)?;
         let page = self.page();
-        if self.sequence(id)?.promised > 0 {
-            self.may_drop(id, |sequence, dropped| sequence.remove(from, to, &self.cells, page, dropped))?;
-        }
         let PagedKv { pages, sequences, cells, .. } = self;
         if let Some(sequence) = sequences[id].as_mut() {
             sequence.remove(from, to, cells, page, |dropped| pages.release(dropped));
         }
         Ok(())
+    }
+
+    /// Checks that [`PagedKv::remove`] would succeed.
+    pub(super) fn may_remove(&self, id: SequenceId, from: u32, to: u32) -> Result<(), KvError> {
+        if self.sequence(id)?.promised == 0 {
+            return Ok(());
+        }
+        let page = self.page();
+        self.may_drop(id, |sequence, dropped| sequence.remove(from, to, &self.cells, page, dropped))
+    }
+
+    /// Tokens that a sequence would have without those at positions `from..to`.
+    pub(super) fn without(&self, id: SequenceId, from: u32, to: u32) -> Result<u32, KvError> {
+        let (page, sequence) = (self.page(), self.sequence(id)?);
+        let places = sequence.places(from, to, &self.cells, page);
+        let gone = places.map(|at| sequence.within(at, from, to, &self.cells, page).count_ones());
+        Ok(sequence.count - gone.sum::<u32>())
     }
 
     /// Removes the tokens from position `to` on.

@@ -34,16 +34,22 @@ impl PagedKv {
     /// There is no such sequence; or what was reserved cannot be had, because the sequence was not only appended to
     /// since: a fork of it keeps the pages, or compaction had two sequences share a last page. Nothing has changed.
     pub fn take_back(&mut self, id: SequenceId, mark: Mark) -> Result<(), KvError> {
+        self.may_take_back(id, mark)?;
         let page = self.page();
-        self.may_drop(id, |sequence, dropped| {
-            sequence.shorten(mark.count.0, page, dropped);
-            sequence.promised = mark.promised.0;
-        })?;
         let PagedKv { pages, sequences, .. } = self;
         if let Some(sequence) = sequences[id].as_mut() {
             sequence.shorten(mark.count.0, page, |dropped| pages.release(dropped));
             sequence.promised = mark.promised.0;
         }
         Ok(())
+    }
+
+    /// Checks that [`PagedKv::take_back`] would succeed.
+    pub(super) fn may_take_back(&self, id: SequenceId, mark: Mark) -> Result<(), KvError> {
+        let page = self.page();
+        self.may_drop(id, |sequence, dropped| {
+            sequence.shorten(mark.count.0, page, dropped);
+            sequence.promised = mark.promised.0;
+        })
     }
 }

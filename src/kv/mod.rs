@@ -10,6 +10,7 @@
 
 mod admit;
 mod append;
+mod books;
 mod cells;
 mod compact;
 mod edit;
@@ -25,6 +26,7 @@ mod share;
 mod sink;
 mod squeeze;
 mod table;
+mod window;
 
 use thiserror::Error;
 
@@ -37,6 +39,7 @@ use pages::Pages;
 use table::{Runs, Sequence};
 
 pub use append::Writes;
+pub use books::Books;
 pub use compact::{Budget, Compaction, Depth, MoveCost};
 pub use edit::Rotation;
 pub use gather::{Move, gather};
@@ -45,6 +48,7 @@ pub use mark::Mark;
 pub use price::Price;
 pub use save::{SavedRun, SavedSequence};
 pub use table::{Run, Table};
+pub use window::Window;
 
 define_id! {
     /// A sequence of a cache.
@@ -84,6 +88,20 @@ pub enum KvError {
     /// The sequence ended or never was.
     #[error("sequence {0} does not exist")]
     NoSequence(SequenceId),
+    /// A window would reach back to rows that were given up.
+    #[error(
+        "{sequence} cannot be brought to {tokens} tokens: its window would reach back over {needed} of them, rows of {found} are kept"
+    )]
+    Window {
+        /// The sequence.
+        sequence: SequenceId,
+        /// Its tokens afterwards.
+        tokens: u32,
+        /// Those of them that a window reaches.
+        needed: u32,
+        /// Those of them that the window's cache has.
+        found: u32,
+    },
     /// A shift would bring positions together or out of range.
     #[error("positions {from} to {to} cannot be shifted by {delta}: they would not stay between {above} and {below}")]
     Shift {
@@ -149,6 +167,8 @@ pub struct PagedKv {
     layout: KvLayout,
     pages: Pages,
     cells: Cells,
+    /// What sequences keep: all, or what a window reaches.
+    window: Option<Window>,
     sequences: IndexVec<SequenceId, Option<Sequence>>,
     /// Whether keys may have to be rotated.
     turned: bool,
@@ -163,6 +183,7 @@ impl PagedKv {
             layout,
             pages: Pages::new(total, page),
             cells: Cells::new(total * page),
+            window: None,
             sequences: IndexVec::new(),
             turned: false,
         }

@@ -51,6 +51,11 @@ impl PrefixIndex {
         self.entries[page.index()].chain != Chain::ROOT
     }
 
+    /// The content up to the end of a page that can be found.
+    pub(super) fn content(&self, page: PageId) -> Option<Chain> {
+        Some(self.entries[page.index()].chain).filter(|&chain| chain != Chain::ROOT)
+    }
+
     /// The page that holds `ids` after `parent`, and the chain up to its end; `tokens` are those of all cells.
     pub(super) fn find(&self, parent: Chain, ids: &[u32], tokens: &[u32]) -> Option<(PageId, Chain)> {
         let mut at = self.buckets[self.bucket(parent, ids)];

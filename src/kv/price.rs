@@ -5,7 +5,7 @@ use super::{Compaction, Depth, KvLayout, PagedKv};
 use crate::units::{Bytes, Tokens};
 
 /// What speaks for a compaction and what against it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Price {
     /// Pages that one decode step of every sequence reads now.
     pub reads: u32,
@@ -20,6 +20,17 @@ pub struct Price {
 }
 
 impl Price {
+    /// What two classes of a cache cost and save together.
+    pub fn and(self, other: Price) -> Price {
+        Price {
+            reads: self.reads + other.reads,
+            reads_after: self.reads_after + other.reads_after,
+            moved: self.moved + other.moved,
+            steps: self.steps.max(other.steps),
+            saved: self.saved + other.saved,
+        }
+    }
+
     /// Whether more than twice as many bytes are saved as moved: each is read and written once.
     pub fn pays(&self) -> bool {
         self.saved > self.moved.times(2)

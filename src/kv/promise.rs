@@ -29,7 +29,10 @@ impl PagedKv {
 
     /// Free pages that a sequence needs to take what it was promised.
     pub(super) fn due(&self, sequence: &Sequence) -> u32 {
-        self.pages_for(sequence, sequence.promised)
+        match self.window {
+            Some(window) => self.due_behind(window, sequence, sequence.promised),
+            None => self.pages_for(sequence, sequence.promised),
+        }
     }
 
     /// `needed` pages are not there, `promised` are for others.
@@ -89,14 +92,22 @@ impl PagedKv {
         let sequence = self.sequence(id)?;
         let shared: Vec<PageId> = pages.filter(|&page| self.pages.holders(page) > 1).collect();
         let end = self.shared_end(sequence).filter(|end| sequence.promised > 0 && shared.contains(end));
-        let promised = self.promised() - u32::from(end.is_some()) - self.spared(id, &shared);
         let needed = shared.len() as u32;
+        let set_aside = match self.window {
+            Some(_) => needed.min(self.due(sequence)),
+            None => u32::from(end.is_some()),
+        };
+        let promised = self.promised() - set_aside - self.spared(id, &shared);
         if needed.saturating_add(promised) > self.pages.free() { Err(self.full(needed, promised)) } else { Ok(()) }
     }
 
     /// Pages set aside for other sequences to copy their last page, which one of them then need not do any more once
     /// `id` no longer holds `pages`: nobody else reads it.
     pub(super) fn spared(&self, id: SequenceId, pages: &[PageId]) -> u32 {
+        if self.window.is_some() {
+            // What is set aside behind a window may be more than it takes.
+            return 0;
+        }
         let others = self.sequences.iter_ids().filter(|&(other, _)| other != id).filter_map(|(_, s)| s.as_ref());
         let ends = others.filter(|other| other.promised > 0).filter_map(|other| self.shared_end(other));
         ends.filter(|&end| self.pages.holders(end) == 2 && pages.contains(&end)).count() as u32

@@ -84,6 +84,20 @@ impl SavedRun {
 }
 
 impl SavedSequence {
+    /// The same without all but the last `tokens` tokens.
+    pub(super) fn last(&self, tokens: u32) -> SavedSequence {
+        let mut skipped = (self.tokens.len() as u32).saturating_sub(tokens);
+        let mut last =
+            SavedSequence { version: self.version, tokens: self.tokens[skipped as usize..].to_vec(), runs: Vec::new() };
+        for run in &self.runs {
+            let first = skipped.min(run.len);
+            skipped -= first;
+            let (len, position, key_at) = (run.len - first, run.position + first, run.key_at + first);
+            last.runs.extend((len > 0).then_some(SavedRun { len, position, key_at, ..*run }));
+        }
+        last
+    }
+
     fn check(&self) -> Result<(), KvError> {
         if self.version != VERSION {
             return Err(KvError::SavedVersion { found: self.version, known: VERSION });

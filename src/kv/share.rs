@@ -21,15 +21,21 @@ impl PagedKv {
         let (page, sequence) = (self.page(), self.sequence(id)?);
         let ((mut count, mut chain), unbroken) = (sequence.known, sequence.unbroken);
         while (count + 1) * page <= unbroken {
-            let own = self.sequence(id)?.pages[count as usize];
-            let (found, next) = self.pages.index.insert(chain, own, self.cells.tokens());
-            if found != own {
-                self.unite(id, count as usize, found)?;
-            }
-            (count, chain) = (count + 1, next);
+            (count, chain) = (count + 1, self.publish(id, count as usize, chain)?);
         }
         self.sequence_mut(id)?.known = (count, chain);
         Ok(())
+    }
+
+    /// Has the page at a place in the table of a sequence be found as the content that follows `parent`, or takes the one
+    /// that is; returns the content up to its end.
+    pub(super) fn publish(&mut self, id: SequenceId, at: usize, parent: Chain) -> Result<Chain, KvError> {
+        let own = self.sequence(id)?.pages[at];
+        let (found, chain) = self.pages.index.insert(parent, own, self.cells.tokens());
+        if found != own {
+            self.unite(id, at, found)?;
+        }
+        Ok(chain)
     }
 
     /// Has one page where a sequence has another of the same content in its table than the one that is found. If nobody
@@ -97,6 +103,6 @@ impl Sequence {
         self.live.push(low(page));
         self.count += page;
         self.unbroken += page;
-        self.known = (self.pages.len() as u32, chain);
+        self.known = (self.gone / page + self.pages.len() as u32, chain);
     }
 }

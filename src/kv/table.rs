@@ -21,9 +21,12 @@ pub(super) struct Sequence {
     pub(super) count: u32,
     /// Tokens for which pages are set aside.
     pub(super) promised: u32,
-    /// Leading slots that are the first of the sequence and were made from nothing but each other.
+    /// Slots before the first that it still has: whole pages that no window reaches.
+    pub(super) gone: u32,
+    /// Leading slots, those that are gone included, that are the first of the sequence and were made from nothing but
+    /// each other.
     pub(super) unbroken: u32,
-    /// Leading pages that were looked up in the index, and their content.
+    /// Leading pages, those that are gone included, that were looked up in the index, and their content.
     pub(super) known: (u32, Chain),
 }
 
@@ -43,7 +46,7 @@ impl Sequence {
     pub(super) fn new(pages: u32) -> Sequence {
         let room = pages as usize;
         let (pages, live) = (Vec::with_capacity(room), Vec::with_capacity(room));
-        Sequence { pages, live, count: 0, promised: 0, unbroken: 0, known: (0, Chain::ROOT) }
+        Sequence { pages, live, count: 0, promised: 0, gone: 0, unbroken: 0, known: (0, Chain::ROOT) }
     }
 
     /// A sequence of the same cells with no promise, and room for `pages`.
@@ -51,7 +54,7 @@ impl Sequence {
         let mut fork = Sequence::new(pages);
         fork.pages.extend_from_slice(&self.pages);
         fork.live.extend_from_slice(&self.live);
-        Sequence { count: self.count, unbroken: self.unbroken, known: self.known, ..fork }
+        Sequence { count: self.count, gone: self.gone, unbroken: self.unbroken, known: self.known, ..fork }
     }
 
     /// Slots up to the last live one.
@@ -131,7 +134,7 @@ impl Sequence {
                 self.pages.pop().into_iter().for_each(&mut dropped);
             }
         }
-        self.break_at(self.slots(page), page);
+        self.break_at(self.gone + self.slots(page), page);
     }
 
     /// Slots from `slot` on are no longer made from nothing but what precedes them.

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Metadata};
 use crate::graph::{Batch, Graph, GraphBuilder, GraphError, Input, InputId, NodeId};
+use crate::kv::{KvLayout, Window};
 use crate::tensor::DType;
 use crate::units::Tokens;
 
@@ -103,6 +104,32 @@ pub struct CacheSpec {
     pub keys: DType,
     /// Type of the values.
     pub values: DType,
+    /// What layers that look back over a window keep; none: all rows, as the others.
+    pub sliding: Option<Sliding>,
+}
+
+/// What runs at a time over caches that keep a window of each sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sliding {
+    /// Sequences.
+    pub sequences: u32,
+    /// Most tokens of a step.
+    pub step: Tokens,
+}
+
+impl CacheSpec {
+    /// Cells of a layer that looks back over `window` tokens, and the window that it keeps: none where all cells are no
+    /// more than what windows take.
+    fn of_window(&self, window: Tokens) -> (Tokens, Option<Tokens>) {
+        let slid = self.sliding.map(|Sliding { sequences, step }| {
+            let pages = Window { tokens: window, step }.pages(KvLayout::default());
+            Tokens(pages.saturating_mul(sequences.max(1)).saturating_mul(Tokens::PAGE.0))
+        });
+        match slid {
+            Some(cells) if cells < self.cells => (cells, Some(window)),
+            Some(_) | None => (self.cells, None),
+        }
+    }
 }
 
 /// A model: hyper-parameters and the types and shapes of its tensors.
@@ -159,7 +186,7 @@ impl Model {
     /// As for [`Model::graph`].
     pub fn unused_tensors(&self) -> Result<Vec<String>, ModelError> {
         let batch = Batch { tokens: Tokens(1), outputs: Tokens(1) };
-        let cache = CacheSpec { cells: Tokens::PAGE, keys: DType::F16, values: DType::F16 };
+        let cache = CacheSpec { cells: Tokens::PAGE, keys: DType::F16, values: DType::F16, sliding: None };
         let (_, used) = self.build(batch, cache)?;
         Ok(self.tensors.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect())
     }

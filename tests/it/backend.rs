@@ -1,6 +1,6 @@
 //! What a backend promises beyond one thread and one plan: copies beside splits, spans that would race, interleaved routes.
 
-use loadmaster::backend::{self, Args, Bindings, BufferKind, BufferSpan, Queue, SequenceRows, SplitWork};
+use loadmaster::backend::{self, Args, Bindings, BufferKind, BufferSpan, CellTable, Queue, SplitWork};
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::{Combine, Elementwise, Embed, Experts, Gating, MatMul, Moe, Route, Rows, Select};
 use loadmaster::graph::{Batch, Graph, GraphBuilder, Input, InputId, NodeId, Op, Weight};
@@ -86,9 +86,9 @@ fn copies_from_another_thread_do_not_meet_a_running_split() {
             out
         };
         let cells: Vec<u32> = (0..TOKENS).collect();
-        let sequences = [SequenceRows { first: 0, rows: TOKENS, length: Tokens(TOKENS), pages: 0..4 }];
-        let (tokens, pages) = (Tokens(TOKENS), [0, 1, 2, 3]);
-        let args = Args { tokens, outputs: tokens, cells: &cells, sequences: &sequences, pages: &pages, live: &[] };
+        let tokens = Tokens(TOKENS);
+        let tables = [CellTable::single(&cells, tokens, &[0, 1, 2, 3])];
+        let args = Args { tokens, outputs: tokens, tables: &tables };
         let run = || _ = backend.submit(program, &args, &[]).unwrap();
         let ids = [0u32, 1].map(|from| (from..from + TOKENS).collect::<Vec<_>>());
         put(1, &cells);
@@ -223,9 +223,9 @@ fn outputs(graph: &Graph) -> Vec<f32> {
         let at = BufferSpan { buffer: bindings.arena, span: inputs_of(graph, &made)[id] };
         backend.write(Queue::Compute, at, bytemuck::cast_slice(&cells), &[]).unwrap();
     }
-    let sequences = [SequenceRows { first: 0, rows: tokens.0, length: tokens, pages: 0..tokens.pages() }];
     let pages: Vec<u32> = (0..tokens.pages()).collect();
-    let args = Args { tokens, outputs: tokens, cells: &cells, sequences: &sequences, pages: &pages, live: &[] };
+    let tables = [CellTable::single(&cells, tokens, &pages)];
+    let args = Args { tokens, outputs: tokens, tables: &tables };
     backend.submit(program, &args, &[]).unwrap();
     let span = made.values[graph.output()];
     let mut out = vec![0f32; span.len.index() / 4];

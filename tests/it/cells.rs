@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use loadmaster::backend::{CellMove, CellTurn, SequenceRows};
+use loadmaster::backend::{CellMove, CellTable, CellTurn};
 use loadmaster::device::{Machine, MemoryId};
 use loadmaster::exec::{Session, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::Graph;
+use loadmaster::index::CacheClassId;
 use loadmaster::kv::{Budget, Compaction, Depth, KvLayout, Move, MoveCost, PagedKv, SequenceId, Writes};
 use loadmaster::models::CacheSpec;
 use loadmaster::residency::Residency;
@@ -17,6 +18,8 @@ use loadmaster::units::Tokens;
 use crate::reference::nmse;
 use crate::several_devices::{bits, cache_away, deeper, isolated, lazy, made, open, open_with, setup, single};
 use crate::together::session as cut;
+
+const WHOLE: CacheClassId = CacheClassId::WHOLE;
 
 /// Steps of one sequence in a session whose cache of three pages it has for itself.
 struct Sequence {
@@ -47,16 +50,15 @@ impl Sequence {
         let positions: Vec<u32> = places.iter().map(|i| self.from + i).collect();
         let there: u32 = live.iter().map(|mask| mask.count_ones()).sum();
         let length = Tokens(if live.is_empty() { self.length } else { there });
-        let table = 0..Tokens(self.length).pages();
+        let cells: Vec<u32> = places.iter().map(cell).collect();
+        let table = CellTable::single(&cells, length, &self.pages[..Tokens(self.length).pages() as usize]);
         let step = StepInput {
             ids: &ids,
             positions: &positions,
             output_rows: &[tokens - 1],
-            cells: &places.iter().map(cell).collect::<Vec<_>>(),
-            sequences: &[SequenceRows { first: 0, rows: tokens, length, pages: table }],
-            pages: &self.pages,
+            tables: &[CellTable { live: live.to_vec(), ..table }],
         };
-        session.step_over_holes(&step, live).unwrap().to_vec()
+        session.step(&step).unwrap().to_vec()
     }
 }
 
@@ -99,8 +101,8 @@ fn a_sequence_goes_on_from_where_its_cells_were_moved() {
         sequence.feed(&mut session, 21);
         let away = CellMove { src: 0, dst: 21, len: 21 };
         let back = [CellMove { src: 37, dst: 0, len: 5 }, CellMove { src: 21, dst: 16, len: 16 }];
-        session.rearrange(&[away]).unwrap();
-        session.rearrange(&back).unwrap();
+        session.rearrange(WHOLE, &[away]).unwrap();
+        session.rearrange(WHOLE, &back).unwrap();
         sequence.pages = vec![1, 0];
         assert!(bits(&sequence.feed(&mut session, 1)) == expected, "{what}");
     }
@@ -121,7 +123,7 @@ fn holes_and_closed_holes_give_the_same_logits() {
             let over = sequence.feed_over(&mut session, 1, &live);
             // Places 22 to 39 follow place 4.
             let moves = [(6, 37, 10), (16, 47, 1), (17, 0, 7)].map(|(src, dst, len)| CellMove { src, dst, len });
-            session.rearrange(&moves).unwrap();
+            session.rearrange(WHOLE, &moves).unwrap();
             let mut closed = Sequence { from: 17, first: 17, length: 23, ..Sequence::new(&[2, 0, 1], 0) };
             assert!(bits(&closed.feed(&mut session, 1)) == bits(&over), "{shape}, {what}");
             let mut whole = Sequence::new(&[2, 0, 1], 0);
@@ -148,7 +150,7 @@ fn a_sequence_that_was_turned_goes_on_at_its_new_positions() {
                 sequence.feed(&mut session, 21);
                 sequence.from = to as u32;
                 let turn = |first, len| CellTurn { first, len, delta };
-                session.turn(&[turn(32, 7), turn(39, 9), turn(16, 5)]).unwrap();
+                session.turn(WHOLE, &[turn(32, 7), turn(39, 9), turn(16, 5)]).unwrap();
                 let error = nmse(&sequence.feed(&mut session, 1), &expected);
                 eprintln!("{shape}, {what}, {delta}: {error:.1e}");
                 assert!(error <= 1e-10, "{shape}, {what}, {delta}: {error:e}");
@@ -165,16 +167,16 @@ fn rows_of_one_session_are_those_of_another() {
         let mut first = one(&gguf, cache);
         let mut sequence = Sequence::new(&[0, 1], 0);
         sequence.feed(&mut first, 21);
-        let mut rows = vec![0; 21 * first.cell_bytes().index()];
-        first.read_cells(&(0..21).collect::<Vec<_>>(), &mut rows).unwrap();
+        let mut rows = vec![0; 21 * first.cell_bytes(WHOLE).index()];
+        first.read_cells(WHOLE, &(0..21).collect::<Vec<_>>(), &mut rows).unwrap();
         let expected = bits(&sequence.feed(&mut first, 1));
         for (what, open) in SESSIONS.into_iter().filter(|(what, _)| *what != "cut") {
             let mut second = open(&gguf, cache);
             assert!(second.states() == first.states());
             let cells: Vec<u32> = (32..48).chain(16..21).collect();
-            second.write_cells(&cells, &rows).unwrap();
+            second.write_cells(WHOLE, &cells, &rows).unwrap();
             let mut read = vec![0; rows.len()];
-            second.read_cells(&cells, &mut read).unwrap();
+            second.read_cells(WHOLE, &cells, &mut read).unwrap();
             assert!(read == rows, "{what} {cache}");
             let mut sequence = Sequence { pages: vec![2, 1], from: 0, first: 0, length: 21 };
             assert!(bits(&sequence.feed(&mut second, 1)) == expected, "{what} {cache}");
@@ -191,18 +193,21 @@ fn a_session_refuses_cells_that_there_are_not_and_rows_of_another_length() {
         let all: Vec<u32> = (0..48).collect();
         let mut sequence = Sequence::new(&[0, 1, 2], 0);
         sequence.feed(&mut session, 40);
-        let row = session.cell_bytes().index();
+        let row = session.cell_bytes(WHOLE).index();
         let (mut before, mut after) = (vec![0; 48 * row], vec![0; 48 * row]);
-        session.read_cells(&all, &mut before).unwrap();
+        session.read_cells(WHOLE, &all, &mut before).unwrap();
         let good = CellMove { src: 0, dst: 20, len: 9 };
-        let error = session.rearrange(&[good, CellMove { dst: 40, ..good }]).unwrap_err().to_string();
+        let error = session.rearrange(WHOLE, &[good, CellMove { dst: 40, ..good }]).unwrap_err().to_string();
         assert!(error.ends_with("the target of move 1: cells 40..49 leave a cache of 48"), "{what}: {error}");
-        let error = session.turn(&[CellTurn { first: 48, len: 1, delta: 1 }]).unwrap_err().to_string();
+        let error = session.turn(WHOLE, &[CellTurn { first: 48, len: 1, delta: 1 }]).unwrap_err().to_string();
         assert!(error.ends_with("turn 0: cells 48..49 leave a cache of 48"), "{what}: {error}");
-        let error = session.write_cells(&[0], &before).unwrap_err().to_string();
+        let error = session.write_cells(WHOLE, &[0], &before).unwrap_err().to_string();
         assert_eq!(error, format!("bytes of rows has {} entries, needed {row}", 48 * row));
-        assert!(session.write_cells(&[48], &before[..row]).is_err() && session.read_cells(&[48], &mut after).is_err());
-        session.read_cells(&all, &mut after).unwrap();
+        assert!(
+            session.write_cells(WHOLE, &[48], &before[..row]).is_err()
+                && session.read_cells(WHOLE, &[48], &mut after).is_err()
+        );
+        session.read_cells(WHOLE, &all, &mut after).unwrap();
         assert!(before == after && before.iter().any(|&b| b != 0), "{what}");
     }
 }
@@ -216,7 +221,7 @@ fn append(session: &mut Session, kv: &mut PagedKv, id: SequenceId, ids: &[u32]) 
     let (first, count) = (kv.next_position(id).unwrap(), ids.len() as u32);
     let mut writes = Writes::default();
     kv.append(id, ids, &mut writes).unwrap();
-    session.rearrange(&moves(&writes.copies)).unwrap();
+    session.rearrange(WHOLE, &moves(&writes.copies)).unwrap();
     let (mut pages, mut live) = (Vec::new(), Vec::new());
     let table = kv.table(id).unwrap();
     if table.is_dense() {
@@ -227,15 +232,14 @@ fn append(session: &mut Session, kv: &mut PagedKv, id: SequenceId, ids: &[u32]) 
             live.push((((1u32 << run.len.0) - 1) << run.first) as u16);
         }
     }
+    let cells: Vec<u32> = writes.cells.iter().map(|cell| cell.0).collect();
     let step = StepInput {
         ids,
         positions: &(first..first + count).collect::<Vec<_>>(),
         output_rows: &[count - 1],
-        cells: &writes.cells.iter().map(|cell| cell.0).collect::<Vec<_>>(),
-        sequences: &[SequenceRows { first: 0, rows: count, length: table.live, pages: 0..pages.len() as u32 }],
-        pages: &pages,
+        tables: &[CellTable { live, ..CellTable::single(&cells, table.live, &pages) }],
     };
-    session.step_over_holes(&step, &live).unwrap().to_vec()
+    session.step(&step).unwrap().to_vec()
 }
 
 /// What a sequence says of a token that does not stay.
@@ -251,7 +255,7 @@ fn probe(session: &mut Session, kv: &mut PagedKv, id: SequenceId) -> Vec<u32> {
 fn sequences_stay_what_they_are_through_a_compaction() {
     let gguf = made(&deeper("llama-tiny"), DType::Q4K);
     for (keys, values) in [(DType::F16, DType::Q8_0), (DType::F32, DType::F16)] {
-        let cache = CacheSpec { cells: Tokens(256), keys, values };
+        let cache = CacheSpec { cells: Tokens(256), keys, values, sliding: None };
         let setup = Setup { open: &lazy, ..setup(isolated(3)) };
         let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
         let mut session = open_with(&gguf, cache, setup, deal).unwrap();
@@ -270,7 +274,7 @@ fn sequences_stay_what_they_are_through_a_compaction() {
         }
         let all = [a, c, d];
         let expected = all.map(|id| probe(&mut session, &mut kv, id));
-        let cell = session.cell_bytes();
+        let cell = session.cell_bytes(WHOLE);
         let budget = Budget { bytes: cell.times(9), nodes: 4 };
         let mut compaction = Compaction::new(Depth::Cells, MoveCost { cell, nodes: 1 }, budget);
         loop {
@@ -278,7 +282,7 @@ fn sequences_stay_what_they_are_through_a_compaction() {
             if chunk.is_empty() {
                 break;
             }
-            session.rearrange(&moves(&chunk)).unwrap();
+            session.rearrange(WHOLE, &moves(&chunk)).unwrap();
             let found = all.map(|id| probe(&mut session, &mut kv, id));
             assert!(found == expected, "{keys}, {values}: chunk {} of {chunk:?}", compaction.chunks);
         }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use loadmaster::backend::cpu::CpuBackend;
 use loadmaster::backend::cpu::simd::Isa;
 use loadmaster::backend::{
-    self, Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn, Event,
-    ProgramId, Queue, SequenceRows, SplitWork,
+    self, Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTable,
+    CellTurn, Event, ProgramId, Queue, SplitWork,
 };
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::{self, Attention, CacheWrite, Embed, Mask, Rope, RopeStyle, Scaling, Select, Values};
@@ -171,7 +171,7 @@ fn graph(layer: &Layer) -> Graph {
     let k = rope(&mut b, k, layer, layer.heads, (positions, factors));
     let mut state = |half, dtype, head_dim| {
         let (name, heads, cells) = (format!("{half:?}"), layer.heads, Tokens(CELLS));
-        b.state(State { name, layer: 0, half, dtype, heads, head_dim, cells }).unwrap()
+        b.state(State { name, layer: 0, half, dtype, heads, head_dim, cells, window: None }).unwrap()
     };
     let keys = state(CacheHalf::Keys, layer.keys, layer.key_dim);
     let own = own.map(|(_, dim, dtype)| state(CacheHalf::Values, dtype, dim));
@@ -249,9 +249,8 @@ impl Rig {
         put(1, &rows.iter().map(|row| row.1).collect::<Vec<_>>());
         put(2, &[row]);
         let cells: Vec<u32> = rows.iter().map(|row| row.2).collect();
-        let sequences = [SequenceRows { first: 0, rows: count, length: Tokens(length), pages: 0..pages.len() as u32 }];
-        let (tokens, outputs) = (Tokens(count), Tokens(1));
-        let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages, live };
+        let table = CellTable { live: live.to_vec(), ..CellTable::single(&cells, Tokens(length), pages) };
+        let args = Args { tokens: Tokens(count), outputs: Tokens(1), tables: &[table] };
         let done = self.backend.submit(self.program, &args, &[]).unwrap();
         let span = self.made.values[self.graph.output()];
         let mut out = vec![0f32; span.len.index() / 4];
@@ -638,10 +637,9 @@ fn cells_that_there_are_not_are_refused_before_anything_changes() {
         assert!(error.contains("row 0: cells 672..673 leave a cache of 672"), "{name}: {error}");
         assert!(rig.rows() == before, "{name}: a refusal has changed something");
         backend.rearrange(*caches, &[CellMove { src: 96, dst: 0, len: 16 }], &[]).unwrap();
-        let sequences = [SequenceRows { first: 0, rows: 1, length: Tokens(17), pages: 0..2 }];
-        let (tokens, outputs) = (Tokens(1), Tokens(1));
         let over = |live: &[u16]| {
-            let args = Args { tokens, outputs, cells: &[0], sequences: &sequences, pages: &[3, 3], live };
+            let table = CellTable { live: live.to_vec(), ..CellTable::single(&[0], Tokens(17), &[3, 3]) };
+            let args = Args { tokens: Tokens(1), outputs: Tokens(1), tables: &[table] };
             backend.submit(rig.program, &args, &[])
         };
         refused(over(&[u16::MAX]), "masks, one a page, must be 2, found 1");

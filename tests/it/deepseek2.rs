@@ -7,7 +7,7 @@ use loadmaster::tensor::DType;
 use loadmaster::units::Tokens;
 use serde_json::{Value, json};
 
-const CACHE: CacheSpec = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+const CACHE: CacheSpec = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16, sliding: None };
 const BATCH: Batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
 
 /// The shape file of the tiny model, as text to be changed.

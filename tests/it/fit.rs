@@ -25,7 +25,7 @@ fn request(ubatch: u32) -> Request {
 fn fitted(model: &str, machine: &Machine, context: u32, request: &Request) -> Result<Fit, FitError> {
     let shape = ShapeFile::shipped(model).unwrap().unwrap();
     let model = Model::from_shape(&shape).unwrap();
-    let cache = CacheSpec { cells: Tokens(context), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(context), keys: DType::F16, values: DType::F16, sliding: None };
     let graphs = |batch: Batch| model.graph(batch, cache).map_err(|e| e.to_string());
     fit(&graphs, machine, request)
 }
@@ -495,7 +495,7 @@ fn sized(model: &str, machine: &Machine, request: &Request, context: Option<u32>
     let shape = ShapeFile::shipped(model).unwrap().unwrap();
     let model = Model::from_shape(&shape).unwrap();
     let graphs = |batch: Batch, cells: Tokens| {
-        let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16 };
+        let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16, sliding: None };
         model.graph(batch, cache).map_err(|e| e.to_string())
     };
     let most = Tokens(model.hparams().context);

@@ -42,6 +42,7 @@ fn file(d: &Dims) -> String {
         heads: d.heads,
         head_dim: d.head_dim,
         cells: Tokens(d.cells),
+        window: None,
     };
     let weights = [
         weight("embed", d.dtype, 1, d.vocab, width),

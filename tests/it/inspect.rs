@@ -26,7 +26,7 @@ fn parts(shape: &ModelShape, dtype: DType) -> Parts {
     let bytes = Synth::new(shape, dtype, 1).unwrap().to_bytes().unwrap();
     let gguf = Gguf::from_bytes("made.gguf", bytes).unwrap();
     let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
-    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16, sliding: None };
     let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
     let graph = Model::from_gguf(&gguf).unwrap().graph(batch, cache).unwrap();
     let (homes, policy) = (homes(&graph, &gguf, MemoryId::from_index(0), false), Policy::default());

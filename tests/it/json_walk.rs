@@ -43,7 +43,7 @@ pub fn model_file(text: &str) -> Result<(), String> {
     let again = ShapeFile::parse("text", &shape.to_json()).expect("what was read can be written and read");
     assert_eq!(again.to_json(), shape.to_json());
     let model = Model::from_shape(&shape).map_err(|e| e.to_string())?;
-    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16, sliding: None };
     for tokens in [1, 33] {
         let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(1) };
         model.graph(batch, cache).map_err(|e| e.to_string())?;

@@ -21,7 +21,7 @@ const TABLE: [(&str, &str); 21] = [
     ("sim", "vocab graph device residency plan fit"),
     ("backend", "vocab graph device residency plan"),
     ("exec", "vocab graph gguf device residency plan backend"),
-    ("models", "vocab graph gguf"),
+    ("models", "vocab graph gguf kv"),
     ("text", "gguf"),
     ("sample", "text"),
     ("synth", "vocab gguf"),

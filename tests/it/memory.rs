@@ -21,7 +21,7 @@ const HOST: MemoryId = MemoryId(0);
 const BATCHES: [(u32, u32); 3] = [(1, 1), (7, 3), (64, 64)];
 
 fn source(gguf: &Gguf) -> Source {
-    let cache = CacheSpec { cells: Tokens(80), keys: DType::F16, values: DType::Q8_0 };
+    let cache = CacheSpec { cells: Tokens(80), keys: DType::F16, values: DType::Q8_0, sliding: None };
     Source { model: Model::from_gguf(gguf).unwrap(), cache }
 }
 

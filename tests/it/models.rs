@@ -113,7 +113,7 @@ impl Made {
     fn planned(&self) -> Result<(), String> {
         let gguf = Gguf::from_bytes("made", self.bytes()).map_err(|e| e.to_string())?;
         let model = Model::from_gguf(&gguf).map_err(|e| e.to_string())?;
-        let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+        let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16, sliding: None };
         let batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
         let graph = model.graph(batch, cache).map_err(|e| e.to_string())?;
         let machine = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 30));
@@ -476,7 +476,7 @@ fn contexts_and_caches_that_cannot_be_are_refused() {
     let model = Model::from_gguf(&gguf).unwrap();
     let batch = Batch { tokens: Tokens(1), outputs: Tokens(1) };
     let graph = |cells, keys| {
-        let cache = CacheSpec { cells: Tokens(cells), keys, values: DType::F16 };
+        let cache = CacheSpec { cells: Tokens(cells), keys, values: DType::F16, sliding: None };
         model.graph(batch, cache).map(|graph| graph.len()).map_err(|e| e.to_string())
     };
     assert_eq!(graph(u32::MAX - 15, DType::F16), graph(1, DType::F16));

@@ -125,7 +125,7 @@ impl Fitted {
     }
 }
 
-const CACHE: CacheSpec = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16 };
+const CACHE: CacheSpec = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16, sliding: None };
 
 fn fitted(model: &Model, machine: &Machine, request: &Request) -> Result<Fit, FitError> {
     let graphs = |batch: Batch| model.graph(batch, CACHE).map_err(|e| e.to_string());

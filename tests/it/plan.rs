@@ -1,7 +1,7 @@
 //! Plans of random graphs pass the checker; every kind of damage to a plan is found, with the right reason.
 
 use loadmaster::backend::null::NullBackend;
-use loadmaster::backend::{Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, SequenceRows, SplitWork};
+use loadmaster::backend::{Args, Backend, Bindings, BoundSlice, BufferKind, BufferSpan, CellTable, SplitWork};
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::{Graph, InputId, NodeId, Weight};
 use loadmaster::index::{Id, IndexVec};
@@ -182,15 +182,9 @@ fn the_null_device_accepts_plans_and_refuses_what_leaves_a_buffer() {
         };
         let program = backend.prepare(&work).unwrap();
         let cells: Vec<u32> = (0..32).collect();
-        let sequences = [SequenceRows { first: 0, rows: 32, length: Tokens(40), pages: 0..3 }];
-        let args = Args {
-            tokens: Tokens(32),
-            outputs: Tokens(4),
-            cells: &cells,
-            sequences: &sequences,
-            pages: &[0, 1, 3],
-            live: &[],
-        };
+        let table = CellTable::single(&cells, Tokens(40), &[0, 1, 3]);
+        let tables = [table.clone()];
+        let args = Args { tokens: Tokens(32), outputs: Tokens(4), tables: &tables };
         let event = backend.submit(program, &args, &[]).unwrap();
         backend.wait(event).unwrap();
         let refused = |args: &Args<'_>, why: &str| {
@@ -199,13 +193,17 @@ fn the_null_device_accepts_plans_and_refuses_what_leaves_a_buffer() {
         };
         refused(&Args { tokens: Tokens(33), ..args }, "token rows at most");
         refused(&Args { outputs: Tokens(5), ..args }, "output rows at most");
-        refused(&Args { cells: &cells[1..], ..args }, "cells, one a token row");
-        refused(&Args { sequences: &[], ..args }, "rows of all sequences");
-        refused(&Args { pages: &[0, 1], ..args }, "pages of a sequence");
+        refused(&Args { tables: &[], ..args }, "tables of cells, one a class of caches,");
+        let refused = |table: CellTable, why: &str| refused(&Args { tables: &[table], ..args }, why);
+        refused(CellTable { cells: cells[1..].to_vec(), ..table.clone() }, "cells, one a token row");
+        refused(CellTable { sequences: Vec::new(), ..table.clone() }, "rows of all sequences");
+        refused(CellTable { pages: vec![0, 1], ..table.clone() }, "pages of a sequence");
+        let mut behind = table.clone();
+        behind.sequences[0].behind = Tokens(16);
+        refused(behind, "cells behind the window of a sequence at most");
         if !graph.states().is_empty() {
-            refused(&Args { pages: &[0, 1, 4], ..args }, "a page index at most");
-            let past: Vec<u32> = (33..65).collect();
-            refused(&Args { cells: &past, ..args }, "a cell index below");
+            refused(CellTable { pages: vec![0, 1, 4], ..table.clone() }, "a page index at most");
+            refused(CellTable { cells: (33..65).collect(), ..table }, "a cell index below");
         }
         let mut broken = made.clone();
         broken.values[graph.output()].offset += broken.arenas[loadmaster::device::DeviceId(0)].bytes;

@@ -67,7 +67,7 @@ impl Grower {
     fn state(&mut self, half: CacheHalf, heads: u32, head_dim: u32) -> StateId {
         self.names += 1;
         let (name, dtype, layer) = (format!("s{}", self.names), DType::F16, self.layer);
-        let state = State { name, layer, half, dtype, heads, head_dim, cells: Tokens(64) };
+        let state = State { name, layer, half, dtype, heads, head_dim, cells: Tokens(64), window: None };
         self.builder.state(state).unwrap()
     }
 

@@ -20,6 +20,7 @@ pub fn options() -> EngineOptions {
         keep_mapping: false,
         together: 1,
         layout: KvLayout::default(),
+        sequences: 1,
         budget: Bytes(4 << 30),
     }
 }

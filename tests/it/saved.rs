@@ -167,7 +167,8 @@ fn keys_are_turned_to_the_positions_of_their_file() {
     first.feed(sequence, &ids(0, 60)).unwrap();
     let mut bytes = save(&mut first, &unfinished(sequence));
     // One run, no tokens that follow, the rows.
-    let run = bytes.len() - 8 - 60 * first.session().cell_bytes().index() - 4 - 16;
+    let run =
+        bytes.len() - 8 - 60 * first.session().cell_bytes(loadmaster::index::CacheClassId::WHOLE).index() - 4 - 16;
     assert_eq!(bytes[run..run + 16], [60, 0, 0, 0].map(u32::to_le_bytes).concat());
     bytes[run + 4] = 7;
     let loaded = load(&mut first, &sealed(&bytes)).unwrap();
@@ -252,7 +253,7 @@ fn what_only_looks_right_is_refused_or_loaded_whole() {
     for layout in [PAGED, KvLayout::Contiguous] {
         let mut engine = least(layout);
         let bytes = example(&mut engine);
-        let rows = bytes.len() - 8 - 32 * engine.session().cell_bytes().index();
+        let rows = bytes.len() - 8 - 32 * engine.session().cell_bytes(loadmaster::index::CacheClassId::WHOLE).index();
         let (mut loaded, mut refused) = (0, 0);
         for _ in 0..4000 {
             let mut changed = bytes.clone();
@@ -283,7 +284,7 @@ fn what_only_looks_right_is_refused_or_loaded_whole() {
 fn claims_are_checked_before_anything_is_done_for_them() {
     let mut engine = least(PAGED);
     let bytes = example(&mut engine);
-    let cells = engine.session().cell_bytes().index();
+    let cells = engine.session().cell_bytes(loadmaster::index::CacheClassId::WHOLE).index();
     let end = bytes.len() - 8 - 32 * cells;
     // Behind the facts: version, 32 tokens, two runs, two tokens that follow.
     let tokens = end - 12 - (4 + 2 * 16) - 32 * 4 - 4;

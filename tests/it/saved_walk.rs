@@ -27,6 +27,7 @@ pub fn least(layout: KvLayout) -> Engine {
         keep_mapping: false,
         together: 1,
         layout,
+        sequences: 1,
         budget: Bytes(1 << 30),
     };
     Engine::open(Gguf::from_bytes("least", bytes).unwrap(), options, &|_, _| {}).unwrap()

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use loadmaster::backend::{
-    self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn,
-    Event, HostBytes, ProgramId, Queue, SequenceRows, SplitWork,
+    self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTable,
+    CellTurn, Event, HostBytes, ProgramId, Queue, SplitWork,
 };
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::exec::{ExecError, GraphSource, Session, SessionLimits, Setup, StepInput, dealt, homes};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph, StateId};
+use loadmaster::index::CacheClassId;
 use loadmaster::models::{CacheSpec, Model};
 use loadmaster::plan::{Offload, Policy};
 use loadmaster::residency::{Axis, Home, Residency, WeightSlice};
@@ -19,6 +20,8 @@ use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
 use crate::reference::nmse;
+
+const WHOLE: CacheClassId = CacheClassId::WHOLE;
 
 /// Graphs of one model with one kind of cache.
 pub struct Source {
@@ -61,7 +64,7 @@ pub fn open(
     setup: Setup<'_>,
     homes: impl FnOnce(&Graph, &Machine) -> Residency,
 ) -> Result<Session, ExecError> {
-    open_with(gguf, CacheSpec { cells: Tokens(48), keys: cache, values: cache }, setup, homes)
+    open_with(gguf, CacheSpec { cells: Tokens(48), keys: cache, values: cache, sliding: None }, setup, homes)
 }
 
 /// A session with any cache.
@@ -90,9 +93,7 @@ pub fn logits(session: &mut Session, batch: u32) -> Result<Vec<f32>, ExecError> 
             ids: &ids,
             positions: &places,
             output_rows: &wanted,
-            cells: &cells,
-            sequences: &[SequenceRows { first: 0, rows, length, pages: 0..length.pages() }],
-            pages: &pages[..length.pages() as usize],
+            tables: &[CellTable::single(&cells, length, &pages[..length.pages() as usize])],
         };
         all.extend_from_slice(session.step(&step)?);
     }
@@ -239,10 +240,7 @@ fn weights_streamed_to_a_device_give_the_bits_of_one() {
 struct Kept {
     tokens: Tokens,
     outputs: Tokens,
-    cells: Vec<u32>,
-    sequences: Vec<SequenceRows>,
-    pages: Vec<u32>,
-    live: Vec<u16>,
+    tables: Vec<CellTable>,
 }
 
 enum Late {
@@ -293,8 +291,8 @@ impl Lazy {
         self.force_queue(asked, asked[at].queue, at)?;
         match what {
             Late::Write(dst, src) => self.inner.write(asked[at].queue, dst, &src, &[])?,
-            Late::Split(program, Kept { tokens, outputs, cells, sequences, pages, live }) => {
-                let args = Args { tokens, outputs, cells: &cells, sequences: &sequences, pages: &pages, live: &live };
+            Late::Split(program, Kept { tokens, outputs, tables }) => {
+                let args = Args { tokens, outputs, tables: &tables };
                 self.inner.submit(program, &args, &[])?
             }
             Late::Move(caches, moves) => self.inner.rearrange(caches, &moves, &[])?,
@@ -359,9 +357,8 @@ impl Backend for Lazy {
     }
 
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
-        let Args { tokens, outputs, cells, sequences, pages, live } = *args;
-        let (cells, sequences, pages, live) = (cells.to_vec(), sequences.to_vec(), pages.to_vec(), live.to_vec());
-        let kept = Kept { tokens, outputs, cells, sequences, pages, live };
+        let Args { tokens, outputs, tables } = *args;
+        let kept = Kept { tokens, outputs, tables: tables.to_vec() };
         burn(&self.fuse, self.spec())?;
         Ok(self.ask(Queue::Compute, waits, Late::Split(program, kept)))
     }
@@ -623,12 +620,12 @@ fn a_fault_in_work_on_cells_is_an_error_and_the_next_step_is_right() {
     let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
     let mut session = open(&gguf, DType::F16, setup, deal).unwrap();
     let expected = bits(&logits(&mut session, TOKENS).unwrap());
-    let mut row = vec![0; session.cell_bytes().index()];
+    let mut row = vec![0; session.cell_bytes(WHOLE).index()];
     let mut work = |session: &mut Session| -> Result<(), ExecError> {
-        session.rearrange(&[CellMove { src: 0, dst: 20, len: 9 }])?;
-        session.turn(&[CellTurn { first: 3, len: 30, delta: 2 }])?;
-        session.read_cells(&[4], &mut row)?;
-        session.write_cells(&[5], &row)
+        session.rearrange(WHOLE, &[CellMove { src: 0, dst: 20, len: 9 }])?;
+        session.turn(WHOLE, &[CellTurn { first: 3, len: 30, delta: 2 }])?;
+        session.read_cells(WHOLE, &[4], &mut row)?;
+        session.write_cells(WHOLE, &[5], &row)
     };
     fuse.store(1 << 40, Ordering::SeqCst);
     work(&mut session).unwrap();

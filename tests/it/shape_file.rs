@@ -11,7 +11,7 @@ use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
 fn graph(model: &Model, tokens: u32) -> Graph {
-    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16, sliding: None };
     model.graph(Batch { tokens: Tokens(tokens), outputs: Tokens(1) }, cache).unwrap()
 }
 
@@ -190,7 +190,7 @@ fn kimi_has_the_bytes_of_the_log_in_every_layer() {
     }
     assert_eq!(mib(&|name| name == "token_embd.weight"), 630.0);
     assert!((mib(&|name| name.starts_with("output")) - 918.75).abs() < 0.1);
-    let cache = CacheSpec { cells: Tokens(32768), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(32768), keys: DType::F16, values: DType::F16, sliding: None };
     let batch = Batch { tokens: Tokens(1), outputs: Tokens(1) };
     let graph = Model::from_shape(&shape).unwrap().graph(batch, cache).unwrap();
     assert_eq!(graph.states().len(), 61);

@@ -22,7 +22,7 @@ pub fn shipped_model(name: &str) -> Model {
 }
 
 pub fn graph(model: &Model, tokens: Tokens) -> Graph {
-    let cache = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16, sliding: None };
     model.graph(Batch { tokens, outputs: Tokens(1) }, cache).unwrap()
 }
 

@@ -28,7 +28,7 @@ fn members(shares: &[f64]) -> Vec<Member> {
 
 /// A session over one device a share, and what of the model was not cut.
 pub fn session(gguf: &Arc<Gguf>, cache: DType, shares: &[f64]) -> Session {
-    let cache = CacheSpec { cells: Tokens(48), keys: cache, values: cache };
+    let cache = CacheSpec { cells: Tokens(48), keys: cache, values: cache, sliding: None };
     let source = Box::new(Source { model: Model::from_gguf(gguf).unwrap(), cache });
     let whole = |graph: &Graph| homes(graph, gguf, MemoryId(0), false);
     let (together, residency) = Together::new(source, whole, vec![members(shares)]).unwrap();
@@ -38,7 +38,7 @@ pub fn session(gguf: &Arc<Gguf>, cache: DType, shares: &[f64]) -> Session {
 }
 
 fn cut(gguf: &Gguf, shares: &[f64], tokens: u32) -> Sharded {
-    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16, sliding: None };
     let graph = graph_of(&Model::from_gguf(gguf).unwrap(), cache, tokens);
     let residency = homes(&graph, gguf, MemoryId(0), false);
     shard(&graph, &residency, &[members(shares)]).unwrap()
@@ -167,7 +167,7 @@ fn what_cannot_be_cut_is_said() {
 #[test]
 fn groups_that_make_no_sense_are_refused() {
     let gguf = made(&named("llama-tiny").unwrap(), DType::Q8_0);
-    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16, sliding: None };
     let graph = graph_of(&Model::from_gguf(&gguf).unwrap(), cache, 8);
     let residency: Residency = homes(&graph, &gguf, MemoryId(0), false);
     let refused = |groups: &[Vec<Member>]| shard(&graph, &residency, groups).unwrap_err().to_string();
@@ -201,7 +201,7 @@ fn lanes_work_at_the_same_time() {
 
 /// Cut over two of the ten cards.
 fn on_cards(gguf: &Gguf) -> Sharded {
-    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16 };
+    let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::F16, sliding: None };
     let graph = graph_of(&Model::from_gguf(gguf).unwrap(), cache, 1);
     let member = |i| Member { memory: MemoryId(i), share: 1.0 };
     shard(&graph, &homes(&graph, gguf, MemoryId(1), false), &[vec![member(1), member(2)]]).unwrap()

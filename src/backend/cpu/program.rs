@@ -16,6 +16,7 @@ use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, bound_slice
 use crate::device::{self, DeviceSpec, Scratch};
 use crate::graph::ops::{self, Elementwise, ExpertPart, Moe, Rope, Values};
 use crate::graph::{InputId, NodeId, Op, StateId, WeightId};
+use crate::index::Id;
 use crate::plan::Span;
 use crate::residency::slice_bytes;
 use crate::tensor::DType;
@@ -229,7 +230,7 @@ impl Builder<'_> {
             let (state, pages) = self.state(state)?;
             halves.push(Half { x: self.value(x)?, state, pages });
         }
-        self.push(Task::CacheWrite { halves })
+        self.push(Task::CacheWrite { class: self.work.graph.class_of(op.keys).index(), halves })
     }
 
     fn attention(&mut self, op: &ops::Attention, out: Rows) -> Result<(), BackendError> {
@@ -241,7 +242,8 @@ impl Builder<'_> {
         let group = op.heads as usize / key_pages.heads;
         let geometry = Geometry { keys: key_pages, values: value_pages, group, scale: op.scale, mask: op.mask };
         let q = self.value(op.q)?;
-        self.push(Task::Attention(Attention { q, keys, values, geometry, out }))
+        let class = self.work.graph.class_of(op.keys).index();
+        self.push(Task::Attention(Attention { q, keys, values, class, geometry, out }))
     }
 
     fn elementwise(&mut self, op: &Elementwise, out: Rows) -> Result<(), BackendError> {

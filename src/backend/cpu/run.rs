@@ -95,7 +95,7 @@ impl Call<'_> {
             Task::Route { out, .. } | Task::Combine { out, .. } => self.rows(out.dim),
             Task::Quantize { x, slices, .. } => self.rows(x.dim) * slices.count,
             Task::Angles { .. } => self.args.tokens.index(),
-            Task::CacheWrite { halves } => halves.iter().map(|half| half.pages.heads).sum(),
+            Task::CacheWrite { class: _, halves } => halves.iter().map(|half| half.pages.heads).sum(),
             Task::Gated { out, .. } | Task::Add { out, .. } => (self.rows(out.dim) * out.cols).div_ceil(ELEMENTS),
             Task::Group { .. } => 1,
             Task::MatMul(MatMul { weight, out, panels, .. }) => {
@@ -115,8 +115,9 @@ impl Call<'_> {
             Task::Experts(Experts { weight, groups, part, panels, .. }) => {
                 active(groups, part).len() * chunks_of(weight, *panels)
             }
-            Task::Attention(Attention { geometry, .. }) => {
-                let blocks = self.args.sequences.iter().map(|s| (s.rows as usize).div_ceil(geometry.rows()));
+            Task::Attention(Attention { class, geometry, .. }) => {
+                let blocks =
+                    self.args.tables[*class].sequences.iter().map(|s| (s.rows as usize).div_ceil(geometry.rows()));
                 blocks.sum::<usize>() * geometry.keys.heads * geometry.parts()
             }
         }
@@ -146,7 +147,7 @@ impl Call<'_> {
                 let (x, out) = (row(x, chunk), row_mut(out, chunk));
                 self.isa.run(rope::Rotate { x, head_dim, offset, style, table, out });
             }
-            Task::CacheWrite { halves } => self.cache_write(halves, chunk),
+            Task::CacheWrite { class, halves } => self.cache_write(*class, halves, chunk),
             Task::Attention(task) => self.attention(task, chunk),
             Task::Gated { gate, up, activation, out } => {
                 let (gate, up, out) = (span(gate, self, chunk), span(up, self, chunk), span_mut(out, self, chunk));
@@ -273,10 +274,10 @@ impl Call<'_> {
     }
 
     /// One head of one half, for all rows: pages are shared by rows but not by heads.
-    fn cache_write(&self, halves: &[Half], chunk: usize) {
+    fn cache_write(&self, class: usize, halves: &[Half], chunk: usize) {
         let mut heads = halves.iter().flat_map(|half| (0..half.pages.heads).map(move |head| (half, head)));
         let (Half { x, state, pages }, head) = heads.nth(chunk).expect("a chunk for every head of every half");
-        for (i, &cell) in self.args.cells.iter().enumerate() {
+        for (i, &cell) in self.args.tables[class].cells.iter().enumerate() {
             let (page, lane) = (cell as usize / PAGE, cell as usize % PAGE);
             let at = page * pages.page_bytes() + head * pages.head_bytes();
             let values = &row::<f32>(x, i)[head * pages.head_dim..(head + 1) * pages.head_dim];
@@ -285,13 +286,14 @@ impl Call<'_> {
     }
 
     fn attention(&self, task: &Attention, chunk: usize) {
-        let Attention { q, keys, values, geometry, out } = task;
+        let Attention { q, keys, values, class, geometry, out } = task;
+        let cells = &self.args.tables[*class];
         let (heads, parts) = (geometry.keys.heads, geometry.parts());
         let (part, head, mut block) = (chunk % parts, chunk / parts % heads, chunk / parts / heads);
         let (queries, most) = (geometry.part(part), geometry.rows());
         let first_query = head * geometry.group + queries.start;
         let geometry = Geometry { group: queries.len(), ..*geometry };
-        for sequence in self.args.sequences {
+        for sequence in &cells.sequences {
             let blocks = (sequence.rows as usize).div_ceil(most);
             if block >= blocks {
                 block -= blocks;
@@ -312,10 +314,11 @@ impl Call<'_> {
                 first_query,
                 q: &all::<f32>(&q.raw)[row0 * q.cols..(row0 + rows) * q.cols],
                 first: sequence.length.index() - sequence.rows as usize + from,
+                behind: sequence.behind.index(),
                 keys: all(keys),
                 values: all(values),
-                pages: &self.args.pages[table.clone()],
-                live: self.args.live.get(table).unwrap_or(&[]),
+                pages: &cells.pages[table.clone()],
+                live: cells.live.get(table).unwrap_or(&[]),
                 scratch: part_mut(self.scratch, 0, geometry.scratch_floats()),
                 out: &mut outs[..rows],
             });

@@ -152,6 +152,8 @@ pub struct Attention {
     pub keys: Raw,
     /// The cache of values.
     pub values: Raw,
+    /// Their class.
+    pub class: usize,
     /// Heads, pages, scale and mask.
     pub geometry: Geometry,
     /// The value.
@@ -197,7 +199,7 @@ pub enum Task {
     /// Rotation by the table.
     Rope { x: Rows, angles: Raw, turn: Turn, out: Rows },
     /// Rows into their pages: K, and V where it has pages of its own.
-    CacheWrite { halves: Vec<Half> },
+    CacheWrite { class: usize, halves: Vec<Half> },
     /// Attention over pages.
     Attention(Attention),
     /// Gated activation.
@@ -233,8 +235,8 @@ impl Task {
                 [positions].into_iter().chain(factors).collect()
             }
             Task::Rope { x, angles, turn: _, out: _ } => vec![&x.raw, angles],
-            Task::CacheWrite { halves } => halves.iter().map(|half| &half.x.raw).collect(),
-            Task::Attention(Attention { q, keys, values, geometry: _, out: _ }) => vec![&q.raw, keys, values],
+            Task::CacheWrite { class: _, halves } => halves.iter().map(|half| &half.x.raw).collect(),
+            Task::Attention(Attention { q, keys, values, class: _, geometry: _, out: _ }) => vec![&q.raw, keys, values],
             Task::Gated { gate, up, activation: _, out: _ } => vec![&gate.raw, &up.raw],
             Task::Add { a, b, out: _ } => vec![&a.raw, &b.raw],
             Task::Route { logits, bias, choose: _, out: _ } => [&logits.raw].into_iter().chain(bias).collect(),
@@ -266,7 +268,7 @@ impl Task {
             | Task::Combine { out, .. } => vec![&out.raw],
             Task::Quantize { out, .. } => vec![&out.raw],
             Task::Angles { out, .. } => vec![out],
-            Task::CacheWrite { halves } => halves.iter().map(|half| &half.state).collect(),
+            Task::CacheWrite { class: _, halves } => halves.iter().map(|half| &half.state).collect(),
             Task::Group { groups, .. } => vec![&groups.starts, &groups.active, &groups.slots, &groups.rows],
         }
     }

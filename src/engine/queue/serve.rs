@@ -4,7 +4,7 @@ use super::{Finished, Queue, RequestId, StepReport};
 use crate::engine::request::Running;
 use crate::engine::share::share;
 use crate::engine::{Engine, EngineError, Finish, Piece, Request, Wanted};
-use crate::kv::{KvError, SequenceId};
+use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::units::Tokens;
 
 impl Queue<'_> {
@@ -79,7 +79,7 @@ impl Queue<'_> {
             sequences: parts().count(),
             prompts: parts().filter(|(running, _)| !running.decodes()).count(),
             waiting: self.waiting.len(),
-            pages: self.engine.kv.used(),
+            pages: self.engine.kv.classes().iter().map(PagedKv::used).sum(),
             price: self.tidy.price,
             moved: self.tidy.moved(self.engine),
         };

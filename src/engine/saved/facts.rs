@@ -91,8 +91,9 @@ pub(super) fn facts(model: &Model, gguf: &Gguf, states: &IndexVec<StateId, State
     facts.push(Fact::new(FactOf::Model, "weights", weights(gguf, &tensors)));
     facts.push(Fact::new(FactOf::Cache, "caches", states.len()));
     facts.extend(states.iter().map(|state| {
-        let State { name, layer: _, half: _, dtype, heads, head_dim, cells: _ } = state;
-        Fact::new(FactOf::Cache, name, format_args!("{dtype} {heads} x {head_dim}"))
+        let State { name, layer: _, half: _, dtype, heads, head_dim, cells: _, window } = state;
+        let kept = window.map_or(String::new(), |window| format!(", the last {window}"));
+        Fact::new(FactOf::Cache, name, format_args!("{dtype} {heads} x {head_dim}{kept}"))
     }));
     facts
 }

@@ -15,7 +15,8 @@
 //! | list of `u32` | tokens of the sequence |
 //! | list of 4 `u32` | where they are: a [`SavedRun`] in the order of its fields |
 //! | list of `u32` | tokens that follow and are not evaluated yet |
-//! | rows | those of the tokens in order, in pieces of as many cells as fit [`PIECE`], at least one; in a piece cache after cache |
+//! | a `u32` a window | tokens at the end whose rows are kept, where caches keep a window of them, the smallest window first |
+//! | rows | of the caches that keep all, then of each window: those of the tokens in order, in pieces of as many cells as fit [`PIECE`], at least one; in a piece cache after cache |
 //! | `u64` | XXH64 with seed 0 of all before |
 //!
 //! A row is that of [`Session::read_cells`](crate::exec::Session::read_cells), in the type of its cache.
@@ -28,11 +29,10 @@ use std::io::{self, Read, Seek, Write};
 
 use thiserror::Error;
 
-use super::cells::cell_turn;
 use super::{CHUNK, Engine, EngineError};
-use crate::backend::CellTurn;
 use crate::exec::ExecError;
-use crate::kv::{Depth, KvError, KvLayout, SavedRun, SavedSequence, SequenceId, Writes};
+use crate::index::{CacheClassId, IndexVec};
+use crate::kv::{Depth, KvError, KvLayout, Run, SavedRun, SavedSequence, SequenceId, Writes};
 use crate::text::TokenId;
 use crate::units::{Bytes, Tokens};
 
@@ -102,21 +102,24 @@ impl Engine {
         to: &mut dyn Write,
     ) -> Result<(), EngineError> {
         let (saved, cells) = (self.kv.save(sequence)?, self.cells_of(sequence)?);
+        let windows: Vec<u32> = cells.iter().skip(1).map(|cells| cells.len() as u32).collect();
         let next: Vec<u32> = next.iter().map(|token| token.0).collect();
         let vocab = self.session.vocab();
         if let Some(&id) = next.iter().find(|&&id| id >= vocab) {
             return Err(ExecError::TokenId { id, vocab }.into());
         }
-        let front = front(&self.facts(), &saved, &next);
-        let rows = self.session.cell_bytes().times(cells.len() as u64);
+        let front = front(&self.facts(), &saved, &next, &windows);
+        let rows = cells.iter_ids().map(|(class, cells)| self.rows(class, cells.len())).sum::<Bytes>();
         let mut writer = Writer::new(name, to);
         writer.head(Bytes::of_len(front.len()) + rows)?;
         writer.put(&front)?;
         let mut bytes = Vec::new();
-        for piece in cells.chunks(self.piece()) {
-            bytes.resize(self.session.cell_bytes().index() * piece.len(), 0);
-            self.session.read_cells(piece, &mut bytes)?;
-            writer.put(&bytes)?;
+        for (class, cells) in cells.iter_ids() {
+            for piece in cells.chunks(self.piece(class)) {
+                bytes.resize(self.rows(class, piece.len()).index(), 0);
+                self.session.read_cells(class, piece, &mut bytes)?;
+                writer.put(&bytes)?;
+            }
         }
         Ok(writer.seal()?)
     }
@@ -135,9 +138,10 @@ impl Engine {
         let saved = SavedSequence { version, tokens: self.tokens(&mut reader)?, runs: runs(&mut reader)? };
         let next = reader.list("tokens that follow")?;
         self.known(name, saved.tokens.iter().chain(&next))?;
-        let rows = self.session.cell_bytes().times(saved.tokens.len() as u64);
+        let held = self.rows_held(&mut reader, saved.tokens.len() as u32)?;
+        let rows = held.iter_ids().map(|(class, &held)| self.rows(class, held as usize)).sum();
         reader.ends_behind("rows", rows)?;
-        let (sequence, cells) = self.place(name, &saved)?;
+        let (sequence, cells) = self.place(name, &saved, &held)?;
         if let Err(why) = self.fill(&cells, &mut reader) {
             self.kv.end(sequence)?;
             return Err(why);
@@ -146,14 +150,37 @@ impl Engine {
         Ok(Loaded { sequence, tokens: ids(saved.tokens), next: ids(next) })
     }
 
-    /// The cells of a sequence in the order of its tokens.
-    fn cells_of(&self, sequence: SequenceId) -> Result<Vec<u32>, EngineError> {
+    /// The cells of a sequence in the order of its tokens, by class.
+    fn cells_of(&self, sequence: SequenceId) -> Result<IndexVec<CacheClassId, Vec<u32>>, EngineError> {
         let page = match self.kv.layout() {
             layout @ KvLayout::Paged { .. } => layout.page(),
             KvLayout::Contiguous => Tokens::PAGE.0,
         };
-        let runs = self.kv.runs(sequence)?;
-        Ok(runs.flat_map(|run| (run.page.0 * page + run.first..).take(run.len.index())).collect())
+        let cells = |run: Run| (run.page.0 * page + run.first..).take(run.len.index());
+        self.kv.classes().iter().map(|books| Ok(books.runs(sequence)?.flat_map(cells).collect())).collect()
+    }
+
+    /// Bytes of the rows of so many cells of a class.
+    fn rows(&self, class: CacheClassId, cells: usize) -> Bytes {
+        self.session.cell_bytes(class).times(cells as u64)
+    }
+
+    /// Tokens at the end of a sequence of `tokens` whose rows there are, by class.
+    fn rows_held(
+        &self,
+        reader: &mut Reader<'_, impl Read>,
+        tokens: u32,
+    ) -> Result<IndexVec<CacheClassId, u32>, SavedError> {
+        let mut held: IndexVec<CacheClassId, u32> = [tokens].into_iter().collect();
+        for _ in self.kv.classes().ids().skip(1) {
+            let found = reader.count("rows of a window")?;
+            if found > tokens {
+                let needed = format!("at most the {tokens} of the sequence");
+                return Err(wire::damaged(&reader.file(), "rows of a window", needed, found.to_string()));
+            }
+            held.push(found);
+        }
+        Ok(held)
     }
 
     fn facts(&self) -> Vec<Fact> {
@@ -161,14 +188,15 @@ impl Engine {
     }
 
     /// Cells whose rows are a piece.
-    fn piece(&self) -> usize {
-        (PIECE.0 / self.session.cell_bytes().0.max(1)).max(1) as usize
+    fn piece(&self, class: CacheClassId) -> usize {
+        (PIECE.0 / self.session.cell_bytes(class).0.max(1)).max(1) as usize
     }
 
     /// The tokens of the sequence, if the cache has room for them.
     fn tokens(&self, reader: &mut Reader<'_, impl Read>) -> Result<Vec<u32>, SavedError> {
         let needed = reader.count("tokens")?;
-        let (free, total) = (self.kv.free_pages() * self.kv.layout().page(), self.kv.cells().0);
+        let free = self.kv.whole().free_pages() * self.kv.layout().page();
+        let total = self.kv.cells().0;
         if needed > free {
             return Err(SavedError::TooLarge { file: reader.file(), needed, free, total });
         }
@@ -186,36 +214,48 @@ impl Engine {
     }
 
     /// Starts the sequence; its cells are still to be filled.
-    fn place(&mut self, name: &str, saved: &SavedSequence) -> Result<(SequenceId, Vec<u32>), EngineError> {
-        let mut writes = Writes::default();
-        let placed = match self.kv.restore(saved, &mut writes) {
+    fn place(
+        &mut self,
+        name: &str,
+        saved: &SavedSequence,
+        held: &IndexVec<CacheClassId, u32>,
+    ) -> Result<(SequenceId, IndexVec<CacheClassId, Vec<u32>>), EngineError> {
+        let mut writes = self.kv.classes().iter().map(|_| Writes::default()).collect();
+        let placed = match self.kv.restore(saved, held, &mut writes) {
             // Free cells are there, but not side by side.
             Err(KvError::NoSlot { .. }) => {
                 self.compact(Depth::Pages, CHUNK)?;
-                self.kv.restore(saved, &mut writes)
+                writes.iter_mut().for_each(Writes::clear);
+                self.kv.restore(saved, held, &mut writes)
             }
             placed => placed,
         };
         let sequence = placed.map_err(|why| SavedError::Sequence { file: name.into(), why })?;
-        Ok((sequence, writes.cells.iter().map(|cell| cell.0).collect()))
+        let cells = writes.iter().map(|writes| writes.cells.iter().map(|cell| cell.0).collect());
+        Ok((sequence, cells.collect()))
     }
 
     /// Reads rows into cells, and rotates the keys that are owed it.
-    fn fill(&mut self, cells: &[u32], reader: &mut Reader<'_, impl Read>) -> Result<(), EngineError> {
+    fn fill(
+        &mut self,
+        cells: &IndexVec<CacheClassId, Vec<u32>>,
+        reader: &mut Reader<'_, impl Read>,
+    ) -> Result<(), EngineError> {
         let mut bytes = Vec::new();
-        for piece in cells.chunks(self.piece()) {
-            bytes.resize(self.session.cell_bytes().index() * piece.len(), 0);
-            reader.take(&mut bytes, "rows")?;
-            self.session.write_cells(piece, &bytes)?;
+        for (class, cells) in cells.iter_ids() {
+            for piece in cells.chunks(self.piece(class)) {
+                bytes.resize(self.rows(class, piece.len()).index(), 0);
+                reader.take(&mut bytes, "rows")?;
+                self.session.write_cells(class, piece, &bytes)?;
+            }
         }
         reader.sealed()?;
-        let turns: Vec<CellTurn> = self.kv.rotations().into_iter().map(cell_turn).collect();
-        Ok(self.session.turn(&turns)?)
+        self.turn_owed().map(|_| ())
     }
 }
 
 /// All between head and rows.
-fn front(facts: &[Fact], saved: &SavedSequence, next: &[u32]) -> Vec<u8> {
+fn front(facts: &[Fact], saved: &SavedSequence, next: &[u32], windows: &[u32]) -> Vec<u8> {
     let mut front = Vec::new();
     let count = |n: usize| (n as u32).to_le_bytes();
     front.extend(count(facts.len()));
@@ -228,7 +268,7 @@ fn front(facts: &[Fact], saved: &SavedSequence, next: &[u32]) -> Vec<u8> {
         front.extend([len, position, key_at, turns].iter().flat_map(|n| n.to_le_bytes()));
     }
     front.extend(count(next.len()));
-    front.extend(next.iter().flat_map(|id| id.to_le_bytes()));
+    front.extend(next.iter().chain(windows).flat_map(|n| n.to_le_bytes()));
     front
 }
 

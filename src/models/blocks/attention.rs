@@ -4,6 +4,7 @@ use super::{Blocks, ModelError};
 use crate::graph::ops::{Attention, CacheWrite, Mask, Rope, RopeStyle};
 use crate::graph::{CacheHalf, NodeId, Op, State, StateId};
 use crate::tensor::DType;
+use crate::units::Tokens;
 
 /// What differs between architectures.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +25,8 @@ impl Blocks<'_> {
         let v = self.matmul("attn_v", normed, (h.width, h.kv_heads * h.value_dim), None)?;
         let q = self.rotated("q", q, h.heads, style)?;
         let k = self.rotated("k", k, h.kv_heads, style)?;
-        let keys = self.cache_half(CacheHalf::Keys, h.key_dim)?;
-        let values = self.cache_half(CacheHalf::Values, h.value_dim)?;
+        let keys = self.cache_half(CacheHalf::Keys, h.key_dim, Mask::Causal)?;
+        let values = self.cache_half(CacheHalf::Values, h.value_dim, Mask::Causal)?;
         let write =
             self.node(self.in_layer("cache"), Op::Cache(CacheWrite { k, v: Some(v), keys, values: Some(values) }))?;
         let (heads, scale, mask) = (h.heads, h.attention_scale, Mask::Causal);
@@ -56,14 +57,18 @@ impl Blocks<'_> {
         self.node(self.in_layer(&format!("rope_{half}")), Op::Rope(rope))
     }
 
-    pub(super) fn cache_half(&mut self, half: CacheHalf, head_dim: u32) -> Result<StateId, ModelError> {
+    pub(super) fn cache_half(&mut self, half: CacheHalf, head_dim: u32, mask: Mask) -> Result<StateId, ModelError> {
         let (name, dtype) = match half {
             CacheHalf::Keys => ("cache_k", self.cache.keys),
             CacheHalf::Values => ("cache_v", self.cache.values),
         };
         self.fits_blocks(name, dtype, head_dim)?;
-        let (layer, heads, cells) = (self.layer, self.hparams.kv_heads, self.cache.cells);
-        let state = State { name: self.in_layer(name), layer, half, dtype, heads, head_dim, cells };
+        let (cells, window) = match mask {
+            Mask::Causal => (self.cache.cells, None),
+            Mask::Window(tokens) => self.cache.of_window(Tokens(tokens)),
+        };
+        let (layer, heads) = (self.layer, self.hparams.kv_heads);
+        let state = State { name: self.in_layer(name), layer, half, dtype, heads, head_dim, cells, window };
         Ok(self.builder.state(state)?)
     }
 

@@ -27,7 +27,7 @@ impl Blocks<'_> {
         let q = self.head_matmul("attn_k_b", q, (plain, rank), rotary)?;
         let k = self.latent_norm(k, latent)?;
         let k = self.latent_rope("rope_k", k, latent, Heads { count: 1, offset: rank })?;
-        let keys = self.cache_half(CacheHalf::Keys, rank + rotary)?;
+        let keys = self.cache_half(CacheHalf::Keys, rank + rotary, Mask::Causal)?;
         let write = self.node(self.in_layer("cache"), Op::Cache(CacheWrite { k, v: None, keys, values: None }))?;
         let (heads, scale, mask, values) = (h.heads, h.attention_scale, Mask::Causal, Values::Prefix { prefix: rank });
         let attention = Attention { q, write, keys, values, heads, scale, mask };

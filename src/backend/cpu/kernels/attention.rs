@@ -103,6 +103,8 @@ pub struct Attend<'a> {
     pub keys: &'a [u8],
     /// All pages of the values.
     pub values: &'a [u8],
+    /// Cells at the beginning of the sequence that its block table leaves out; none of the rows attends to them.
+    pub behind: usize,
     /// The sequence's block table.
     pub pages: &'a [u32],
     /// A bit a live cell of each of its pages; none where all are.
@@ -142,16 +144,16 @@ impl Job for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Attend { geometry: g, head, first_query, q, first, keys, values, pages, live, scratch, out } = self;
+        let Attend { geometry: g, head, first_query, q, first, keys, values, behind, pages, live, scratch, out } = self;
         let rows = out.len();
         let mut parts = cut(&g, rows, scratch);
         take_queries(s, &g, first_query, q, rows, parts.q);
         parts.most.fill(f32::NEG_INFINITY);
         parts.total.fill(0.0);
         parts.sum.fill(0.0);
-        let call = Call { g: &g, head, first, rows, keys, values, pages, live };
+        let call = Call { g: &g, head, first, rows, keys, values, behind, pages, live };
         let reach = call.reach(0).start..call.reach(rows - 1).end;
-        let mut place = Place::default();
+        let mut place = Place { page: 0, first: behind };
         for tile in reach.start / TILE..reach.end.div_ceil(TILE) {
             let cells = reach.start.max(tile * TILE)..reach.end.min((tile + 1) * TILE);
             place = call.find(place, cells.start);
@@ -213,12 +215,13 @@ struct Call<'a> {
     rows: usize,
     keys: &'a [u8],
     values: &'a [u8],
+    behind: usize,
     pages: &'a [u32],
     live: &'a [u16],
 }
 
 /// A page of a block table, and the place of its first live cell in the sequence.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Place {
     page: usize,
     first: usize,
@@ -236,7 +239,8 @@ impl Call<'_> {
     #[inline(always)]
     fn find(&self, from: Place, cell: usize) -> Place {
         if self.live.is_empty() {
-            return Place { page: cell / PAGE, first: cell / PAGE * PAGE };
+            let page = (cell - self.behind) / PAGE;
+            return Place { page, first: self.behind + page * PAGE };
         }
         let mut place = from;
         while self.next(place).first <= cell {

@@ -1,0 +1,175 @@
+//! Caches whose readers look back over a window only: pages that are wholly behind it are given back between steps, so
+//! that a sequence holds no more than its window and a step of rows, however long it gets.
+//!
+//! What a window reaches is counted in tokens of the sequence, not in positions. The tokens of such a cache are always
+//! the last of those that the books of the whole sequence have; see [`super::Books`], which keeps both.
+
+use super::prefix::Chain;
+use super::table::Sequence;
+use super::{KvError, KvLayout, PageId, PagedKv, SequenceId};
+use crate::units::Tokens;
+
+/// How far back rows are read, and how many are appended before those behind are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Tokens that a row reads, its own included.
+    pub tokens: Tokens,
+    /// Most tokens of a step.
+    pub step: Tokens,
+}
+
+impl Window {
+    /// Most pages that a sequence holds without holes, with the rows of a step.
+    pub fn pages(self, layout: KvLayout) -> u32 {
+        let (cells, page) = (self.reach().saturating_add(self.step.0), layout.page());
+        cells.saturating_add(2 * (page - 1)) / page
+    }
+
+    /// Tokens before the next one that are kept: what it reads, and one so that a sequence never looks empty.
+    fn reach(self) -> u32 {
+        self.tokens.0.saturating_sub(1).max(1)
+    }
+}
+
+impl PagedKv {
+    /// A cache of `cells`, rounded down to whole pages, of which sequences keep what a window reaches.
+    pub fn sliding(cells: Tokens, layout: KvLayout, window: Window) -> PagedKv {
+        PagedKv { window: Some(window), ..PagedKv::new(cells, layout) }
+    }
+
+    /// Gives back the leading pages of a sequence that no row to come reads. To be called after a step that succeeded:
+    /// what was appended cannot be taken back behind this.
+    pub(super) fn slide(&mut self, id: SequenceId) -> Result<(), KvError> {
+        let (Some(window), page) = (self.window, self.page()) else { return Ok(()) };
+        self.sequence(id)?;
+        let PagedKv { pages, sequences, .. } = self;
+        if let Some(sequence) = sequences[id].as_mut() {
+            let behind = sequence.behind(window.reach());
+            sequence.count -= sequence.live[..behind].iter().map(|live| live.count_ones()).sum::<u32>();
+            // The last first, as whenever pages are given back.
+            sequence.pages.drain(..behind).rev().for_each(|dropped| pages.release(dropped));
+            sequence.live.drain(..behind);
+            sequence.gone += behind as u32 * page;
+        }
+        Ok(())
+    }
+
+    /// Tokens before the next one that a row of it reads.
+    pub(super) fn reach(&self) -> Tokens {
+        Tokens(self.window.map_or(u32::MAX, Window::reach))
+    }
+
+    /// Checks that a sequence that is to have its first `tokens` tokens of all has those that a window reaches, where
+    /// `held` of them are in this cache.
+    pub(super) fn reaches(&self, id: SequenceId, tokens: u32, held: u32) -> Result<(), KvError> {
+        let needed = self.reach().0.min(tokens);
+        match held < needed {
+            true => Err(KvError::Window { sequence: id, tokens, needed, found: held }),
+            false => Ok(()),
+        }
+    }
+
+    /// Free pages that a sequence needs to take as many tokens as `promised`: all that it comes to hold at a time, but for those
+    /// that it alone holds already and gives back as it goes on.
+    pub(super) fn due_behind(&self, window: Window, sequence: &Sequence, promised: u32) -> u32 {
+        if promised == 0 {
+            return 0;
+        }
+        let (page, held) = (self.page(), sequence.pages.len() as u32);
+        let all = sequence.slots(page).saturating_add(promised).div_ceil(page);
+        // Holes take room in pages that are kept.
+        let spare = held.saturating_sub(sequence.count.div_ceil(page) + 1);
+        let own = sequence.pages.iter().filter(|&&held| self.pages.holders(held) == 1).count() as u32;
+        all.min(window.pages(self.layout) + spare).saturating_sub(own)
+    }
+
+    /// Tokens that a sequence can take now: any number, if it can come to hold all that it holds at a time.
+    pub(super) fn room_behind(&self, window: Window, sequence: &Sequence) -> Tokens {
+        let free = self.pages.free().saturating_sub(self.promised() - self.due(sequence));
+        if self.due_behind(window, sequence, u32::MAX) <= free {
+            return Tokens(u32::MAX);
+        }
+        let (page, slots) = (self.page(), sequence.slots(self.page()));
+        let copied = u32::from(self.shared_end(sequence).is_some());
+        match free.checked_sub(copied) {
+            Some(free) => Tokens(free * page + slots.next_multiple_of(page) - slots),
+            None => Tokens(0),
+        }
+    }
+
+    /// By page of `tokens`, the page that has the rows, where `chains` tells the content up to the end of each.
+    pub(super) fn found_along(&self, tokens: &[u32], chains: &[(PageId, Chain)]) -> Vec<Option<PageId>> {
+        let parents = [Chain::ROOT].into_iter().chain(chains.iter().map(|&(_, chain)| chain));
+        let pages = tokens.chunks_exact(self.page() as usize).zip(parents).take(chains.len());
+        pages.map(|(ids, parent)| Some(self.pages.index.find(parent, ids, self.cells.tokens())?.0)).collect()
+    }
+
+    /// Pages at the end of `found[..n]` that a sequence of so many has to have, if they are there.
+    pub(super) fn enough(&self, found: &[Option<PageId>]) -> Option<Vec<PageId>> {
+        let reach = self.reach().0.div_ceil(self.page()) as usize;
+        found[found.len().saturating_sub(reach)..].iter().copied().collect()
+    }
+
+    /// As [`PagedKv::admit`], with `shared` tokens before it whose last pages are `found`.
+    pub(super) fn admit_behind(
+        &mut self,
+        found: &[PageId],
+        shared: Tokens,
+        total: Tokens,
+    ) -> Result<SequenceId, KvError> {
+        let (id, page) = (self.start(), self.page());
+        self.sequence_mut(id)?.gone = shared.0 - found.len() as u32 * page;
+        for &held in found {
+            self.pages.hold(held);
+            self.share(id, held, Chain::ROOT);
+        }
+        self.sequence_mut(id)?.unbroken = shared.0;
+        self.sequence_mut(id)?.promised = total.0.saturating_sub(shared.0);
+        let needed = self.due(self.sequence(id)?);
+        match self.keeps_promises() {
+            Ok(()) => Ok(id),
+            Err(_) => {
+                self.end(id)?;
+                Err(self.full(needed, self.promised()))
+            }
+        }
+    }
+
+    /// As [`PagedKv::written`], the contents told by the books of the whole sequence.
+    pub(super) fn written_along(&mut self, id: SequenceId, whole: &PagedKv) -> Result<(), KvError> {
+        let (page, sequence) = (self.page(), self.sequence(id)?);
+        let (gone, unbroken) = (sequence.gone / page, sequence.unbroken);
+        let mut count = sequence.known.0.max(gone);
+        while (count + 1) * page <= unbroken {
+            let Some(parent) = whole.content_before(id, count)? else { break };
+            self.publish(id, (count - gone) as usize, parent)?;
+            count += 1;
+        }
+        self.sequence_mut(id)?.known.0 = count;
+        Ok(())
+    }
+
+    /// The content of a sequence up to page `at` of its table, if it is known.
+    fn content_before(&self, id: SequenceId, at: u32) -> Result<Option<Chain>, KvError> {
+        let sequence = self.sequence(id)?;
+        let before = match at.checked_sub(1) {
+            None => return Ok(Some(Chain::ROOT)),
+            Some(before) if at <= sequence.known.0 => sequence.pages.get(before as usize),
+            Some(_) => None,
+        };
+        Ok(before.and_then(|&page| self.pages.index.content(page)))
+    }
+}
+
+impl Sequence {
+    /// Leading pages without which at least `reach` live slots, and the last page, are left.
+    fn behind(&self, reach: u32) -> usize {
+        let mut left = self.count;
+        let last = self.live.len().saturating_sub(1);
+        let drops = self.live[..last].iter().take_while(|live| {
+            left = left.saturating_sub(live.count_ones());
+            left >= reach
+        });
+        drops.count()
+    }
+}
