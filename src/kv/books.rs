@@ -307,19 +307,32 @@ impl Books {
         held: &IndexVec<CacheClassId, u32>,
         writes: &mut IndexVec<CacheClassId, Writes>,
     ) -> Result<SequenceId, KvError> {
-        let (tokens, mut id) = (saved.tokens.len() as u32, SequenceId(0));
-        for class in self.classes.ids() {
-            let books = &mut self.classes[class];
-            let enough = books.reaches(id, tokens, held[class].min(tokens));
-            match enough.and_then(|()| books.restore(&saved.last(held[class]), &mut writes[class])) {
-                Ok(restored) => id = restored,
-                Err(why) => {
-                    self.end_before(class, id)?;
-                    return Err(why);
-                }
+        let id = self.start();
+        let restored = self.may_restore(id, saved, held).and_then(|()| {
+            let mut classes = self.classes.ids();
+            classes.try_for_each(|c| self.classes[c].restore_as(id, &saved.last(held[c]), &mut writes[c]))
+        });
+        match restored {
+            Ok(()) => Ok(id),
+            Err(why) => {
+                self.end(id)?;
+                Err(why)
             }
         }
-        Ok(id)
+    }
+
+    fn may_restore(
+        &self,
+        id: SequenceId,
+        saved: &SavedSequence,
+        held: &IndexVec<CacheClassId, u32>,
+    ) -> Result<(), KvError> {
+        saved.check()?;
+        let tokens = saved.tokens.len() as u32;
+        self.classes.iter_ids().try_for_each(|(class, books)| {
+            books.reaches(id, tokens, held[class].min(tokens))?;
+            books.may_append(id, held[class] as usize)
+        })
     }
 
     /// Ends a sequence that only the classes before `class` have.

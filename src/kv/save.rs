@@ -59,19 +59,33 @@ impl PagedKv {
     /// # Errors
     /// The saved sequence is of another format or damaged, or its cells cannot be had, as for [`PagedKv::append`].
     pub fn restore(&mut self, saved: &SavedSequence, writes: &mut Writes) -> Result<SequenceId, KvError> {
-        saved.check()?;
-        let (id, from) = (self.start(), writes.cells.len());
-        if let Err(why) = self.grow(id, 0, saved.tokens.len(), writes) {
-            self.end(id)?;
-            return Err(why);
+        let id = self.start();
+        match self.restore_as(id, saved, writes) {
+            Ok(()) => Ok(id),
+            Err(why) => {
+                self.end(id)?;
+                Err(why)
+            }
         }
+    }
+
+    /// As [`PagedKv::restore`], into an empty sequence.
+    pub(super) fn restore_as(
+        &mut self,
+        id: SequenceId,
+        saved: &SavedSequence,
+        writes: &mut Writes,
+    ) -> Result<(), KvError> {
+        saved.check()?;
+        let from = writes.cells.len();
+        self.grow(id, 0, saved.tokens.len(), writes)?;
         let places = saved.runs.iter().flat_map(|run| (0..run.len).map(move |i| (run, i)));
         for ((&cell, &token), (run, i)) in writes.cells[from..].iter().zip(&saved.tokens).zip(places) {
             self.cells.set(cell, token, run.position + i, run.key_at + i);
             self.cells.set_turns(cell, run.turns);
             self.turned |= run.position != run.key_at;
         }
-        Ok(id)
+        Ok(())
     }
 }
 
@@ -98,7 +112,7 @@ impl SavedSequence {
         last
     }
 
-    fn check(&self) -> Result<(), KvError> {
+    pub(super) fn check(&self) -> Result<(), KvError> {
         if self.version != VERSION {
             return Err(KvError::SavedVersion { found: self.version, known: VERSION });
         }

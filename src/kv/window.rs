@@ -21,7 +21,12 @@ pub struct Window {
 impl Window {
     /// Most pages that a sequence holds without holes, with the rows of a step.
     pub fn pages(self, layout: KvLayout) -> u32 {
-        let (cells, page) = (self.reach().saturating_add(self.step.0), layout.page());
+        self.pages_over(0, layout.page())
+    }
+
+    /// The same with so many holes, which take room as tokens do.
+    fn pages_over(self, holes: u32, page: u32) -> u32 {
+        let cells = self.reach().saturating_add(self.step.0).saturating_add(holes);
         cells.saturating_add(2 * (page - 1)) / page
     }
 
@@ -75,12 +80,10 @@ impl PagedKv {
         if promised == 0 {
             return 0;
         }
-        let (page, held) = (self.page(), sequence.pages.len() as u32);
-        let all = sequence.slots(page).saturating_add(promised).div_ceil(page);
-        // Holes take room in pages that are kept.
-        let spare = held.saturating_sub(sequence.count.div_ceil(page) + 1);
+        let (page, slots) = (self.page(), sequence.slots(self.page()));
+        let all = slots.saturating_add(promised).div_ceil(page);
         let own = sequence.pages.iter().filter(|&&held| self.pages.holders(held) == 1).count() as u32;
-        all.min(window.pages(self.layout) + spare).saturating_sub(own)
+        all.min(window.pages_over(slots - sequence.count, page)).saturating_sub(own)
     }
 
     /// Tokens that a sequence can take now: any number, if it can come to hold all that it holds at a time.
@@ -125,14 +128,13 @@ impl PagedKv {
         }
         self.sequence_mut(id)?.unbroken = shared.0;
         self.sequence_mut(id)?.promised = total.0.saturating_sub(shared.0);
-        let needed = self.due(self.sequence(id)?);
-        match self.keeps_promises() {
-            Ok(()) => Ok(id),
-            Err(_) => {
-                self.end(id)?;
-                Err(self.full(needed, self.promised()))
-            }
+        let short = self.promised().saturating_sub(self.pages.free());
+        if short == 0 {
+            return Ok(id);
         }
+        self.end(id)?;
+        let promised = self.promised();
+        Err(self.full(self.pages.free() - promised + short, promised))
     }
 
     /// As [`PagedKv::written`], the contents told by the books of the whole sequence.

@@ -24,6 +24,7 @@ mod json_smoke;
 mod json_walk;
 mod kv;
 mod kv_model;
+mod kv_windows;
 mod layers;
 mod machines;
 mod matmul;
