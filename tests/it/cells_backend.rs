@@ -62,6 +62,8 @@ struct Layer {
     values: Kept,
     rope: Option<Rotated>,
     mask: Mask,
+    /// The window that its cache keeps.
+    kept: Option<u32>,
 }
 
 const PLAIN: Layer = Layer {
@@ -72,6 +74,7 @@ const PLAIN: Layer = Layer {
     values: Kept::Own(32, DType::F32),
     rope: None,
     mask: Mask::Causal,
+    kept: None,
 };
 
 /// One row of 96 elements, of which the first 64 are the values and the last 32 are rotated.
@@ -83,6 +86,7 @@ const LATENT: Layer = Layer {
     values: Kept::Prefix(64),
     rope: Some(Rotated { style: RopeStyle::Interleaved, offset: 64, rotary: 32, yarn: true, factors: false }),
     mask: Mask::Causal,
+    kept: None,
 };
 
 /// Types of caches, and how far a key that was turned may be from one that was made there: by the rounding of angles in
@@ -171,7 +175,8 @@ fn graph(layer: &Layer) -> Graph {
     let k = rope(&mut b, k, layer, layer.heads, (positions, factors));
     let mut state = |half, dtype, head_dim| {
         let (name, heads, cells) = (format!("{half:?}"), layer.heads, Tokens(CELLS));
-        b.state(State { name, layer: 0, half, dtype, heads, head_dim, cells, window: None }).unwrap()
+        let window = layer.kept.map(Tokens);
+        b.state(State { name, layer: 0, half, dtype, heads, head_dim, cells, window }).unwrap()
     };
     let keys = state(CacheHalf::Keys, layer.keys, layer.key_dim);
     let own = own.map(|(_, dim, dtype)| state(CacheHalf::Values, dtype, dim));
@@ -238,6 +243,12 @@ impl Rig {
 
     /// The same over the cells of any table and their masks, of any of the rows.
     fn step_of(&self, rows: &[(u32, u32, u32)], length: u32, (pages, live): (&[u32], &[u16]), row: u32) -> Vec<f32> {
+        let cells: Vec<u32> = rows.iter().map(|row| row.2).collect();
+        self.step_over(rows, CellTable { live: live.to_vec(), ..CellTable::single(&cells, Tokens(length), pages) }, row)
+    }
+
+    /// The same over any table of the step's class.
+    fn step_over(&self, rows: &[(u32, u32, u32)], table: CellTable, row: u32) -> Vec<f32> {
         let count = rows.len() as u32;
         let inputs = self.made.view(DeviceId(0), self.graph.inputs().len()).inputs;
         let put = |input: u32, data: &[u32]| {
@@ -248,9 +259,10 @@ impl Rig {
         put(0, &rows.iter().map(|row| row.0).collect::<Vec<_>>());
         put(1, &rows.iter().map(|row| row.1).collect::<Vec<_>>());
         put(2, &[row]);
-        let cells: Vec<u32> = rows.iter().map(|row| row.2).collect();
-        let table = CellTable { live: live.to_vec(), ..CellTable::single(&cells, Tokens(length), pages) };
-        let args = Args { tokens: Tokens(count), outputs: Tokens(1), tables: &[table] };
+        // Without caches that keep all, their table is one of no pages.
+        let whole = CellTable::single(&table.cells, Tokens(count), &vec![0; Tokens(count).pages() as usize]);
+        let tables = if self.graph.classes().len() > 1 { vec![whole, table] } else { vec![table] };
+        let args = Args { tokens: Tokens(count), outputs: Tokens(1), tables: &tables };
         let done = self.backend.submit(self.program, &args, &[]).unwrap();
         let span = self.made.values[self.graph.output()];
         let mut out = vec![0f32; span.len.index() / 4];
@@ -447,6 +459,57 @@ fn holes_are_as_if_they_were_not_there() {
             let found = rig.step_of(&one, count + 17, (&pages, &live), 0);
             let expected = dense.step_of(&[(5, 800, count + 16)], count + 17, (&all, &[]), 0);
             assert!(bits(&found) == bits(&expected), "{name} layer {i}");
+        }
+    }
+}
+
+/// What lies behind a window may be left out of the table, and changes no bit: with holes and without, for rows that begin
+/// anywhere in a page. More of it is refused.
+#[test]
+fn cells_behind_a_window_may_be_left_out() {
+    for (name, open) in computing() {
+        for (window, dtype) in [(1, DType::F32), (20, DType::F16), (300, DType::F16), (300, DType::Q8_0)] {
+            let layer = Layer { mask: Mask::Window(window), kept: Some(window), ..PLAIN.of(dtype) };
+            let rig = Rig::new(open(), &layer);
+            rig.fill(&(0..WIDE).map(|cell| (cell * 7 % 127, cell)).collect::<Vec<_>>());
+            for (before, count) in [(600, 1), (607, 20), (320, 3), (WIDE - 20, 20)] {
+                let rows: Vec<_> = (0..count).map(|i| (i * 3 + 1, before + i, before + i)).collect();
+                let cells: Vec<u32> = rows.iter().map(|row| row.2).collect();
+                let length = Tokens(before + count);
+                let pages: Vec<u32> = (0..length.pages()).collect();
+                let full = CellTable::single(&cells, length, &pages);
+                let most = (before + 1).saturating_sub(window);
+                let left_out = |behind: u32, live: bool| {
+                    let first = behind / 16;
+                    let mut table = CellTable::single(&cells, length, &pages[first as usize..]);
+                    table.sequences[0].behind = Tokens(behind);
+                    if live {
+                        table.live = (first..length.pages()).map(|_| u16::MAX).collect();
+                        table.live[0] <<= behind % 16;
+                        *table.live.last_mut().unwrap() &= u16::MAX >> ((16 - length.0 % 16) % 16);
+                    }
+                    table
+                };
+                let row = count - 1;
+                let expected = bits(&rig.step_over(&rows, full, row));
+                for behind in [16, most / 32 * 16, most / 16 * 16] {
+                    assert!(bits(&rig.step_over(&rows, left_out(behind, false), row)) == expected, "{name} {behind}");
+                }
+                for behind in [1, most / 2, most] {
+                    assert!(bits(&rig.step_over(&rows, left_out(behind, true), row)) == expected, "{name} {behind}");
+                }
+                let refused = |table: CellTable, why: &str| {
+                    let whole =
+                        CellTable::single(&table.cells, Tokens(count), &vec![0; Tokens(count).pages() as usize]);
+                    let args = Args { tokens: Tokens(count), outputs: Tokens(1), tables: &[whole, table] };
+                    let error = rig.backend.submit(rig.program, &args, &[]).unwrap_err().to_string();
+                    assert!(error.contains(why), "{error}");
+                };
+                refused(left_out(most + 1, true), "cells behind the window of a sequence at most");
+                if most % 16 != 0 {
+                    refused(left_out(most, false), "cells behind the window beyond whole pages");
+                }
+            }
         }
     }
 }
