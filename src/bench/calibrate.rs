@@ -131,7 +131,7 @@ impl Chain {
         let ids = builder.input(Input::TokenIds);
         let table = Weight { name: "table".into(), dtype: DType::F32, count: 1, rows: TOKENS, cols: width, part: None };
         let weight = builder.weight(table)?;
-        let last = builder.node("rows", Op::Rows(Rows::Embed(Embed { weight, ids })))?;
+        let last = builder.node("rows", Op::Rows(Rows::Embed(Embed { weight, ids, scale: 1.0 })))?;
         Ok(Chain { builder, width, last })
     }
 

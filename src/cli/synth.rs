@@ -37,7 +37,7 @@ pub(super) struct Args {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Dimensions, to change those of SHAPE or to do without it")]
 struct Dims {
-    /// llama, qwen2, qwen3 or qwen3moe; deepseek2 needs a shape file or a name
+    /// llama, qwen2, qwen3, qwen3moe or gemma3; deepseek2, and windows of gemma3, need a shape file or a name
     #[arg(long)]
     arch: Option<String>,
     /// Layers
@@ -97,7 +97,7 @@ Examples:
 A shape file is JSON: {\"arch\": \"llama\", \"layers\": 2, \"width\": 256, \"heads\": 4, \"kv_heads\": 2, \"head_dim\": 64,
 \"feed_forward\": 512, \"vocab\": 512}, and as wished context, rope_base, norm_eps, tied, attention_biases, output_bias,
 rope_factors, rope_scaling, experts {count, used, feed_forward}, latent {q_rank, rank, rotary, value_dim, dense_layers,
-shared, sigmoid, normalize, scale, groups, log_multiplier}.";
+shared, sigmoid, normalize, scale, groups, log_multiplier}, windows {length, period, rope_base}.";
 
 pub(super) fn run(args: Args) -> Result<()> {
     if args.list {
@@ -177,6 +177,7 @@ impl Dims {
             rope_scaling: RopeScaling::None,
             experts: None,
             latent: None,
+            windows: None,
         })
     }
 

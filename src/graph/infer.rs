@@ -47,6 +47,7 @@ impl At<'_> {
         let weight = &self.scope.weights[op.weight];
         self.input(op.ids, Input::TokenIds, "ids")?;
         self.equal("embedding matrices", 1, weight.count)?;
+        self.range("scale", op.scale, op.scale.is_finite())?;
         Ok(Value { element: Element::F32, rows: RowDim::Tokens, cols: weight.cols })
     }
 

@@ -1,7 +1,7 @@
 //! DeepSeek V2 and V3, and Kimi K2 with their graph: latent attention, leading dense layers, then experts of which some are
 //! shared by all tokens (arXiv:2405.04434, arXiv:2412.19437).
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, HiddenStyle};
 use super::hparams::{Hparams, Keys};
 use super::{Experts, ModelError, TensorTable};
 use crate::graph::NodeId;
@@ -26,7 +26,7 @@ pub struct Latent {
 pub(super) fn layer(blocks: &mut Blocks<'_>, x: NodeId, layer: u32) -> Result<NodeId, ModelError> {
     let x = blocks.latent_attention(x)?;
     if layer < blocks.hparams().dense_layers {
-        return blocks.gated_layer(x);
+        return blocks.gated_layer(x, HiddenStyle::USUAL);
     }
     let experts = blocks.required_experts()?;
     blocks.expert_layer(x, experts)

@@ -1,9 +1,9 @@
 //! Metadata → hyper-parameters: keys as the GGUF specification and llama.cpp's converter name them.
 //! Everything later code divides by or multiplies is checked here once.
 
-use super::{Architecture, Latent, ModelError, TensorTable, deepseek2};
+use super::{Architecture, Latent, ModelError, TensorTable, deepseek2, gemma3};
 use crate::gguf::{Metadata, Value};
-use crate::graph::ops::{ExpertGroups, Gating, Scaling};
+use crate::graph::ops::{ExpertGroups, Gating, Mask, Scaling};
 
 /// The expert layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +24,19 @@ pub struct Experts {
     pub groups: Option<ExpertGroups>,
     /// Experts beside these that every token uses.
     pub shared: u32,
+}
+
+/// Layers that attend to a window of the context alone, and how these are rotated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Windows {
+    /// Positions that a token attends to, its own included.
+    pub length: u32,
+    /// Whether a layer has a window, one a layer.
+    pub layers: Vec<bool>,
+    /// Base of the rotation frequencies in these layers.
+    pub rope_base: f32,
+    /// Their context extension.
+    pub scaling: Scaling,
 }
 
 /// What a model's graph depends on beside its tensors.
@@ -63,9 +76,23 @@ pub struct Hparams {
     pub rope_base: f32,
     /// Context extension.
     pub scaling: Scaling,
+    /// Factor on the rows of the token embedding.
+    pub embedding_scale: f32,
+    /// Layers with windows, if there are such.
+    pub windows: Option<Windows>,
 }
 
 impl Hparams {
+    /// The cells that tokens reach in `layer`, base and extension of its rotation.
+    pub(super) fn reach(&self, layer: u32) -> (Mask, f32, Scaling) {
+        match &self.windows {
+            Some(windows) if windows.layers.get(layer as usize) == Some(&true) => {
+                (Mask::Window(windows.length), windows.rope_base, windows.scaling)
+            }
+            Some(_) | None => (Mask::Causal, self.rope_base, self.scaling),
+        }
+    }
+
     /// Reads the keys of `architecture`.
     ///
     /// # Errors
@@ -107,9 +134,12 @@ impl Hparams {
             rotary: keys.rotary(key_dim)?,
             rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
             scaling: keys.scaling(context)?,
+            embedding_scale: 1.0,
+            windows: None,
         };
         match architecture {
             Architecture::Deepseek2 => deepseek2::complete(&keys, tensors, read),
+            Architecture::Gemma3 => gemma3::complete(&keys, read),
             Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => Ok(read),
         }
     }
@@ -155,7 +185,7 @@ impl Keys<'_> {
         }
     }
 
-    fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
+    pub(super) fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
         match self.float(name)? {
             Some(x) if x <= 0.0 => Err(self.bad(name, "a number above 0", x.to_string())),
             other => Ok(other),
@@ -240,6 +270,19 @@ impl Keys<'_> {
         Ok(first)
     }
 
+    /// An array with a flag or a 0 or 1 for each layer; none where the key is no array.
+    pub(super) fn flag_per_layer(&self, name: &str, layers: u32) -> Result<Option<Vec<bool>>, ModelError> {
+        let Some(Value::Array(array)) = self.metadata.get(&self.key(name)) else { return Ok(None) };
+        let flag = |value: Value<'_>| match value {
+            Value::Bool(flag) => Some(flag),
+            other => other.as_integer().and_then(|n| u8::try_from(n).ok()).filter(|&n| n <= 1).map(|n| n == 1),
+        };
+        let flags: Option<Vec<bool>> = array.iter().map(flag).collect();
+        let needed = || format!("one flag for each of {layers} layers");
+        let flags = flags.filter(|flags| flags.len() == layers as usize);
+        flags.map(Some).ok_or_else(|| self.bad(name, &needed(), array.to_string()))
+    }
+
     fn per_layer(&self, name: &str, layers: u32) -> Result<u32, ModelError> {
         let value = self.optional_per_layer(name, layers)?.ok_or_else(|| self.missing(name))?;
         self.fits(name, value, value > 0, "at least 1")?;
@@ -251,7 +294,7 @@ impl Keys<'_> {
         match self.architecture {
             Architecture::Llama if count == 0 => return Ok(None),
             Architecture::Llama => {}
-            Architecture::Qwen2 | Architecture::Qwen3 => {
+            Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Gemma3 => {
                 self.fits("expert_count", count, count == 0, "0: this architecture has no experts")?;
                 return Ok(None);
             }

@@ -3,6 +3,7 @@
 
 mod blocks;
 mod deepseek2;
+mod gemma3;
 mod hparams;
 mod llama;
 mod qwen2;
@@ -22,7 +23,7 @@ use crate::tensor::DType;
 use crate::units::Tokens;
 
 pub use deepseek2::Latent;
-pub use hparams::{Experts, Hparams};
+pub use hparams::{Experts, Hparams, Windows};
 pub use shape_file::{ShapeFile, ShapeFileError, ShapeTensor};
 pub use tensors::TensorTable;
 
@@ -35,16 +36,18 @@ pub enum Architecture {
     Qwen3,
     Qwen3Moe,
     Deepseek2,
+    Gemma3,
 }
 
 impl Architecture {
     /// All architectures that can be built.
-    pub const ALL: [Architecture; 5] = [
+    pub const ALL: [Architecture; 6] = [
         Architecture::Llama,
         Architecture::Qwen2,
         Architecture::Qwen3,
         Architecture::Qwen3Moe,
         Architecture::Deepseek2,
+        Architecture::Gemma3,
     ];
 
     /// The name in model files.
@@ -55,6 +58,7 @@ impl Architecture {
             Architecture::Qwen3 => "qwen3",
             Architecture::Qwen3Moe => "qwen3moe",
             Architecture::Deepseek2 => "deepseek2",
+            Architecture::Gemma3 => "gemma3",
         }
     }
 }
@@ -221,6 +225,7 @@ impl Model {
             Architecture::Qwen3 => qwen3::layer(blocks, x),
             Architecture::Qwen3Moe => qwen3moe::layer(blocks, x),
             Architecture::Deepseek2 => deepseek2::layer(blocks, x, layer),
+            Architecture::Gemma3 => gemma3::layer(blocks, x),
         }
     }
 }

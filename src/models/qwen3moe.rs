@@ -7,7 +7,7 @@ use crate::graph::ops::RopeStyle;
 
 /// One layer.
 pub(super) fn layer(blocks: &mut Blocks<'_>, x: NodeId) -> Result<NodeId, ModelError> {
-    let x = blocks.attention(x, AttentionStyle { rope: RopeStyle::Halves, head_norms: true })?;
+    let x = blocks.attention(x, AttentionStyle { rope: RopeStyle::Halves, head_norms: true, post_norm: None })?;
     let experts = blocks.required_experts()?;
     blocks.expert_layer(x, experts)
 }

@@ -3,7 +3,7 @@
 
 use super::policy::Policy;
 use crate::device::{DeviceId, DeviceSpec, Machine, MemoryId};
-use crate::graph::ops::{Moe, Rows};
+use crate::graph::ops::{Mask, Moe, Rows};
 use crate::graph::{Graph, NodeId, Op, StateId, Weight, WeightId};
 use crate::residency::{Residency, part_bytes};
 use crate::tensor::DType;
@@ -53,8 +53,13 @@ pub fn node_work(graph: &Graph, policy: &Policy, node: NodeId) -> Work {
             let cells = f64::from(policy.context.0.min(graph.states()[op.keys].cells.0).max(1));
             let row = |s: StateId| graph.states()[s].bytes().0 as f64 / f64::from(graph.states()[s].cells.0);
             let width = f64::from(graph.node(op.q).out.cols) + f64::from(graph.node(node).out.cols);
-            work.f16 = 2.0 * width * cells * rows;
-            work.read = cells * graph.node(node).op.states().map(row).sum::<f64>();
+            // What a row attends to, and what rows that follow each other touch together.
+            let (attended, touched) = match op.mask {
+                Mask::Causal => (cells, cells),
+                Mask::Window(n) => (cells.min(f64::from(n)), cells.min(f64::from(n) + rows - 1.0)),
+            };
+            work.f16 = 2.0 * width * attended * rows;
+            work.read = touched * graph.node(node).op.states().map(row).sum::<f64>();
         }
         Op::Rows(Rows::Embed(op)) => {
             let weight = &graph.weights()[op.weight];

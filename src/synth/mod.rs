@@ -19,7 +19,7 @@ use crate::tensor::{DType, ShapeError, quant};
 use crate::units::Bytes;
 
 pub use named::{named, names};
-pub use shape::{ExpertShape, LatentShape, ModelShape, RopeScaling};
+pub use shape::{ExpertShape, LatentShape, ModelShape, RopeScaling, WindowShape};
 pub use tensors::Fallback;
 
 /// What kind of numbers a tensor gets.

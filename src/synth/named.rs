@@ -1,6 +1,6 @@
 //! The shapes that have a name: published models, and tiny ones for tests. A table, nothing else.
 
-use super::{ExpertShape, LatentShape, ModelShape, RopeScaling};
+use super::{ExpertShape, LatentShape, ModelShape, RopeScaling, WindowShape};
 
 /// A row of the table: name, architecture, layers, width, heads, KV heads, head, hidden, vocabulary, context, base,
 /// tied, Llama 3's rope factors, experts (count, used).
@@ -25,6 +25,10 @@ const ROWS: &[Row] = &[
     Row("qwen3-8b",       "qwen3",    36,  4096, 32,  8, 128, 12288, 151936,  40960,     1e6, false, false, None),
     Row("qwen3moe-1.6b",  "qwen3moe", 24,  1024, 16,  4, 128,   512, 151936,  40960,     1e6, false, false, Some((32, 4))),
     Row("qwen3moe-30b",   "qwen3moe", 48,  2048, 32,  4, 128,   768, 151936,  40960,     1e6, false, false, Some((128, 8))),
+    Row("gemma3-1b",      "gemma3",   26,  1152,  4,  1, 256,  6912, 262144,  32768,     1e6, true,  false, None),
+    Row("gemma3-4b",      "gemma3",   34,  2560,  8,  4, 256, 10240, 262144, 131072,     1e6, true,  false, None),
+    Row("gemma3-12b",     "gemma3",   48,  3840, 16,  8, 256, 15360, 262144, 131072,     1e6, true,  false, None),
+    Row("gemma3-27b",     "gemma3",   62,  5376, 32, 16, 128, 21504, 262144, 131072,     1e6, true,  false, None),
     Row("llama-tiny",     "llama",     2,   256,  4,  2,  64,   512,    512,    512,     1e4, true,  false, None),
     Row("mixtral-tiny",   "llama",     2,   256,  4,  2,  64,   256,    512,    512,     1e4, false, false, Some((4, 2))),
     Row("qwen2-tiny",     "qwen2",     2,   256,  4,  2,  64,   512,    512,    512,     1e6, true,  false, None),
@@ -32,6 +36,7 @@ const ROWS: &[Row] = &[
     Row("qwen3moe-tiny",  "qwen3moe",  2,   256,  4,  2, 128,   256,    512,    512,     1e6, false, false, Some((8, 2))),
     Row("deepseek2-tiny", "deepseek2", 3,   256, 40,  1,  48,   256,    512,    512,     1e4, false, false, Some((16, 4))),
     Row("deepseek2-lite-tiny", "deepseek2", 2, 256, 4, 1, 96,   256,    512,    512,     1e4, false, false, Some((8, 3))),
+    Row("gemma3-tiny",    "gemma3",    7,   256,  4,  2,  64,   512,    512,    512,     1e6, true,  false, None),
 ];
 
 /// What the deepseek2 rows have beside.
@@ -70,6 +75,15 @@ const LATENT: &[(&str, LatentShape)] = &[
     ),
 ];
 
+/// Positions that a token attends to in most layers of the gemma3 rows, and what the others divide positions by.
+const WINDOWS: &[(&str, u32, f32)] = &[
+    ("gemma3-1b", 512, 1.0),
+    ("gemma3-4b", 1024, 8.0),
+    ("gemma3-12b", 1024, 8.0),
+    ("gemma3-27b", 1024, 8.0),
+    ("gemma3-tiny", 32, 8.0),
+];
+
 /// All names.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ROWS.iter().map(|row| row.0)
@@ -94,6 +108,7 @@ pub fn named(name: &str) -> Option<ModelShape> {
         l3,
         experts,
     ) = row;
+    let windows = WINDOWS.iter().find(|(windowed, ..)| *windowed == name);
     let experts = experts.map(|(count, used)| ExpertShape { count, used, feed_forward: hidden });
     Some(ModelShape {
         name: name.to_owned(),
@@ -112,8 +127,13 @@ pub fn named(name: &str) -> Option<ModelShape> {
         attention_biases: false,
         output_bias: false,
         rope_factors: l3,
-        rope_scaling: if arch == "deepseek2" { RopeScaling::Yarn(4.0) } else { RopeScaling::None },
+        rope_scaling: match windows {
+            Some((_, _, factor)) if *factor > 1.0 => RopeScaling::Linear(*factor),
+            None if arch == "deepseek2" => RopeScaling::Yarn(4.0),
+            Some(_) | None => RopeScaling::None,
+        },
         experts,
+        windows: windows.map(|&(_, length, _)| WindowShape { length, period: 0, rope_base: 0.0 }),
         latent: LATENT.iter().find(|(latent, _)| *latent == name).map(|(_, latent)| *latent),
     })
 }

@@ -16,7 +16,7 @@ pub struct ModelShape {
     /// What the file calls itself.
     #[serde(default)]
     pub name: String,
-    /// `llama`, `qwen2`, `qwen3`, `qwen3moe` or `deepseek2`.
+    /// `llama`, `qwen2`, `qwen3`, `qwen3moe`, `deepseek2` or `gemma3`.
     pub arch: String,
     /// Layers.
     pub layers: u32,
@@ -63,6 +63,23 @@ pub struct ModelShape {
     /// What deepseek2 has beside: latent attention instead of KV heads, and its experts' peculiarities.
     #[serde(default)]
     pub latent: Option<LatentShape>,
+    /// What gemma3 may have beside: layers that attend to a window of the context.
+    #[serde(default)]
+    pub windows: Option<WindowShape>,
+}
+
+/// Layers that attend to a window of the context.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowShape {
+    /// Positions that a token attends to, its own included.
+    pub length: u32,
+    /// Every so-many-th layer has none; 0: the file does not say, which means 6.
+    #[serde(default)]
+    pub period: u32,
+    /// Base of the rotation frequencies in these layers; 0: the file does not say, which means 10000.
+    #[serde(default)]
+    pub rope_base: f32,
 }
 
 /// Latent attention and the experts that come with it; `head_dim` is that of q, rotated elements included.
@@ -164,7 +181,12 @@ impl From<RopeScaling> for String {
 impl ModelShape {
     /// Whether k and q heads are normalised.
     pub(super) fn has_head_norms(&self) -> bool {
-        matches!(self.arch.as_str(), "qwen3" | "qwen3moe")
+        matches!(self.arch.as_str(), "qwen3" | "qwen3moe" | "gemma3")
+    }
+
+    /// Whether what a block adds to the stream is normalised, and layers may have windows.
+    pub(super) fn is_gemma(&self) -> bool {
+        self.arch == "gemma3"
     }
 
     /// Whether q, k and v have biases.
@@ -175,8 +197,8 @@ impl ModelShape {
     /// # Errors
     /// A dimension that no model of the architecture has.
     pub(super) fn check(&self) -> Result<(), SynthError> {
-        let known = ["llama", "qwen2", "qwen3", "qwen3moe", "deepseek2"].contains(&self.arch.as_str());
-        require("arch", "llama, qwen2, qwen3, qwen3moe or deepseek2", &self.arch, known)?;
+        let known = ["llama", "qwen2", "qwen3", "qwen3moe", "deepseek2", "gemma3"].contains(&self.arch.as_str());
+        require("arch", "llama, qwen2, qwen3, qwen3moe, deepseek2 or gemma3", &self.arch, known)?;
         let dense = if self.experts.is_none() { self.feed_forward } else { 1 };
         let counts = [
             ("layers", self.layers, 1 << 12),
@@ -199,8 +221,17 @@ impl ModelShape {
         for (what, found) in [("rope_base", self.rope_base), ("norm_eps", self.norm_eps)] {
             require(what, "a finite number above 0", &found.to_string(), found.is_finite() && found > 0.0)?;
         }
+        self.check_windows()?;
         self.check_latent()?;
         self.check_experts()
+    }
+
+    fn check_windows(&self) -> Result<(), SynthError> {
+        let Some(WindowShape { length, period: _, rope_base }) = self.windows else { return Ok(()) };
+        require("windows", "given for gemma3 alone", "given", self.is_gemma())?;
+        require("windows.length", "at least 1", &length.to_string(), length > 0)?;
+        let base = rope_base.is_finite() && rope_base >= 0.0;
+        require("windows.rope_base", "a finite number from 0", &rope_base.to_string(), base)
     }
 
     fn check_latent(&self) -> Result<(), SynthError> {
@@ -265,6 +296,15 @@ impl ModelShape {
         }
         if let Some(latent) = self.latent {
             latent.metadata(self.head_dim, &mut add);
+        }
+        if let Some(WindowShape { length, period, rope_base }) = self.windows {
+            add("attention.sliding_window", length.into());
+            if period > 0 {
+                add("attention.sliding_window_pattern", period.into());
+            }
+            if rope_base > 0.0 {
+                add("rope.freq_base_swa", rope_base.into());
+            }
         }
         let scaling = match self.rope_scaling {
             RopeScaling::None => None,

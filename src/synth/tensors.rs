@@ -60,7 +60,16 @@ impl List {
                 self.vector(&format!("blk.{layer}.attn_{half}_norm.weight"), shape.head_dim, Fill::Norm)?;
             }
         }
-        self.matrix(&format!("blk.{layer}.attn_output.weight"), &[q, shape.width])
+        self.matrix(&format!("blk.{layer}.attn_output.weight"), &[q, shape.width])?;
+        self.post_norm(shape, layer, "post_attention_norm")
+    }
+
+    /// The norm of what a block adds to the stream, in models that have it.
+    fn post_norm(&mut self, shape: &ModelShape, layer: u32, name: &str) -> Result<(), SynthError> {
+        if !shape.is_gemma() {
+            return Ok(());
+        }
+        self.vector(&format!("blk.{layer}.{name}.weight"), shape.width, Fill::Norm)
     }
 
     fn latent_attention(&mut self, shape: &ModelShape, latent: LatentShape, layer: u32) -> Result<(), SynthError> {
@@ -90,7 +99,8 @@ impl List {
             let hidden = shape.feed_forward;
             self.matrix(&format!("blk.{layer}.ffn_gate.weight"), &[width, hidden])?;
             self.matrix(&format!("blk.{layer}.ffn_up.weight"), &[width, hidden])?;
-            return self.matrix(&format!("blk.{layer}.ffn_down.weight"), &[hidden, width]);
+            self.matrix(&format!("blk.{layer}.ffn_down.weight"), &[hidden, width])?;
+            return self.post_norm(shape, layer, "post_ffw_norm");
         };
         let (count, hidden) = (experts.count, experts.feed_forward);
         let router = Shape::new(&[width.into(), count.into()])?;

@@ -42,7 +42,7 @@ fn wide_graph(tokens: u32) -> Graph {
         b.weight(weight).unwrap()
     };
     let (table, first) = (weight(&mut b, "table"), weight(&mut b, "first"));
-    let x = b.node("x", Op::Rows(Rows::Embed(Embed { weight: table, ids }))).unwrap();
+    let x = b.node("x", Op::Rows(Rows::Embed(Embed { weight: table, ids, scale: 1.0 }))).unwrap();
     let x = b.node("y", Op::MatMul(MatMul { x, weight: first, bias: None, residual: None })).unwrap();
     let out = b.node("out", Op::Rows(Rows::Select(Select { x, rows }))).unwrap();
     b.finish(out).unwrap()
@@ -160,7 +160,7 @@ fn routed_graph(interleaved: bool, tokens: u32) -> Graph {
     };
     let table = weight("table".into(), 1, 256);
     let layers = [4, 3].map(|n| (n, weight(format!("router{n}"), 1, n), weight(format!("experts{n}"), n, 64)));
-    let embedded = b.node("x", Op::Rows(Rows::Embed(Embed { weight: table, ids }))).unwrap();
+    let embedded = b.node("x", Op::Rows(Rows::Embed(Embed { weight: table, ids, scale: 1.0 }))).unwrap();
     let route = |b: &mut GraphBuilder, (n, router, _): (u32, _, _)| {
         let op = MatMul { x: embedded, weight: router, bias: None, residual: None };
         let logits = b.node(format!("logits{n}"), Op::MatMul(op)).unwrap();

@@ -167,7 +167,7 @@ fn graph(layer: &Layer) -> Graph {
     };
     b.set_layer(Some(0));
     let embed = |b: &mut GraphBuilder, name: &str, weight: WeightId| {
-        b.node(name, Op::Rows(ops::Rows::Embed(Embed { weight, ids }))).unwrap()
+        b.node(name, Op::Rows(ops::Rows::Embed(Embed { weight, ids, scale: 1.0 }))).unwrap()
     };
     let [q, k] = [("xq", tables[0]), ("xk", tables[1])].map(|(name, table)| embed(&mut b, name, table));
     let v = own.map(|(table, ..)| embed(&mut b, "xv", table));

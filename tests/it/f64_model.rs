@@ -2,6 +2,7 @@
 //! keys and values never rounded. The oracle for the runtime; it shares no code with the graph, the planner or kernels.
 //!
 //! Sources: RMS norm arXiv:1910.07467, rotation arXiv:2104.09864, YaRN arXiv:2309.00071, gated units arXiv:2002.05202,
+//! and GELU arXiv:1606.08415, windows and norms behind blocks arXiv:2503.19786,
 //! experts arXiv:2401.04088; latent attention and grouped experts arXiv:2405.04434 and arXiv:2412.19437, K and V of every
 //! head written out; names of keys and tensors: the GGUF specification.
 
@@ -46,6 +47,12 @@ pub struct F64Model {
     scale: f64,
     /// Radians a position, one a rotated pair.
     radians: Vec<f64>,
+    /// Layers of which a token attends to a window: its length, which they are, and their radians.
+    windows: Option<(usize, Vec<bool>, Vec<f64>)>,
+    /// Factor on embeddings.
+    embedding_scale: f64,
+    /// Whether gates go through GELU instead of SiLU.
+    gelu: bool,
     /// Factor on rotated elements.
     magnitude: f64,
     experts_used: usize,
@@ -85,9 +92,13 @@ impl F64Model {
             magnitude = if multiplier.is_some() { 1.0 } else { magnitude };
             scale *= (1.0 + multiplier.unwrap_or(0.1) * factor.ln()).powi(2);
         }
+        let (gemma, layers) = (keys.arch == "gemma3", keys.count("block_count").unwrap());
+        if gemma && layers == 62 {
+            scale = 1.0 / (width as f64 / heads as f64).sqrt();
+        }
         F64Model {
             interleaved: ["llama", "deepseek2"].contains(&keys.arch),
-            layers: keys.count("block_count").unwrap(),
+            layers,
             heads,
             kv_heads: if rank.is_some() { heads } else { keys.count("attention.head_count_kv").unwrap_or(heads) },
             key_dim,
@@ -95,6 +106,9 @@ impl F64Model {
             eps: keys.float("attention.layer_norm_rms_epsilon").unwrap(),
             scale,
             radians,
+            windows: windows(&keys, layers, rotary),
+            embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
+            gelu: gemma,
             magnitude,
             experts_used: keys.count("expert_used_count").unwrap_or(0),
             expert_scale: keys.float("expert_weights_scale").filter(|&s| s != 0.0).unwrap_or(1.0),
@@ -112,6 +126,7 @@ impl F64Model {
         let mut all = Vec::new();
         for (position, &id) in ids.iter().enumerate() {
             let mut x = wide(self.tensors["token_embd.weight"].row(id as usize));
+            x.iter_mut().for_each(|x| *x *= self.embedding_scale);
             for (layer, cache) in caches.iter_mut().enumerate() {
                 self.attention(layer, position, &mut x, cache);
                 self.feed_forward(layer, &mut x);
@@ -133,9 +148,9 @@ impl F64Model {
         let q = match self.rank {
             Some(rank) => self.latent(&name, rank, position, &normed, cache),
             None => {
-                cache.keys.extend(self.rotated(&name("k"), position, &normed));
+                cache.keys.extend(self.rotated(&name("k"), layer, position, &normed));
                 cache.values.extend(self.linear(&name("v"), &normed));
-                self.rotated(&name("q"), position, &normed)
+                self.rotated(&name("q"), layer, position, &normed)
             }
         };
         let group = self.heads / self.kv_heads;
@@ -143,29 +158,43 @@ impl F64Model {
         for (head, q) in q.chunks_exact(self.key_dim).enumerate() {
             let key = |cell: usize| &cache.keys[(cell * self.kv_heads + head / group) * self.key_dim..][..self.key_dim];
             let value = |cell: usize| &cache.values[(cell * self.kv_heads + head / group) * self.value_dim..];
-            let weights = softmax(&(0..=position).map(|cell| self.scale * dot(q, key(cell))).collect::<Vec<_>>());
-            let element = |i: usize| weights.iter().enumerate().map(|(cell, w)| w * value(cell)[i]).sum::<f64>();
+            let first = self.window(layer).map_or(0, |(length, _)| (position + 1).saturating_sub(length));
+            let weights = softmax(&(first..=position).map(|cell| self.scale * dot(q, key(cell))).collect::<Vec<_>>());
+            let element = |i: usize| (first..).zip(&weights).map(|(cell, w)| w * value(cell)[i]).sum::<f64>();
             mixed.extend((0..self.value_dim).map(element));
         }
-        add(x, &self.linear(&name("output"), &mixed), 1.0);
+        self.add_block(x, self.linear(&name("output"), &mixed), &format!("blk.{layer}.post_attention_norm"));
+    }
+
+    /// Length and radians of a layer's window, if it has one.
+    fn window(&self, layer: usize) -> Option<(usize, &[f64])> {
+        let (length, layers, radians) = self.windows.as_ref()?;
+        layers[layer].then_some((*length, radians))
+    }
+
+    /// Adds what a block makes, normalised where the model has a norm for that.
+    fn add_block(&self, x: &mut [f64], block: Vec<f64>, norm: &str) {
+        let normed = self.tensors.contains_key(&format!("{norm}.weight"));
+        add(x, &if normed { self.norm(norm, &block) } else { block }, 1.0);
     }
 
     /// Product, norm of the heads where the model has one, rotation.
-    fn rotated(&self, name: &str, position: usize, x: &[f64]) -> Vec<f64> {
+    fn rotated(&self, name: &str, layer: usize, position: usize, x: &[f64]) -> Vec<f64> {
         let mut out = self.linear(name, x);
         for head in out.chunks_exact_mut(self.key_dim) {
             if self.tensors.contains_key(&format!("{name}_norm.weight")) {
                 let normed = self.norm(&format!("{name}_norm"), head);
                 head.copy_from_slice(&normed);
             }
-            self.turn(position, head);
+            self.turn(self.window(layer).map_or(&self.radians, |(_, radians)| radians), position, head);
         }
         out
     }
 
-    fn turn(&self, position: usize, head: &mut [f64]) {
-        for (i, radians) in self.radians.iter().enumerate() {
-            let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + self.radians.len()) };
+    fn turn(&self, radians: &[f64], position: usize, head: &mut [f64]) {
+        let pairs = radians.len();
+        for (i, radians) in radians.iter().enumerate() {
+            let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + pairs) };
             let (sin, cos) = (radians * position as f64).sin_cos();
             let (x, y) = (head[a], head[b]);
             head[a] = (x * cos - y * sin) * self.magnitude;
@@ -187,9 +216,9 @@ impl F64Model {
             true => self.linear(&name("q_b"), &self.norm(&name("q_a_norm"), &self.linear(&name("q_a"), x))),
             false => self.linear(&name("q"), x),
         };
-        q.chunks_exact_mut(self.key_dim).for_each(|head| self.turn(position, &mut head[plain..]));
+        q.chunks_exact_mut(self.key_dim).for_each(|head| self.turn(&self.radians, position, &mut head[plain..]));
         let mut row = self.linear(&name("kv_a_mqa"), x);
-        self.turn(position, &mut row[rank..]);
+        self.turn(&self.radians, position, &mut row[rank..]);
         let compressed = self.norm(&name("kv_a_norm"), &row[..rank]);
         let (k_b, v_b) =
             (&self.tensors[&format!("{}.weight", name("k_b"))], &self.tensors[&format!("{}.weight", name("v_b"))]);
@@ -207,8 +236,8 @@ impl F64Model {
         let name = |part: &str| format!("blk.{layer}.ffn_{part}");
         let normed = self.norm(&name("norm"), x);
         if !self.tensors.contains_key(&name("gate_inp.weight")) {
-            let hidden = gated(&self.linear(&name("gate"), &normed), &self.linear(&name("up"), &normed));
-            return add(x, &self.linear(&name("down"), &hidden), 1.0);
+            let hidden = self.gated(&self.linear(&name("gate"), &normed), &self.linear(&name("up"), &normed));
+            return self.add_block(x, self.linear(&name("down"), &hidden), &format!("blk.{layer}.post_ffw_norm"));
         }
         let logits = self.linear(&name("gate_inp"), &normed);
         let weights = match self.sigmoid {
@@ -223,11 +252,12 @@ impl F64Model {
                 let rows = tensor.rows() / weights.len();
                 tensor.times(x, e * rows, rows)
             };
-            let hidden = gated(&expert("gate", &normed), &expert("up", &normed));
+            let hidden = self.gated(&expert("gate", &normed), &expert("up", &normed));
             add(x, &expert("down", &hidden), weights[e] / total * self.expert_scale);
         }
         if self.tensors.contains_key(&name("gate_shexp.weight")) {
-            let hidden = gated(&self.linear(&name("gate_shexp"), &normed), &self.linear(&name("up_shexp"), &normed));
+            let hidden =
+                self.gated(&self.linear(&name("gate_shexp"), &normed), &self.linear(&name("up_shexp"), &normed));
             add(x, &self.linear(&name("down_shexp"), &hidden), 1.0);
         }
     }
@@ -252,6 +282,12 @@ impl F64Model {
             allowed = (0..scores.len()).map(|e| kept.contains(&(e / size))).collect();
         }
         order(&scores).into_iter().filter(|&e| allowed[e]).take(self.experts_used).collect()
+    }
+
+    fn gated(&self, gate: &[f64], up: &[f64]) -> Vec<f64> {
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let gelu = |x: f64| 0.5 * x * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+        gate.iter().zip(up).map(|(&g, u)| if self.gelu { gelu(g) * u } else { silu(g) * u }).collect()
     }
 
     fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
@@ -328,6 +364,15 @@ fn rotation(keys: &Keys<'_>, rotary: usize, factors: Option<&Tensor>) -> (Vec<f6
     ((0..rotary / 2).map(radians).collect(), magnitude * own)
 }
 
+/// Of which layers a token attends to a window: its length, which they are, and radians a position of every pair there.
+fn windows(keys: &Keys<'_>, layers: usize, rotary: usize) -> Option<(usize, Vec<bool>, Vec<f64>)> {
+    let length = keys.count("attention.sliding_window")?;
+    let period = keys.count("attention.sliding_window_pattern").unwrap_or(6);
+    let base = keys.float("rope.freq_base_swa").unwrap_or(1e4);
+    let radians = (0..rotary / 2).map(|i| base.powf(-2.0 * i as f64 / rotary as f64)).collect();
+    Some((length, (0..layers).map(|layer| (layer + 1) % period != 0).collect(), radians))
+}
+
 fn decoded(gguf: &Gguf) -> HashMap<String, Tensor> {
     let mut tensors = HashMap::new();
     for info in gguf.tensors() {
@@ -343,10 +388,6 @@ fn softmax(x: &[f64]) -> Vec<f64> {
     let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let total: f64 = x.iter().map(|x| (x - most).exp()).sum();
     x.iter().map(|x| (x - most).exp() / total).collect()
-}
-
-fn gated(gate: &[f64], up: &[f64]) -> Vec<f64> {
-    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -90,7 +90,7 @@ fn file(d: &Dims) -> String {
     let combine = Combine { x: NodeId(7), routing: n6, shared: None, residual: None, part: None };
     let product = |x, weight| Op::MatMul(MatMul { x, weight: WeightId(weight), bias: None, residual: None });
     let made = [
-        (Op::Rows(Rows::Embed(Embed { weight: WeightId(0), ids: InputId(0) })), floats(width)),
+        (Op::Rows(Rows::Embed(Embed { weight: WeightId(0), ids: InputId(0), scale: 1.0 })), floats(width)),
         (product(n0, 1), floats(width)),
         (Op::Rope(rope), floats(width)),
         (Op::Cache(CacheWrite { k: n2, v: Some(n1), keys, values: Some(values) }), floats(0)),

@@ -497,7 +497,7 @@ fn architectures_that_are_unknown_are_refused() {
     refused(llama().unset(key), "made: metadata general.architecture is needed and missing");
     refused(llama().set(key, 7u32), "made: \"general.architecture\" needs text, found u32 7");
     refused(llama().set(key, vec!["llama"]), "made: \"general.architecture\" needs text, found str[1] [\"llama\"]");
-    let known = "llama, qwen2, qwen3, qwen3moe, deepseek2";
+    let known = "llama, qwen2, qwen3, qwen3moe, deepseek2, gemma3";
     let unknown = |found: &str| format!("made: general.architecture is {found:?}, needed one of {known}");
     refused(llama().set(key, "Llama"), &unknown("Llama"));
     refused(llama().set(key, ""), &unknown(""));

@@ -158,7 +158,7 @@ pub fn random_graph(seed: u64, steps: usize, tokens: u32, outputs: u32) -> Graph
     let (ids, rows) = (g.builder.input(Input::TokenIds), g.builder.input(Input::OutputRows));
     let width = g.width();
     let weight = g.weight(100, width);
-    let embedded = g.node(Op::Rows(Rows::Embed(Embed { weight, ids })));
+    let embedded = g.node(Op::Rows(Rows::Embed(Embed { weight, ids, scale: 1.0 })));
     g.values.push((embedded, width));
     for _ in 0..steps {
         g.grow();

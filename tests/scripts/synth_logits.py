@@ -21,14 +21,19 @@ def main():
     parser.add_argument("--loadmaster", type=Path, required=True, help="the built program")
     parser.add_argument("--llama", type=Path, required=True, help="llama.cpp's source tree")
     parser.add_argument("--build", type=Path, required=True, help="its build folder, holding bin/libllama.so")
+    parser.add_argument("names", nargs="*", help="cases to make; all, where none is named")
     args = parser.parse_args()
     described = json.loads((FOLDER / "cases.json").read_text())
     with tempfile.TemporaryDirectory() as folder:
-        models = [write_model(args.loadmaster, case, Path(folder)) for case in described["cases"]]
-        tokens = ",".join(map(str, described["tokens"]))
-        script = Path(__file__).with_name("reference_logits.py")
-        subprocess.run([sys.executable, str(script), "--llama", str(args.llama), "--build", str(args.build), "logits",
-                        "--tokens", tokens, "--out", str(FOLDER), *map(str, models)], check=True)
+        for case in described["cases"]:
+            if args.names and case["name"] not in args.names:
+                continue
+            model = write_model(args.loadmaster, case, Path(folder))
+            tokens = model.with_suffix(".txt")
+            tokens.write_text(",".join(map(str, case.get("tokens", described["tokens"]))))
+            script = Path(__file__).with_name("reference_logits.py")
+            subprocess.run([sys.executable, str(script), "--llama", str(args.llama), "--build", str(args.build),
+                            "logits", "--tokens", str(tokens), "--out", str(FOLDER), str(model)], check=True)
 
 
 def write_model(loadmaster: Path, case: dict, folder: Path) -> Path:

@@ -150,7 +150,9 @@ impl Builder<'_> {
 
     fn rows(&mut self, op: &ops::Rows, out: Rows) -> Result<(), BackendError> {
         let task = match op {
-            ops::Rows::Embed(op) => Task::Embed { table: self.matrix(op.weight)?, ids: self.input(op.ids)?, out },
+            ops::Rows::Embed(op) => {
+                Task::Embed { table: self.matrix(op.weight)?, ids: self.input(op.ids)?, scale: op.scale, out }
+            }
             ops::Rows::Select(op) => Task::Select { x: self.value(op.x)?, index: self.input(op.rows)?, out },
         };
         self.push(task)

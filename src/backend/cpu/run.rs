@@ -125,7 +125,7 @@ impl Call<'_> {
 
     fn chunk(&self, task: &Task, chunk: usize) {
         match task {
-            Task::Embed { table, ids, out } => self.embed(table, ids, out, chunk),
+            Task::Embed { table, ids, scale, out } => self.embed(table, ids, *scale, out, chunk),
             Task::Select { x, index, out } => {
                 let from = word(index, chunk);
                 row_mut::<f32>(out, chunk).copy_from_slice(row(x, from));
@@ -175,7 +175,7 @@ impl Call<'_> {
     }
 
     /// A token id past the vocabulary was refused by the session; the clamp keeps this function total.
-    fn embed(&self, table: &Matrix, ids: &Raw, out: &Rows, chunk: usize) {
+    fn embed(&self, table: &Matrix, ids: &Raw, scale: f32, out: &Rows, chunk: usize) {
         let id = word(ids, chunk).min(table.rows - 1);
         let bytes = all::<u8>(&table.raw);
         let row_bytes = table.dtype.row_bytes(table.cols as u64).map_or(0, |b| b.index());
@@ -191,6 +191,9 @@ impl Call<'_> {
             }
         };
         quant::decode(table.dtype, source, out).expect("support tables admit only types with a codec");
+        if scale != 1.0 {
+            out.iter_mut().for_each(|x| *x *= scale);
+        }
     }
 
     fn quantize(&self, x: &Rows, slices: Slices, format: ActFormat, out: &Acts, chunk: usize) {

@@ -182,8 +182,8 @@ pub struct Experts {
 
 /// One kernel with all it needs but the run-time arguments.
 pub enum Task {
-    /// Rows of a weight by token id.
-    Embed { table: Matrix, ids: Raw, out: Rows },
+    /// Rows of a weight by token id, times a factor.
+    Embed { table: Matrix, ids: Raw, scale: f32, out: Rows },
     /// Rows of a value by index.
     Select { x: Rows, index: Raw, out: Rows },
     /// Root-mean-square norm.
@@ -220,7 +220,7 @@ impl Task {
     /// What it reads, the workers' own scratch aside.
     pub fn reads(&self) -> Vec<&Raw> {
         match self {
-            Task::Embed { table, ids, out: _ } => vec![&table.raw, ids],
+            Task::Embed { table, ids, scale: _, out: _ } => vec![&table.raw, ids],
             Task::Select { x, index, out: _ } => vec![&x.raw, index],
             Task::Norm { x, weight, eps: _, carried: _, out: _ } => vec![&x.raw, weight],
             Task::Quantize { x, slices: _, format: _, out: _ } => vec![&x.raw],

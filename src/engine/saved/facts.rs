@@ -17,7 +17,7 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::graph::ops::{ExpertGroups, Gating, Scaling};
 use crate::graph::{State, StateId};
 use crate::index::IndexVec;
-use crate::models::{Experts, Hparams, Latent, Model};
+use crate::models::{Experts, Hparams, Latent, Model, Windows};
 
 /// Tensors up to this size are read whole.
 const WHOLE: usize = 16 << 10;
@@ -118,9 +118,11 @@ fn hparams(hparams: &Hparams) -> Vec<Fact> {
         rotary,
         rope_base,
         scaling,
+        embedding_scale,
+        windows,
     } = hparams;
     let fact = |name: &str, value: &dyn fmt::Display| Fact::new(FactOf::Model, name, value);
-    vec![
+    let mut facts = vec![
         fact("layers", layers),
         fact("width", width),
         fact("vocabulary", vocab),
@@ -137,7 +139,11 @@ fn hparams(hparams: &Hparams) -> Vec<Fact> {
         fact("rotary length", rotary),
         fact("rope base", rope_base),
         fact("rope scaling", &words_of_scaling(scaling)),
-    ]
+    ];
+    // Models without these have no word of them in their sessions.
+    facts.extend((*embedding_scale != 1.0).then(|| fact("embedding scale", embedding_scale)));
+    facts.extend(windows.as_ref().map(|windows| fact("windows", &words_of_windows(windows))));
+    facts
 }
 
 fn words_of_experts(experts: &Experts) -> String {
@@ -157,6 +163,12 @@ fn words_of_latent(latent: &Latent) -> String {
     let Latent { q_rank, rank, rotary, plain, value_dim } = latent;
     let q_rank = q_rank.map_or("none".into(), |rank| rank.to_string());
     format!("q rank {q_rank}, rank {rank}, rotary {rotary}, plain {plain}, values {value_dim}")
+}
+
+fn words_of_windows(windows: &Windows) -> String {
+    let Windows { length, layers, rope_base, scaling } = windows;
+    let layers: String = layers.iter().map(|&window| if window { 'w' } else { 'f' }).collect();
+    format!("length {length}, layers {layers}, base {rope_base}, {}", words_of_scaling(scaling))
 }
 
 fn words_of_scaling(scaling: &Scaling) -> String {

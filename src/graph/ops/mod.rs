@@ -24,3 +24,14 @@ pub use rows::{Embed, Rows, Select};
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }
+
+/// A factor that graph files leave out.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(factor: &f32) -> bool {
+    *factor == 1.0
+}
+
+/// What is meant where they do.
+fn one() -> f32 {
+    1.0
+}

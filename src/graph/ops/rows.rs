@@ -15,13 +15,16 @@ pub enum Rows {
     Select(Select),
 }
 
-/// `out[t] = decode(weight[ids[t]])`.
+/// `out[t] = scale * decode(weight[ids[t]])`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Embed {
     /// One row a token of the vocabulary.
     pub weight: WeightId,
     /// Token ids.
     pub ids: InputId,
+    /// Factor on the rows.
+    #[serde(default = "super::one", skip_serializing_if = "super::is_one")]
+    pub scale: f32,
 }
 
 /// `out[o] = x[rows[o]]`.

@@ -1,7 +1,7 @@
 //! Pre-norm attention with rotation, grouped heads and a cache; returns the residual stream with its output added.
 
 use super::{Blocks, ModelError};
-use crate::graph::ops::{Attention, CacheWrite, Mask, Rope, RopeStyle};
+use crate::graph::ops::{Attention, CacheWrite, Rope, RopeStyle};
 use crate::graph::{CacheHalf, NodeId, Op, State, StateId};
 use crate::tensor::DType;
 use crate::units::Tokens;
@@ -13,6 +13,8 @@ pub(in crate::models) struct AttentionStyle {
     pub rope: RopeStyle,
     /// Whether q and k heads are normalised before the rotation.
     pub head_norms: bool,
+    /// The norm of what is added to the stream, if it has one.
+    pub post_norm: Option<&'static str>,
 }
 
 impl Blocks<'_> {
@@ -29,10 +31,10 @@ impl Blocks<'_> {
         let values = self.cache_half(CacheHalf::Values, h.value_dim, Mask::Causal)?;
         let write =
             self.node(self.in_layer("cache"), Op::Cache(CacheWrite { k, v: Some(v), keys, values: Some(values) }))?;
-        let (heads, scale, mask) = (h.heads, h.attention_scale, Mask::Causal);
+        let (heads, scale, (mask, ..)) = (h.heads, h.attention_scale, h.reach(self.layer));
         let attention = Attention { q, write, keys, values: values.into(), heads, scale, mask };
         let mixed = self.node(self.in_layer("attention"), Op::Attention(attention))?;
-        self.matmul("attn_output", mixed, (h.heads * h.value_dim, h.width), Some(x))
+        self.added(x, "attn_output", mixed, h.heads * h.value_dim, style.post_norm)
     }
 
     fn rotated(&mut self, half: &str, x: NodeId, heads: u32, style: AttentionStyle) -> Result<NodeId, ModelError> {
@@ -42,6 +44,7 @@ impl Blocks<'_> {
             let name = self.in_layer(&format!("attn_{half}_norm"));
             x = self.norm(&name, &format!("{name}.weight"), x, h.key_dim, heads)?;
         }
+        let (_, base, scaling) = h.reach(self.layer);
         let rope = Rope {
             x,
             positions: self.inputs.positions,
@@ -51,8 +54,8 @@ impl Blocks<'_> {
             offset: 0,
             rotary: h.rotary,
             style: style.rope,
-            base: h.rope_base,
-            scaling: h.scaling,
+            base,
+            scaling,
         };
         self.node(self.in_layer(&format!("rope_{half}")), Op::Rope(rope))
     }

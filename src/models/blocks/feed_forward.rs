@@ -5,6 +5,20 @@ use crate::graph::ops::{self, Activation, Combine, Elementwise, Moe, Route};
 use crate::graph::{NodeId, Op};
 use crate::models::Experts;
 
+/// What differs between architectures.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::models) struct HiddenStyle {
+    /// The non-linearity of the gate.
+    pub activation: Activation,
+    /// The norm of what is added to the stream, if it has one.
+    pub post_norm: Option<&'static str>,
+}
+
+impl HiddenStyle {
+    /// That of most.
+    pub const USUAL: HiddenStyle = HiddenStyle { activation: Activation::Silu, post_norm: None };
+}
+
 /// The three products of an expert: tensor name, columns and rows.
 struct Product {
     name: &'static str,
@@ -14,14 +28,14 @@ struct Product {
 }
 
 impl Blocks<'_> {
-    /// A gated unit: `down(silu(gate x) * up x)`.
-    pub(in crate::models) fn gated_layer(&mut self, x: NodeId) -> Result<NodeId, ModelError> {
+    /// A gated unit: `down(activation(gate x) * up x)`.
+    pub(in crate::models) fn gated_layer(&mut self, x: NodeId, style: HiddenStyle) -> Result<NodeId, ModelError> {
         let (width, hidden) = (self.hparams.width, self.hparams.feed_forward);
         let normed = self.norm(&self.in_layer("ffn_norm"), &self.in_layer("ffn_norm.weight"), x, width, 1)?;
         let gate = self.matmul("ffn_gate", normed, (width, hidden), None)?;
         let up = self.matmul("ffn_up", normed, (width, hidden), None)?;
-        let gated = self.gated("ffn_gated", gate, up)?;
-        self.matmul("ffn_down", gated, (hidden, width), Some(x))
+        let gated = self.gated("ffn_gated", gate, up, style.activation)?;
+        self.added(x, "ffn_down", gated, hidden, style.post_norm)
     }
 
     /// The best experts of each token, each a gated unit, summed by their weights; plus the experts that all tokens share,
@@ -38,8 +52,9 @@ impl Blocks<'_> {
         let gate = self.experts(product("ffn_gate_exps", width, hidden, false), normed, routing, count)?;
         let up = self.experts(product("ffn_up_exps", width, hidden, false), normed, routing, count)?;
         let shared = self.shared_up(normed, shared * hidden)?;
-        let gated = self.gated("ffn_gated", gate, up)?;
-        let shared = shared.map(|(gate, up)| self.gated("ffn_gated_shexp", gate, up)).transpose()?;
+        let activation = HiddenStyle::USUAL.activation;
+        let gated = self.gated("ffn_gated", gate, up, activation)?;
+        let shared = shared.map(|(gate, up)| self.gated("ffn_gated_shexp", gate, up, activation)).transpose()?;
         let down = self.experts(product("ffn_down_exps", hidden, width, true), gated, routing, count)?;
         let shared_hidden = experts.shared * hidden;
         let shared = shared.map(|x| self.matmul("ffn_down_shexp", x, (shared_hidden, width), None)).transpose()?;
@@ -57,8 +72,8 @@ impl Blocks<'_> {
         Ok(Some((gate, self.matmul("ffn_up_shexp", x, (width, hidden), None)?)))
     }
 
-    fn gated(&mut self, name: &str, gate: NodeId, up: NodeId) -> Result<NodeId, ModelError> {
-        let op = Elementwise::Gated { gate, up, activation: Activation::Silu };
+    fn gated(&mut self, name: &str, gate: NodeId, up: NodeId, activation: Activation) -> Result<NodeId, ModelError> {
+        let op = Elementwise::Gated { gate, up, activation };
         self.node(self.in_layer(name), Op::Elementwise(op))
     }
 

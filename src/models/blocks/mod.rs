@@ -8,10 +8,11 @@ mod latent;
 use std::collections::{HashMap, HashSet};
 
 use super::{CacheSpec, Experts, Hparams, Inputs, ModelError, TensorTable};
-use crate::graph::ops::{Embed, MatMul, Norm, Rows, Select};
+use crate::graph::ops::{Elementwise, Embed, MatMul, Norm, Rows, Select};
 use crate::graph::{Graph, GraphBuilder, NodeId, Op, Weight, WeightId};
 
 pub(super) use attention::AttentionStyle;
+pub(super) use feed_forward::HiddenStyle;
 
 /// Builds one graph; knows the current layer.
 pub(super) struct Blocks<'a> {
@@ -52,7 +53,10 @@ impl<'a> Blocks<'a> {
     /// Token ids → residual stream.
     pub(super) fn embedding(&mut self) -> Result<NodeId, ModelError> {
         let weight = self.matrix("token_embd.weight", self.hparams.width, self.hparams.vocab)?;
-        self.node("token_embd", Op::Rows(Rows::Embed(Embed { weight, ids: self.inputs.ids })))
+        self.node(
+            "token_embd",
+            Op::Rows(Rows::Embed(Embed { weight, ids: self.inputs.ids, scale: self.hparams.embedding_scale })),
+        )
     }
 
     /// Residual stream → logits of the output rows.
@@ -100,6 +104,24 @@ impl<'a> Blocks<'a> {
         let weight = self.matrix(&format!("{name}.weight"), cols, rows)?;
         let bias = self.optional_vector(&format!("{name}.bias"), rows)?;
         self.node(name, Op::MatMul(MatMul { x, weight, bias, residual }))
+    }
+
+    /// The stream plus a product with a block's last weight, of `cols` columns: normalised first where there is a norm for it.
+    fn added(
+        &mut self,
+        stream: NodeId,
+        name: &str,
+        x: NodeId,
+        cols: u32,
+        post_norm: Option<&str>,
+    ) -> Result<NodeId, ModelError> {
+        let width = self.hparams.width;
+        let Some(norm) = post_norm else { return self.matmul(name, x, (cols, width), Some(stream)) };
+        let product = self.matmul(name, x, (cols, width), None)?;
+        let norm = self.in_layer(norm);
+        let normed = self.norm(&norm, &format!("{norm}.weight"), product, width, 1)?;
+        let add = Elementwise::Add { a: stream, b: normed };
+        self.node(self.in_layer(&format!("{name}_added")), Op::Elementwise(add))
     }
 
     fn has(&self, name: &str) -> bool {
