@@ -23,6 +23,7 @@ def main():
     llama_70b()
     qwen3moe("qwen3-30b-a3b-q4_k_m", "Qwen3 30B A3B", 48, 2048, 32, 6144, 768, medium)
     qwen3moe("qwen3-235b-a22b-q4_k_s", "Qwen3 235B A22B", 94, 4096, 64, 12288, 1536, small)
+    gemma3_27b()
     deepseek_v3()
     kimi_k2_5()
 
@@ -155,6 +156,29 @@ def qwen3moe(name, title, n, width, heads, hidden, expert, mix):
         types = [kind or mix(part.removesuffix("_exps"), i, n) for i in range(n)]
         model.add(f"blk.*.{part}.weight", shape, types)
     finish(model, name, width, vocab, "q6_k")
+
+
+def gemma3_27b():
+    n, width, heads, kv, head, hidden, vocab = 62, 5376, 32, 16, 128, 21504, 262144
+    key = lambda name: f"gemma3.{name}"
+    model = Model("Gemma 3 27B (it) with llama.cpp's Q4_K_M mix, as files of about 15.4 GiB have it: the "
+                  "embedding is the output matrix too, and so q6_k.", {
+        "general.architecture": "gemma3", "general.name": "Gemma 3 27B", key("block_count"): n,
+        key("context_length"): 131072, key("embedding_length"): width, key("feed_forward_length"): hidden,
+        key("attention.head_count"): heads, key("attention.head_count_kv"): kv, key("attention.key_length"): head,
+        key("attention.value_length"): head, key("attention.layer_norm_rms_epsilon"): 1e-6,
+        key("attention.sliding_window"): 1024, key("rope.freq_base"): 1e6, key("rope.scaling.type"): "linear",
+        key("rope.scaling.factor"): 8.0})
+    model.add("token_embd.weight", [width, vocab], "q6_k")
+    for part, shape, kind in (
+            ("attn_norm", [width], "f32"), ("attn_q", [width, heads * head], None), ("attn_k", [width, kv * head], None),
+            ("attn_v", [width, kv * head], None), ("attn_q_norm", [head], "f32"), ("attn_k_norm", [head], "f32"),
+            ("attn_output", [heads * head, width], None), ("post_attention_norm", [width], "f32"),
+            ("ffn_norm", [width], "f32"), ("ffn_gate", [width, hidden], None), ("ffn_up", [width, hidden], None),
+            ("ffn_down", [hidden, width], None), ("post_ffw_norm", [width], "f32")):
+        model.add(f"blk.*.{part}.weight", shape, [kind or medium(part, i, n) for i in range(n)])
+    model.add("output_norm.weight", [width], "f32")
+    model.write("gemma-3-27b-it-q4_k_m")
 
 
 def finish(model, name, width, vocab, output):

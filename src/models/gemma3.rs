@@ -1,11 +1,24 @@
 //! Gemma 3 (arXiv:2503.19786): layers that attend to a window of the context, with a full one now and then; norms on every
 //! q and k head, and on what a block adds to the stream; embeddings times the root of the width.
 
+use super::ModelError;
 use super::blocks::{AttentionStyle, Blocks, HiddenStyle};
 use super::hparams::{Hparams, Keys};
-use super::{ModelError, Windows};
 use crate::graph::NodeId;
 use crate::graph::ops::{Activation, RopeStyle, Scaling};
+
+/// Layers that attend to a window of the context alone, and how these are rotated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Windows {
+    /// Positions that a token attends to, its own included.
+    pub length: u32,
+    /// Whether a layer has a window, one a layer.
+    pub layers: Vec<bool>,
+    /// Base of the rotation frequencies in these layers.
+    pub rope_base: f32,
+    /// Their context extension.
+    pub scaling: Scaling,
+}
 
 /// A full layer comes after so many less one with windows, where a file does not say.
 const USUAL_PERIOD: u32 = 6;

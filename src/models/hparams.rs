@@ -1,7 +1,7 @@
 //! Metadata → hyper-parameters: keys as the GGUF specification and llama.cpp's converter name them.
 //! Everything later code divides by or multiplies is checked here once.
 
-use super::{Architecture, Latent, ModelError, TensorTable, deepseek2, gemma3};
+use super::{Architecture, Latent, ModelError, TensorTable, Windows, deepseek2, gemma3};
 use crate::gguf::{Metadata, Value};
 use crate::graph::ops::{ExpertGroups, Gating, Mask, Scaling};
 
@@ -24,19 +24,6 @@ pub struct Experts {
     pub groups: Option<ExpertGroups>,
     /// Experts beside these that every token uses.
     pub shared: u32,
-}
-
-/// Layers that attend to a window of the context alone, and how these are rotated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Windows {
-    /// Positions that a token attends to, its own included.
-    pub length: u32,
-    /// Whether a layer has a window, one a layer.
-    pub layers: Vec<bool>,
-    /// Base of the rotation frequencies in these layers.
-    pub rope_base: f32,
-    /// Their context extension.
-    pub scaling: Scaling,
 }
 
 /// What a model's graph depends on beside its tensors.

@@ -23,7 +23,8 @@ use crate::tensor::DType;
 use crate::units::Tokens;
 
 pub use deepseek2::Latent;
-pub use hparams::{Experts, Hparams, Windows};
+pub use gemma3::Windows;
+pub use hparams::{Experts, Hparams};
 pub use shape_file::{ShapeFile, ShapeFileError, ShapeTensor};
 pub use tensors::TensorTable;
 

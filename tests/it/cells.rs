@@ -137,7 +137,7 @@ fn holes_and_closed_holes_give_the_same_logits() {
 /// rotation, with divisors, and of latent rows.
 #[test]
 fn a_sequence_that_was_turned_goes_on_at_its_new_positions() {
-    for shape in ["llama-tiny", "qwen2-tiny", "deepseek2-tiny"] {
+    for shape in ["llama-tiny", "qwen2-tiny", "deepseek2-tiny", "gemma3-tiny"] {
         let gguf = made(&deeper(shape), DType::F32);
         for (what, open) in SESSIONS {
             let mut session = open(&gguf, DType::F32);

@@ -475,8 +475,10 @@ fn every_type_and_architecture_of_synth_runs() {
     let folder = folder();
     let known = DType::ALL.iter().filter(|t| loadmaster::tensor::quant::can_decode(**t));
     let mut cases: Vec<(&str, DType)> = known.map(|&t| ("llama-tiny", t)).collect();
-    cases.extend(["mixtral-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny"].map(|name| (name, DType::Q4K)));
-    assert_eq!(cases.len(), 16 + 4);
+    cases.extend(
+        ["mixtral-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny"].map(|name| (name, DType::Q4K)),
+    );
+    assert_eq!(cases.len(), 16 + 5);
     let out = folder.path().join("x.npy");
     for (name, dtype) in cases {
         let model = tiny(&folder, name, dtype);

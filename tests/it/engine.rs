@@ -41,6 +41,8 @@ fn a_row_has_the_same_bits_in_every_batch_on_every_thread_and_page() {
         ("deepseek2-tiny", DType::Q4K),
         ("deepseek2-lite-tiny", DType::F16),
         ("deepseek2-lite-tiny", DType::F32),
+        ("gemma3-tiny", DType::Q4_0),
+        ("gemma3-tiny", DType::F16),
     ];
     for (shape, dtype) in cases {
         let wide = EngineOptions { context: Tokens(640), ..options() };

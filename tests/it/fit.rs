@@ -238,6 +238,7 @@ fn shipped_models_fit_shipped_machines_and_every_bucket_checks() {
         ("qwen2.5-32b-q4_k_m", "rtx4080"),
         ("qwen3-30b-a3b-q4_k_m", "rtx4090"),
         ("llama-3-70b-q4_k_m", "h200x8"),
+        ("gemma-3-27b-it-q4_k_m", "rtx4090"),
         ("qwen3-235b-a22b-q4_k_s", "ten-gpu"),
         ("deepseek-v3-iq1_s", "h200x8"),
         ("qwen3-30b-a3b-q4_k_m", "numa-2node"),

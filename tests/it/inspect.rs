@@ -114,6 +114,36 @@ fn qwen3moe_runs_where_its_weights_are() {
 }
 
 #[test]
+fn gemma3_runs_where_its_weights_are() {
+    insta::assert_snapshot!(parts(&one_layer("gemma3-tiny"), DType::Q8_0).table(), @r"
+    token_embd                 rows q8_0    cpu  weight-home
+    blk.0.attn_norm            norm f32     cpu  follows-input token_embd
+    blk.0.attn_q               matmul q8_0  cpu  weight-home
+    blk.0.attn_k               matmul q8_0  cpu  weight-home
+    blk.0.attn_v               matmul q8_0  cpu  weight-home
+    blk.0.attn_q_norm          norm f32     cpu  follows-input blk.0.attn_q
+    blk.0.rope_q               rope         cpu  follows-input blk.0.attn_q_norm
+    blk.0.attn_k_norm          norm f32     cpu  follows-input blk.0.attn_k
+    blk.0.rope_k               rope         cpu  follows-input blk.0.attn_k_norm
+    blk.0.cache                cache        cpu  state-home
+    blk.0.attention            attention    cpu  state-home
+    blk.0.attn_output          matmul q8_0  cpu  weight-home
+    blk.0.post_attention_norm  norm f32     cpu  follows-input blk.0.attn_output
+    blk.0.attn_output_added    elementwise  cpu  follows-input token_embd
+    blk.0.ffn_norm             norm f32     cpu  follows-input blk.0.attn_output_added
+    blk.0.ffn_gate             matmul q8_0  cpu  weight-home
+    blk.0.ffn_up               matmul q8_0  cpu  weight-home
+    blk.0.ffn_gated            elementwise  cpu  follows-input blk.0.ffn_gate
+    blk.0.ffn_down             matmul q8_0  cpu  weight-home
+    blk.0.post_ffw_norm        norm f32     cpu  follows-input blk.0.ffn_down
+    blk.0.ffn_down_added       elementwise  cpu  follows-input blk.0.attn_output_added
+    output_rows                rows         cpu  follows-input blk.0.ffn_down_added
+    output_norm                norm f32     cpu  follows-input output_rows
+    output                     matmul q8_0  cpu  weight-home
+    ");
+}
+
+#[test]
 fn deepseek2_runs_where_its_weights_are() {
     let shape = ModelShape { layers: 2, ..named("deepseek2-tiny").unwrap() };
     insta::assert_snapshot!(parts(&shape, DType::Q8_0).table(), @r"

@@ -13,6 +13,7 @@ mod diff;
 mod engine;
 mod f64_model;
 mod fit;
+mod gemma3;
 mod gguf_hostile;
 mod gguf_read;
 mod gguf_walk;

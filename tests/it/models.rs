@@ -593,7 +593,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: crate::cases(100), failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn changed_models_are_refused_or_run(
-        name in prop::sample::select(vec!["llama-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3moe-tiny", "deepseek2-tiny", "deepseek2-lite-tiny"]),
+        name in prop::sample::select(vec!["llama-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3moe-tiny", "deepseek2-tiny", "deepseek2-lite-tiny", "gemma3-tiny"]),
         changes in prop::collection::vec((0..7u8, any::<prop::sample::Index>(), value()), 1..3),
     ) {
         let made = changes.into_iter().fold(Made::of(name), changed);

@@ -161,7 +161,7 @@ const AUTO: Offload = Offload::Auto;
 const FIELD: Offload = Offload::AtLeast(Tokens(32));
 
 /// Machines and rules for one model; each at one token and at 512.
-const CASES: [(&str, &[(&str, Offload)]); 11] = [
+const CASES: [(&str, &[(&str, Offload)]); 12] = [
     ("llama-tiny", &[("tiny-card", NEVER), ("tiny-card", FIELD), ("two-tiny-cards", AUTO)]),
     ("qwen3-tiny", &[("tiny-card", AUTO)]),
     ("qwen3moe-tiny", &[("tiny-card", FIELD), ("tiny-card", AUTO)]),
@@ -173,6 +173,7 @@ const CASES: [(&str, &[(&str, Offload)]); 11] = [
         "qwen3-30b-a3b-q4_k_m",
         &[("rtx4080", NEVER), ("rtx4080", FIELD), ("rtx4090", AUTO), ("numa-2node", AUTO), ("cpu-2core", AUTO)],
     ),
+    ("gemma-3-27b-it-q4_k_m", &[("rtx4080", FIELD), ("rtx4090", AUTO), ("rtx3090x2-ddr4", NEVER)]),
     ("qwen3-235b-a22b-q4_k_s", &[("ten-gpu", AUTO), ("rtx3090x2-ddr4", FIELD)]),
     ("deepseek-v3-iq1_s", &[("rtx3090x2-ddr4", FIELD), ("rtx3090x2-ddr4", AUTO), ("h200x8", NEVER)]),
     ("kimi-k2.5-ud-iq3_xxs", &[("kimi-8gpu", NEVER), ("kimi-8gpu", FIELD), ("kimi-8gpu", AUTO)]),
@@ -202,8 +203,9 @@ static EACH: LazyLock<Vec<(String, Case)>> = LazyLock::new(|| {
 });
 
 /// Cards that work on layers together.
-const TOGETHER: [(&str, &str, u32); 5] = [
+const TOGETHER: [(&str, &str, u32); 6] = [
     ("qwen3-tiny", "two-tiny-cards", 2),
+    ("gemma-3-27b-it-q4_k_m", "rtx3090x2-ddr4", 2),
     ("qwen3-235b-a22b-q4_k_s", "ten-gpu", 2),
     ("qwen3-235b-a22b-q4_k_s", "rtx3090x2-ddr4", 2),
     ("llama-3-70b-q4_k_m", "h200x8", 4),

@@ -62,7 +62,7 @@ fn load(engine: &mut Engine, bytes: &[u8]) -> Result<Loaded, EngineError> {
 
 #[test]
 fn a_saved_sequence_goes_on_bit_for_bit_in_other_layouts_and_on_other_devices() {
-    for shape in ["llama-tiny", "qwen3moe-tiny", "deepseek2-lite-tiny"] {
+    for shape in ["llama-tiny", "qwen3moe-tiny", "deepseek2-lite-tiny", "gemma3-tiny"] {
         let model = model_bytes(shape);
         for cache in [DType::F16, DType::Q8_0, DType::Q4_0] {
             let cases = [

@@ -129,10 +129,11 @@ fn shipped(name: &str) -> ShapeFile {
 }
 
 /// File, GiB of its weights, how far off they may be, nodes of its graph.
-const SHIPPED: [(&str, f64, f64, usize); 7] = [
+const SHIPPED: [(&str, f64, f64, usize); 8] = [
     ("qwen2.5-32b-q4_k_m.json", 18.5, 0.05, 64 * 14 + 4),
     ("qwen2.5-32b-q5_k_m.json", 21.66, 0.05, 64 * 14 + 4),
     ("llama-3-70b-q4_k_m.json", 39.6, 0.05, 80 * 14 + 4),
+    ("gemma-3-27b-it-q4_k_m.json", 15.4, 0.05, 62 * 20 + 4),
     ("qwen3-30b-a3b-q4_k_m.json", 17.28, 0.05, 48 * 19 + 4),
     ("qwen3-235b-a22b-q4_k_s.json", 124.5, 0.05, 94 * 19 + 4),
     ("deepseek-v3-iq1_s.json", 130.20, 0.01, 3 * 18 + 58 * 25 + 4),

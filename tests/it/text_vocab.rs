@@ -90,6 +90,74 @@ fn flags_of_the_file_are_obeyed() {
     assert!(!tokenizer.adds_bos());
 }
 
+/// Gemma's kind of vocabulary: marks of turns, runs of lines and spaces as user-defined tokens, all bytes, pieces.
+fn gemma() -> Gguf {
+    let marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]", "<start_of_turn>", "<end_of_turn>"];
+    let runs = ["\n", "\n\n", "  ", "   ", "<table>"];
+    let bytes = (0..=255).map(|b| format!("<0x{b:02X}>"));
+    let pieces = "us er user ▁u ▁user mod el model He ll Hell llo Hello ▁ a e h l o r s u H m d".split(' ');
+    let tokens: Vec<String> = marks.iter().chain(&runs).map(|t| (*t).to_owned()).chain(bytes).collect();
+    let tokens: Vec<String> = tokens.into_iter().chain(pieces.chain(["    ", "é"]).map(str::to_owned)).collect();
+    let kind = |(i, token): (usize, &String)| match i {
+        5 | 8..13 => 4i32,
+        0..8 => 3,
+        13..269 => 6,
+        _ => {
+            if token == "    " {
+                4
+            } else {
+                1
+            }
+        }
+    };
+    let kinds: Vec<i32> = tokens.iter().enumerate().map(kind).collect();
+    let score = |(i, &kind): (usize, &i32)| if kind == 1 { 269.0 - i as f32 } else { -1000.0 };
+    let scores: Vec<f32> = kinds.iter().enumerate().map(score).collect();
+    gguf(&[
+        ("tokenizer.ggml.model", "llama".into()),
+        ("tokenizer.ggml.pre", "default".into()),
+        ("tokenizer.ggml.tokens", tokens.into()),
+        ("tokenizer.ggml.scores", scores.into()),
+        ("tokenizer.ggml.token_type", kinds.into()),
+        ("tokenizer.ggml.bos_token_id", 2u32.into()),
+        ("tokenizer.ggml.eos_token_id", 1u32.into()),
+        ("tokenizer.ggml.unknown_token_id", 3u32.into()),
+        ("tokenizer.ggml.padding_token_id", 0u32.into()),
+        ("tokenizer.ggml.add_bos_token", true.into()),
+        ("tokenizer.ggml.add_eos_token", false.into()),
+        ("tokenizer.ggml.add_space_prefix", false.into()),
+    ])
+}
+
+/// The ids are those that llama.cpp gives for this vocabulary.
+#[test]
+fn vocabularies_like_gemmas_read_as_in_llama_cpp() {
+    let file = gemma();
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+    let turns = "<start_of_turn>user\nHello  user<end_of_turn>\n<start_of_turn>model\n";
+    let cases: [(&str, bool, &[u32]); 9] = [
+        ("Hello user", false, &[291, 275, 286, 287, 273]),
+        (" Hello", true, &[2, 282, 291, 275, 286, 287]),
+        (turns, true, &[2, 6, 271, 8, 291, 275, 286, 287, 10, 271, 7, 8, 6, 292, 287, 293, 275, 8]),
+        ("<end_of_turn>", false, &[73, 284, 123, 293, 108, 287, 115, 108, 129, 290, 288, 123, 75]),
+        ("a\n\n\nb   c    d     é", false, &[283, 9, 8, 111, 11, 112, 294, 293, 294, 282, 295]),
+        ("<table>[multimodal]z", false, &[12, 5, 135]),
+        ("日", true, &[2, 243, 164, 178]),
+        ("<mask> <unk>", false, &[73, 292, 283, 289, 120, 75, 282, 73, 290, 123, 120, 75]),
+        ("<mask> <unk>", true, &[2, 4, 282, 3]),
+    ];
+    for (text, special, expected) in cases {
+        let found = tokenizer.encode(text, if special { BOTH } else { PLAIN });
+        assert_eq!(ids(&found), expected, "{text:?}");
+        if !special {
+            assert_eq!(tokenizer.decode(&found), text);
+        }
+    }
+    assert!(tokenizer.notes().is_empty(), "{:?}", tokenizer.notes());
+    let ends = (0..296).map(TokenId).filter(|&token| tokenizer.is_end_of_generation(token));
+    assert!(ends.eq([TokenId(1), TokenId(7)]));
+}
+
 #[test]
 fn phi_3_drops_space_after_marks() {
     let spoken = |name: &str| {

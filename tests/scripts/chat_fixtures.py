@@ -52,6 +52,15 @@ SOURCES = [
     "{{ '%s is %d' | length }}{{ 'abc' | list | join('.') }}{{ range(3) | list | length }}{{ (1, 2) | length }}",
     "{{ none is iterable }}{{ 'ab' is iterable }}{{ [] is iterable }}{{ {} is iterable }}{{ 1 is iterable }}{{ missing is iterable }}",
     "{{ none is string }}{{ 'ab' is sequence }}{{ {} is mapping }}{{ 1 is number }}{{ true is boolean }}{{ [] is sequence }}",
+    "{{ bos_token }}\n{%- if messages[0]['role'] == 'system' -%}\n  {%- if messages[0]['content'] is string -%}\n"
+    "    {%- set first = messages[0]['content'] + '\n\n' -%}\n  {%- else -%}\n    {%- set first = messages[0]['content'][0]['text'] -%}\n"
+    "  {%- endif -%}\n  {%- set rest = messages[1:] -%}\n{%- else -%}\n  {%- set first = '' -%}\n  {%- set rest = messages -%}\n"
+    "{%- endif -%}\n{%- for m in rest -%}\n  {%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n"
+    "    {{ raise_exception('turns must alternate') }}\n  {%- endif -%}\n"
+    "  {%- set role = 'model' if m['role'] == 'assistant' else m['role'] -%}\n"
+    "  {{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}\n  {%- if m['content'] is string -%}\n"
+    "    {{ m['content'] | trim }}\n  {%- elif m['content'] is iterable -%}\n    {%- for item in m['content'] -%}{{ item['text'] | trim }}{%- endfor -%}\n"
+    "  {%- endif -%}\n  {{ '<end_of_turn>\n' }}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n  {{ '<start_of_turn>model\n' }}\n{%- endif -%}\n",
     "{% if messages | length % 2 == 0 %}{{ raise_exception('roles must alternate') }}{% endif %}fine",
 ]
 

@@ -9,8 +9,9 @@ macro_rules! shipped {
     };
 }
 
-const SHIPPED: [(&str, &str); 7] = shipped![
+const SHIPPED: [(&str, &str); 8] = shipped![
     "deepseek-v3-iq1_s",
+    "gemma-3-27b-it-q4_k_m",
     "kimi-k2.5-ud-iq3_xxs",
     "llama-3-70b-q4_k_m",
     "qwen2.5-32b-q4_k_m",
