@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use loadmaster::device::{BackendKind, Machine};
 use loadmaster::engine::{CHUNK, Engine, EngineOptions, Finish, Queue, QueueLimits, Request, RequestId};
+use loadmaster::gguf::Gguf;
 use loadmaster::kv::{Depth, KvLayout};
 use loadmaster::sample::{SampleOptions, Sampler};
+use loadmaster::synth::{ModelShape, Synth, WindowShape, named};
+use loadmaster::tensor::DType;
 use loadmaster::text::TokenId;
 use loadmaster::units::Tokens;
 
@@ -128,23 +131,44 @@ fn alone(engine: &mut Engine, seen: &[Seen], at: usize) -> (Vec<TokenId>, Finish
 
 #[test]
 fn sequences_that_come_fork_shift_and_go_write_what_they_write_alone() {
-    compare(KvLayout::default(), crate::cases(500) as usize);
-    compare(KvLayout::Contiguous, crate::cases(120) as usize);
+    compare(&open, KvLayout::default(), crate::cases(500) as usize);
+    compare(&open, KvLayout::Contiguous, crate::cases(120) as usize);
 }
 
-fn compare(layout: KvLayout, steps: usize) {
-    let sizes = |context, outputs| EngineOptions {
+/// The same where most layers keep a window of each sequence; alone, all layers keep all.
+#[test]
+fn sequences_behind_windows_write_what_they_write_alone_with_all_their_rows() {
+    compare(&windowed, KvLayout::default(), crate::cases(200) as usize);
+    compare(&windowed, KvLayout::Contiguous, crate::cases(80) as usize);
+}
+
+/// Three layers, two of them with windows of two pages.
+fn windowed(options: EngineOptions) -> Engine {
+    let shape = named("gemma3-tiny").unwrap();
+    let windows = shape.windows.map(|windows| WindowShape { length: 32, period: 3, ..windows });
+    let shape = ModelShape { layers: 3, vocab: 1024, windows, ..shape };
+    let bytes = Synth::new(&shape, DType::Q8_0, 3).unwrap().to_bytes().unwrap();
+    Engine::open(Gguf::from_bytes("windowed", bytes).unwrap(), options, &|_, _| {}).unwrap()
+}
+
+fn compare(open: &dyn Fn(EngineOptions) -> Engine, layout: KvLayout, steps: usize) {
+    let sizes = |context, outputs, sequences| EngineOptions {
         context: Tokens(context),
         layout,
         step: Tokens(96),
         outputs: Tokens(outputs),
+        sequences,
         ..options()
     };
-    let mut engine = open(sizes(64 * 60, 64));
-    let pages = engine.usage().free;
+    let mut engine = open(sizes(64 * 60, 64, 20));
+    let classes = engine.session().classes().len();
+    let before = engine.usages();
     let (seen, moves) = churn(&mut engine, 64, steps, &mut Dice(5));
-    assert_eq!((engine.usage().free, engine.usage().promised), (pages, 0));
-    let mut single = open(sizes(400, 4));
+    for (class, usage) in engine.usages().iter_ids() {
+        assert_eq!((usage.free, usage.promised), (before[class].free, 0), "{class}");
+    }
+    let mut single = open(sizes(400, 4, 8));
+    assert_eq!(single.session().classes().len(), 1);
     let (mut forks, mut stopped, mut long) = (0, 0, 0);
     for at in 0..seen.len() {
         let (found, finish) = seen[at].ended.as_ref().unwrap();
@@ -160,7 +184,7 @@ fn compare(layout: KvLayout, steps: usize) {
         long += usize::from(found.len() > LENGTH.index());
     }
     assert_eq!(moves > 0, layout == KvLayout::Contiguous, "{moves} moves where compaction pays");
-    eprintln!("{} requests, {forks} forks, {stopped} cancelled, {long} dropped a part", seen.len());
+    eprintln!("{classes} classes: {} requests, {forks} forks, {stopped} cancelled, {long} dropped a part", seen.len());
     assert!(seen.len() > 30 && forks > 5 && stopped > 5 && long > 5, "{} {forks} {stopped} {long}", seen.len());
 }
 

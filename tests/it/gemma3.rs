@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::f64_model::F64Model;
 use super::reference::{logits, nmse, npy, options};
 
-const CACHE: CacheSpec = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16 };
+const CACHE: CacheSpec = CacheSpec { cells: Tokens(64), keys: DType::F16, values: DType::F16, sliding: None };
 const BATCH: Batch = Batch { tokens: Tokens(4), outputs: Tokens(1) };
 
 fn tiny() -> ModelShape {

@@ -1,7 +1,7 @@
 //! Pre-norm attention with rotation, grouped heads and a cache; returns the residual stream with its output added.
 
 use super::{Blocks, ModelError};
-use crate::graph::ops::{Attention, CacheWrite, Rope, RopeStyle};
+use crate::graph::ops::{Attention, CacheWrite, Mask, Rope, RopeStyle};
 use crate::graph::{CacheHalf, NodeId, Op, State, StateId};
 use crate::tensor::DType;
 use crate::units::Tokens;
@@ -27,11 +27,12 @@ impl Blocks<'_> {
         let v = self.matmul("attn_v", normed, (h.width, h.kv_heads * h.value_dim), None)?;
         let q = self.rotated("q", q, h.heads, style)?;
         let k = self.rotated("k", k, h.kv_heads, style)?;
-        let keys = self.cache_half(CacheHalf::Keys, h.key_dim, Mask::Causal)?;
-        let values = self.cache_half(CacheHalf::Values, h.value_dim, Mask::Causal)?;
+        let (mask, ..) = h.reach(self.layer);
+        let keys = self.cache_half(CacheHalf::Keys, h.key_dim, mask)?;
+        let values = self.cache_half(CacheHalf::Values, h.value_dim, mask)?;
         let write =
             self.node(self.in_layer("cache"), Op::Cache(CacheWrite { k, v: Some(v), keys, values: Some(values) }))?;
-        let (heads, scale, (mask, ..)) = (h.heads, h.attention_scale, h.reach(self.layer));
+        let (heads, scale) = (h.heads, h.attention_scale);
         let attention = Attention { q, write, keys, values: values.into(), heads, scale, mask };
         let mixed = self.node(self.in_layer("attention"), Op::Attention(attention))?;
         self.added(x, "attn_output", mixed, h.heads * h.value_dim, style.post_norm)
