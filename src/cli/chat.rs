@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use super::note;
 use super::run::{Style, report, stream};
-use crate::engine::{Engine, Finish, Generate, Generated};
-use crate::kv::SequenceId;
+use crate::engine::{Engine, EngineError, Finish, Generate, Generated};
+use crate::kv::{KvError, SequenceId};
 use crate::sample::Sampler;
 use crate::text::{ChatTemplate, Conversation, Encode, Message, TemplateOrigin, TokenId};
 use crate::units::Tokens;
@@ -67,8 +67,8 @@ impl Chat<'_> {
         self.messages.push(Message::new("user", line));
         let tokens = self.fitting()?;
         // One token at least must be evaluated to have logits.
-        let shared = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
-        self.engine.truncate(self.sequence, Tokens(shared as u32))?;
+        let alike = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count().min(tokens.len() - 1);
+        let shared = self.go_back(alike)?;
         let request = Generate {
             sequence: self.sequence,
             prompt: &tokens[shared..],
@@ -88,6 +88,20 @@ impl Chat<'_> {
         let answer = self.engine.tokenizer().map_or_else(|_| String::new(), |t| t.decode(&generated.tokens));
         self.messages.push(Message::new("assistant", answer));
         Ok(generated)
+    }
+
+    /// Shortens what was read to the first `alike` tokens, or to none where windows have given up what precedes these; to
+    /// how many.
+    fn go_back(&mut self, alike: usize) -> Result<usize> {
+        match self.engine.truncate(self.sequence, Tokens(alike as u32)) {
+            Ok(()) => Ok(alike),
+            Err(EngineError::Kv(KvError::Window { .. })) => {
+                self.engine.end(self.sequence)?;
+                self.sequence = self.engine.start();
+                Ok(0)
+            }
+            Err(why) => Err(why.into()),
+        }
     }
 
     /// The conversation, up to where the answer starts; the oldest turns are forgotten until it leaves room for one.

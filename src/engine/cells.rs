@@ -91,7 +91,8 @@ impl Engine {
     /// is left are given back at once, holes in others are not read.
     ///
     /// # Errors
-    /// There is no such sequence, or what is set aside for it would not be there any more.
+    /// There is no such sequence, what is set aside for it would not be there any more, or a layer has given up rows that
+    /// its window would reach then.
     pub fn remove(&mut self, sequence: SequenceId, from: u32, to: u32) -> Result<(), EngineError> {
         Ok(self.kv.remove(sequence, from, to)?)
     }

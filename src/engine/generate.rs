@@ -68,7 +68,7 @@ impl Engine {
     ///
     /// # Errors
     /// The file has no tokenizer, the prompt is empty or does not fit, or a step failed; a failure in the prompt leaves
-    /// the sequence as it was.
+    /// the sequence as after one of [`Engine::feed`].
     pub fn generate(
         &mut self,
         request: Generate<'_>,
@@ -106,7 +106,7 @@ impl Engine {
         // Shorter than before: something was dropped, and the prompt was evaluated long ago.
         let held = self.kv.length(sequence).ok().and_then(|length| length.0.checked_sub(mark.count.0));
         if outcome.is_err() && held.is_some_and(|evaluated| (evaluated as usize) < prompt.len()) {
-            self.kv.take_back(sequence, mark)?;
+            self.bring_back(sequence, mark)?;
         }
         outcome
     }

@@ -252,7 +252,7 @@ impl Engine {
     /// Removes the tokens from position `length` on: all but the first `length`, unless some of those were removed.
     ///
     /// # Errors
-    /// There is no such sequence.
+    /// A layer has given up rows that its window would reach then, or there is no such sequence. Nothing has changed.
     pub fn truncate(&mut self, sequence: SequenceId, length: Tokens) -> Result<(), EngineError> {
         Ok(self.kv.truncate(sequence, length.0)?)
     }

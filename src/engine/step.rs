@@ -89,7 +89,7 @@ impl Engine {
     }
 
     /// Appends tokens to a sequence and returns the logits of the last one. All tokens are appended or none: after an
-    /// error the sequence is as long as before.
+    /// error the sequence is as long as before, or, where layers keep windows and it got too long for that, has ended.
     ///
     /// # Errors
     /// There are no tokens, they do not fit the cache, or the device failed.
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     /// Appends tokens to a sequence and hands on the logits of each, some rows at a time with the first row's place.
-    /// After an error the sequence is as long as before, whatever rows were handed on.
+    /// After an error the sequence is as after one of [`Engine::feed`], whatever rows were handed on.
     ///
     /// # Errors
     /// There are no tokens, they do not fit the cache, or the device failed.
@@ -132,9 +132,17 @@ impl Engine {
         self.begin_step();
         let done = self.add(piece).and_then(|()| self.run_step());
         if done.is_err() && self.kv.length(piece.sequence).is_ok() {
-            self.kv.take_back(piece.sequence, mark)?;
+            self.bring_back(piece.sequence, mark)?;
         }
         done
+    }
+
+    /// Brings a sequence back to `mark`. Where a layer has given up rows since that it would read then, the sequence ends.
+    pub(super) fn bring_back(&mut self, sequence: SequenceId, mark: Mark) -> Result<(), EngineError> {
+        match self.kv.take_back(sequence, mark) {
+            Err(KvError::Window { .. }) => Ok(self.kv.end(sequence)?),
+            done => Ok(done?),
+        }
     }
 
     fn fits(&self, mark: Mark, more: usize) -> Result<(), EngineError> {

@@ -9,6 +9,9 @@ use super::table::Sequence;
 use super::{KvError, KvLayout, PageId, PagedKv, SequenceId};
 use crate::units::Tokens;
 
+/// Tokens that are kept beyond what a window reaches, so that a sequence can be shortened by a few.
+const SPARE: u32 = 16;
+
 /// How far back rows are read, and how many are appended before those behind are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -26,11 +29,16 @@ impl Window {
 
     /// The same with so many holes, which take room as tokens do.
     fn pages_over(self, holes: u32, page: u32) -> u32 {
-        let cells = self.reach().saturating_add(self.step.0).saturating_add(holes);
+        let cells = self.kept().saturating_add(self.step.0).saturating_add(holes);
         cells.saturating_add(2 * (page - 1)) / page
     }
 
-    /// Tokens before the next one that are kept: what it reads, and one so that a sequence never looks empty.
+    /// Tokens before the next one that are kept.
+    fn kept(self) -> u32 {
+        self.reach().saturating_add(SPARE)
+    }
+
+    /// Tokens before the next one that it reads, and one so that a sequence never looks empty.
     fn reach(self) -> u32 {
         self.tokens.0.saturating_sub(1).max(1)
     }
@@ -49,7 +57,7 @@ impl PagedKv {
         self.sequence(id)?;
         let PagedKv { pages, sequences, .. } = self;
         if let Some(sequence) = sequences[id].as_mut() {
-            let behind = sequence.behind(window.reach());
+            let behind = sequence.behind(window.kept());
             sequence.count -= sequence.live[..behind].iter().map(|live| live.count_ones()).sum::<u32>();
             // The last first, as whenever pages are given back.
             sequence.pages.drain(..behind).rev().for_each(|dropped| pages.release(dropped));
@@ -164,13 +172,13 @@ impl PagedKv {
 }
 
 impl Sequence {
-    /// Leading pages without which at least `reach` live slots, and the last page, are left.
-    fn behind(&self, reach: u32) -> usize {
+    /// Leading pages without which at least `kept` live slots, and the last page, are left.
+    fn behind(&self, kept: u32) -> usize {
         let mut left = self.count;
         let last = self.live.len().saturating_sub(1);
         let drops = self.live[..last].iter().take_while(|live| {
             left = left.saturating_sub(live.count_ones());
-            left >= reach
+            left >= kept
         });
         drops.count()
     }
