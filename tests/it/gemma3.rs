@@ -6,7 +6,7 @@ use loadmaster::engine::{Engine, EngineOptions};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::ops::{Activation, Elementwise, Mask, Rows};
 use loadmaster::graph::{Batch, Graph, Op};
-use loadmaster::models::{CacheSpec, Hparams, Model, ModelError, ShapeFile};
+use loadmaster::models::{CacheSpec, Hparams, Model, ModelError, ShapeFile, Sliding};
 use loadmaster::plan::{Policy, node_work};
 use loadmaster::synth::{ModelShape, Synth, WindowShape, named};
 use loadmaster::tensor::DType;
@@ -170,6 +170,32 @@ fn long_texts_give_the_logits_of_double_precision() {
     let oracle: Vec<f32> = F64Model::new(&gguf()).logits(&ids).iter().map(|&x| x as f32).collect();
     let error = nmse(&found, &oracle);
     assert!(error <= 1e-10, "{error:e}");
+}
+
+/// Where each window keeps no more than it needs, rows have the bits that they have over caches that keep all.
+#[test]
+fn caches_of_windows_give_the_bits_of_whole_ones() {
+    let cells = Tokens(640);
+    let sizes = |sequences| EngineOptions { context: cells, sequences, ..options() };
+    let kept = |sequences| {
+        let sliding = Some(Sliding { sequences, step: sizes(sequences).step });
+        let cache = CacheSpec { cells, sliding, ..CACHE };
+        let graph = model(&text()).unwrap().graph(BATCH, cache).unwrap();
+        graph.states().iter().map(|state| (state.window, state.cells)).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(64), [(None, cells); 14]);
+    let one = kept(1);
+    let (window, full) = (one[0], (None, cells));
+    assert!(window.0 == Some(Tokens(32)) && window.1 < Tokens(160), "{window:?}");
+    assert_eq!(one, [[window; 10].as_slice(), &[full; 2], &[window; 2]].concat());
+    let open = |sequences| Engine::open(made(&tiny(), DType::Q8_0, 1), sizes(sequences), &|_, _| {}).unwrap();
+    let ids: Vec<u32> = (0..600).map(|i| (i * 7 + i / 9) % 512).collect();
+    let whole = logits(&mut open(64), &ids, 64);
+    let mut sliding = open(1);
+    for batch in [64, 17, 1] {
+        let found = logits(&mut sliding, &ids, batch);
+        assert!(found.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "{batch} at a time");
+    }
 }
 
 #[test]

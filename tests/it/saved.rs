@@ -27,7 +27,7 @@ fn ids(from: u32, to: u32) -> Vec<u32> {
 }
 
 fn sizes(cache: DType, layout: KvLayout) -> EngineOptions {
-    EngineOptions { context: Tokens(160), cache_keys: cache, cache_values: cache, layout, ..options() }
+    EngineOptions { context: Tokens(160), sequences: 8, cache_keys: cache, cache_values: cache, layout, ..options() }
 }
 
 /// An engine over so many devices, in which others hold pages and cells here and there.
