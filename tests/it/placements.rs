@@ -8,7 +8,7 @@ use loadmaster::fit::{Bucket, Fit, FitError, Request, Wishes, fit};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::{Batch, Graph, NodeId, Operand};
 use loadmaster::inspect::{Planned, Read, Why, placement_table, why};
-use loadmaster::models::{CacheSpec, Model, ShapeFile};
+use loadmaster::models::{CacheSpec, Model, ShapeFile, Sliding};
 use loadmaster::plan::{Offload, Plan, Policy, Upload, UploadId, check};
 use loadmaster::residency::Residency;
 use loadmaster::synth::{ModelShape, Synth, named};
@@ -125,7 +125,12 @@ impl Fitted {
     }
 }
 
-const CACHE: CacheSpec = CacheSpec { cells: Tokens(4096), keys: DType::F16, values: DType::F16, sliding: None };
+const CACHE: CacheSpec = CacheSpec {
+    cells: Tokens(4096),
+    keys: DType::F16,
+    values: DType::F16,
+    sliding: Some(Sliding { sequences: 1, step: Tokens(512) }),
+};
 
 fn fitted(model: &Model, machine: &Machine, request: &Request) -> Result<Fit, FitError> {
     let graphs = |batch: Batch| model.graph(batch, CACHE).map_err(|e| e.to_string());
