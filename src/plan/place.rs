@@ -20,11 +20,13 @@ pub(super) fn place(
 ) -> Result<IndexVec<NodeId, Placement>, PlanError> {
     complete(graph, residency)?;
     let chooser = Chooser::new(graph, residency, machine, policy);
-    let mut placer = Placer { graph, residency, machine, placed: Vec::with_capacity(graph.len()) };
+    let (placed, leaning) = (Vec::with_capacity(graph.len()), Vec::new());
+    let mut placer = Placer { graph, residency, machine, placed, leaning };
     for id in graph.node_ids() {
         let seed = seed(&chooser, id)?;
         placer.placed.push(seed);
     }
+    placer.lean();
     graph.node_ids().for_each(|id| placer.follow(id));
     graph.node_ids().rev().for_each(|id| placer.follow(id));
     let placements: IndexVec<NodeId, Placement> =
@@ -121,9 +123,22 @@ struct Placer<'a> {
     residency: &'a Residency,
     machine: &'a Machine,
     placed: Vec<Option<Placement>>,
+    /// Where the value of a node goes in the end, if all that is made of it without a device of its own goes there.
+    leaning: Vec<Option<DeviceId>>,
 }
 
 impl Placer<'_> {
+    /// Looks ahead through nodes that have no device yet.
+    fn lean(&mut self) {
+        self.leaning = vec![None; self.graph.len()];
+        for id in self.graph.node_ids().rev() {
+            let users = self.graph.users(id);
+            let mut wanted = users.iter().map(|&user| self.leaning[user.index()]);
+            let first = wanted.next().flatten().filter(|&device| wanted.all(|other| other == Some(device)));
+            self.leaning[id.index()] = self.placed[id.index()].map(|placed| placed.device).or(first);
+        }
+    }
+
     /// Gives a node without a device that of the placed neighbour which the fewest bytes have to cross for; among
     /// equals the first input's, then the first user's.
     fn follow(&mut self, id: NodeId) {
@@ -140,11 +155,13 @@ impl Placer<'_> {
         self.placed[id.index()] = best.map(|(device, reason)| Placement { device, reason });
     }
 
-    /// Bytes that cross if `id` runs on `device`.
+    /// Bytes that cross if `id` runs on `device`; of nodes behind it without a device, by where they lean.
     fn crossing(&self, id: NodeId, device: DeviceId, inputs: &[NodeId], users: &[NodeId]) -> u64 {
         let elsewhere = |n: &&NodeId| self.placed[n.index()].is_some_and(|p| p.device != device);
         let inward: u64 = inputs.iter().filter(elsewhere).map(|&n| self.graph.value_bytes(n).0).sum();
-        let outward = users.iter().filter(elsewhere).count() as u64 * self.graph.value_bytes(id).0;
+        let goes = |n: &&NodeId| self.placed[n.index()].map(|p| p.device).or(self.leaning[n.index()]);
+        let away = users.iter().filter(|n| goes(n).is_some_and(|to| to != device));
+        let outward = away.count() as u64 * self.graph.value_bytes(id).0;
         let memory = self.machine.devices[device].memory;
         let weights = self.graph.node(id).op.weight_operands();
         let missing = weights.into_iter().filter(|&w| !at_home(self.graph, self.residency, id, w, memory));
