@@ -3,8 +3,10 @@
 
 mod cells;
 pub mod cpu;
+mod frequencies;
 pub mod null;
 mod registry;
+pub mod vulkan;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use super::cpu::CpuBackend;
 use super::null::NullBackend;
+use super::vulkan::VulkanBackend;
 use super::{Backend, BackendError};
 use crate::device::{BackendKind, DeviceSpec};
 
@@ -13,8 +14,7 @@ pub fn open(spec: &DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
     match spec.kind {
         BackendKind::Null => Ok(Box::new(NullBackend::new(spec.clone()))),
         BackendKind::Cpu => Ok(Box::new(CpuBackend::new(spec.clone())?)),
-        BackendKind::Cuda | BackendKind::Vulkan => {
-            Err(BackendError::NotDriven { device: spec.name.clone(), kind: spec.kind.name() })
-        }
+        BackendKind::Vulkan => Ok(Box::new(VulkanBackend::new(spec.clone())?)),
+        BackendKind::Cuda => Err(BackendError::NotDriven { device: spec.name.clone(), kind: spec.kind.name() }),
     }
 }

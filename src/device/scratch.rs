@@ -62,8 +62,10 @@ pub fn scratch(device: &DeviceSpec, graph: &Graph, nodes: &[NodeId]) -> Scratch 
     let mut all = Scratch { workers: device.workers, ..Scratch::default() };
     match device.kind {
         BackendKind::Null => {}
+        // Kernels there keep what they need between operands in registers.
+        BackendKind::Vulkan => all.workers = 0,
         BackendKind::Cpu => nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node))),
-        BackendKind::Cuda | BackendKind::Vulkan => {
+        BackendKind::Cuda => {
             all.workers = 0;
             nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node)));
         }

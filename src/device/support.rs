@@ -41,14 +41,15 @@ pub enum Unsupported {
 pub fn supports(device: &DeviceSpec, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     match (device.types, device.kind) {
         (Types::All, _) | (Types::Kernels, BackendKind::Null) => Ok(()),
-        (Types::Kernels, BackendKind::Cpu) => cpu_supports(graph, node),
-        (Types::Kernels, kind @ (BackendKind::Cuda | BackendKind::Vulkan)) => {
+        (Types::Kernels, kind @ (BackendKind::Cpu | BackendKind::Vulkan)) => reads(kind, graph, node),
+        (Types::Kernels, kind @ BackendKind::Cuda) => {
             Err(Unsupported::Kind { node: node.name.clone(), kind: kind.name() })
         }
     }
 }
 
-fn cpu_supports(graph: &Graph, node: &Node) -> Result<(), Unsupported> {
+/// Both kinds read the types that have a codec.
+fn reads(kind: BackendKind, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     let matrix = matrix_weight(&node.op);
     for id in node.op.weight_operands() {
         let weight = &graph.weights()[id];
@@ -57,7 +58,7 @@ fn cpu_supports(graph: &Graph, node: &Node) -> Result<(), Unsupported> {
             false => (weight.dtype == DType::F32, "f32"),
         };
         if !known {
-            let (node, kind) = (node.name.clone(), BackendKind::Cpu.name());
+            let (node, kind) = (node.name.clone(), kind.name());
             return Err(Unsupported::Weight { node, kind, weight: weight.name.clone(), dtype: weight.dtype, needed });
         }
     }

@@ -20,6 +20,8 @@ use loadmaster::residency::{Axis, Layout, Residency, Storage, WeightSlice};
 use loadmaster::tensor::{DType, quant};
 use loadmaster::units::{Bytes, Tokens};
 
+use crate::vulkan;
+
 /// Rows of the tables.
 const VOCAB: u32 = 128;
 
@@ -329,7 +331,16 @@ fn computing() -> Vec<(String, Open)> {
         let open: Open = Box::new(move || Box::new(CpuBackend::with_isa(spec.clone(), isa).unwrap()));
         (format!("cpu {isa}"), open)
     });
-    isas.collect()
+    isas.chain(vulkan::device().map(|gpu| {
+        let open: Open = Box::new(move || Box::new(vulkan::backend_over(&gpu)));
+        ("vulkan".to_owned(), open)
+    }))
+    .collect()
+}
+
+/// Backends of one kind make the same bits.
+fn kind_of(name: &str) -> &str {
+    name.split(' ').next().unwrap_or(name)
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -400,7 +411,7 @@ fn rows_move_as_in_a_plain_array_and_are_attended_to_where_they_are() {
             let (moved, written) = (rig.attend(200), fresh.attend(200));
             assert!(written.iter().all(|x| x.is_finite()) && written.iter().any(|&x| x != 0.0));
             assert!(bits(&moved) == bits(&written), "{name} layer {i}");
-            let first = known.entry(i).or_insert_with(|| bits(&moved));
+            let first = known.entry((kind_of(&name).to_owned(), i)).or_insert_with(|| bits(&moved));
             assert!(*first == bits(&moved), "{name} layer {i}: other bits than with another instruction set");
         }
     }
@@ -600,7 +611,7 @@ const TURNS: [CellTurn; 4] = [
 
 #[test]
 fn turned_keys_are_those_of_other_positions() {
-    let mut known: BTreeMap<(usize, DType), Vec<Vec<u8>>> = BTreeMap::new();
+    let mut known: BTreeMap<(String, usize, DType), Vec<Vec<u8>>> = BTreeMap::new();
     for (name, open) in computing() {
         for (i, layer) in rotated().into_iter().enumerate() {
             for (dtype, bound) in TYPES {
@@ -627,7 +638,7 @@ fn turned_keys_are_those_of_other_positions() {
                 assert!(mixed <= most, "{what}: attention {mixed:e}");
                 left_alone(&what, &rig, &before, &layer);
                 let rows = rig.rows();
-                let first = known.entry((i, dtype)).or_insert_with(|| rows.clone());
+                let first = known.entry((kind_of(&name).to_owned(), i, dtype)).or_insert_with(|| rows.clone());
                 assert!(*first == rows, "{what}: other bits than with another instruction set");
             }
         }

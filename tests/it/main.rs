@@ -56,6 +56,7 @@ mod text_utf8;
 mod text_vocab;
 mod text_vocab_files;
 mod together;
+mod vulkan;
 mod windows;
 
 /// Cases of a property: a multiple of the usual number where the environment asks for a longer search.

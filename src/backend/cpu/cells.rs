@@ -4,12 +4,12 @@
 
 use super::kernels::cache::{PAGE, PageLayout};
 use super::kernels::cells::TurnKeys;
-use super::kernels::rope::Frequencies;
 use super::memory::{Buffer, Raw};
 use super::pool::{Pool, Worker};
 use super::run::{all, part_mut};
 use super::simd::Isa;
 use super::traffic::Traffic;
+use crate::backend::frequencies::Frequencies;
 use crate::backend::{BackendError, BufferSpan, CacheLimits, CacheWork, CellMove, CellTurn, key_rotation};
 use crate::device::DeviceSpec;
 use crate::graph::StateId;

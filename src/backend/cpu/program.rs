@@ -6,12 +6,12 @@ use std::ops::Range;
 use super::kernels::attention::{Geometry, ValuePages};
 use super::kernels::cache::PageLayout;
 use super::kernels::moe::Choose;
-use super::kernels::rope::Frequencies;
 use super::memory::Raw;
 use super::simd::matmul::scratch_bytes;
 use super::task::{
     Acts, Attention, Experts, Groups, Half, HeadMatMul, MatMul, Matrix, Rows, Slices, Stage, Task, Turn,
 };
+use crate::backend::frequencies::Frequencies;
 use crate::backend::{ArgLimits, BackendError, BufferSpan, SplitWork, bound_slice, same_len};
 use crate::device::{self, DeviceSpec, Scratch};
 use crate::graph::ops::{self, Elementwise, ExpertPart, Moe, Rope, Values};

@@ -1,0 +1,44 @@
+// A team that shares workgroup memory.
+
+var<workgroup> team_numbers: array<f32, LANES>;
+var<workgroup> team_words: array<u32, LANES>;
+
+fn team_sum(x: f32, lane: u32) -> f32 {
+    team_give(x, lane);
+    var sum = 0.0;
+    for (var i = 0u; i < LANES; i++) {
+        sum += team_numbers[i];
+    }
+    return sum;
+}
+
+fn team_max(x: f32, lane: u32) -> f32 {
+    team_give(x, lane);
+    var most = team_numbers[0];
+    for (var i = 1u; i < LANES; i++) {
+        most = max(most, team_numbers[i]);
+    }
+    return most;
+}
+
+fn team_least(x: u32, lane: u32) -> u32 {
+    workgroupBarrier();
+    team_words[lane] = x;
+    workgroupBarrier();
+    var least = team_words[0];
+    for (var i = 1u; i < LANES; i++) {
+        least = min(least, team_words[i]);
+    }
+    return least;
+}
+
+fn team_give(x: f32, lane: u32) {
+    workgroupBarrier();
+    team_numbers[lane] = x;
+    workgroupBarrier();
+}
+
+// What member `from_lane` gave last.
+fn team_take(lane: u32, from_lane: u32) -> f32 {
+    return team_numbers[from_lane];
+}

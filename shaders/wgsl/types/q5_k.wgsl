@@ -1,0 +1,24 @@
+// Super-blocks of 256 codes of five bits: two scales, eight scales and minima of six bits, fifth bits, codes: 176 bytes.
+fn DATA_run(row: u32, run: u32) {
+    let at = row + run / 8u * 176u;
+    let r = run % 8u;
+    let d = DATA_half(at);
+    let dmin = DATA_half(at + 2u);
+    var s = DATA_byte(at + 4u + r) & 63u;
+    var m = DATA_byte(at + 8u + r) & 63u;
+    if (r >= 4u) {
+        let nibbles = DATA_byte(at + 8u + r);
+        s = (nibbles & 15u) | ((DATA_byte(at + r) >> 6u) << 4u);
+        m = (nibbles >> 4u) | ((DATA_byte(at + 4u + r) >> 6u) << 4u);
+    }
+    let scale = d * f32(s);
+    let least = dmin * f32(m);
+    for (var i = 0u; i < 8u; i++) {
+        let four = DATA_word(at + 48u + r / 2u * 32u + 4u * i) >> (r % 2u * 4u);
+        let fifth = DATA_word(at + 16u + 4u * i) >> r;
+        for (var k = 0u; k < 4u; k++) {
+            let code = ((four >> (8u * k)) & 15u) | (((fifth >> (8u * k)) & 1u) << 4u);
+            DATA_x[4u * i + k] = scale * f32(code) - least;
+        }
+    }
+}

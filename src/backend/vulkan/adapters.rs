@@ -1,0 +1,75 @@
+//! The Vulkan adapters of this machine, as a plan's devices.
+
+use super::gpu;
+use crate::device::{BackendKind, DeviceSpec, MemoryId, Rates, Types};
+use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
+
+/// What is known of an adapter before it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterFacts {
+    /// What devices are named by: `vulkan:0` and so on.
+    pub device: String,
+    /// As its driver says.
+    pub name: String,
+    /// The driver, with its version.
+    pub driver: String,
+    /// Its place on the bus, if it has one.
+    pub bus: String,
+    /// Whether it computes on the processor.
+    pub software: bool,
+    /// Invocations of a subgroup, from and to.
+    pub subgroup: (u32, u32),
+    /// The most bytes of a buffer, and of the part of one that a kernel sees.
+    pub buffer: Bytes,
+    /// Of that part.
+    pub binding: Bytes,
+}
+
+/// All of them; none where there is no driver or no loader.
+pub fn adapters() -> Vec<AdapterFacts> {
+    let facts = |(i, adapter): (usize, wgpu::Adapter)| {
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        AdapterFacts {
+            device: format!("{}:{i}", BackendKind::Vulkan.name()),
+            name: info.name,
+            driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
+            bus: info.device_pci_bus_id,
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+            buffer: Bytes(limits.max_buffer_size),
+            binding: Bytes(limits.max_storage_buffer_binding_size),
+        }
+    };
+    gpu::adapters().into_iter().enumerate().map(facts).collect()
+}
+
+/// Rates of a small card, until somebody measures the real one.
+const MODEST: Rates = Rates {
+    read: BytesPerSec(100e9),
+    int8: OpsPerSec(2e12),
+    f16: OpsPerSec(2e12),
+    f32: OpsPerSec(2e12),
+    node: Nanos(10_000),
+    split: Nanos(100_000),
+    hides: 0.5,
+};
+
+impl AdapterFacts {
+    /// The device that it is for plans, over a memory of its own; `threads` load its weights.
+    pub fn spec(&self, memory: MemoryId, threads: u32) -> DeviceSpec {
+        let uid = if self.bus.is_empty() { &self.device } else { &self.bus };
+        DeviceSpec {
+            name: self.device.clone(),
+            uid: uid.clone(),
+            kind: BackendKind::Vulkan,
+            memory,
+            workers: threads,
+            alignment: 256,
+            overhead: Bytes::ZERO,
+            types: Types::Kernels,
+            rates: MODEST,
+            overlaps: false,
+            accelerator: None,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! An adapter → an open device with its queue, limits and compiled kernels. What goes wrong on it becomes an error of
+//! whoever asked, or of the next who asks; nothing panics. Several backends may share one.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use wgpu::wgt::PollType;
+
+use super::kernel::{Kernel, Source};
+
+/// An open device.
+pub struct Gpu {
+    /// The device.
+    pub(super) device: wgpu::Device,
+    /// Its one queue.
+    pub(super) queue: wgpu::Queue,
+    /// The most bytes of a buffer, and of a part of one that a kernel sees.
+    pub(super) caps: Caps,
+    /// Where such a part may begin.
+    pub(super) align: u64,
+    /// Invocations of a team.
+    pub(super) lanes: u32,
+    /// Whether a team is a subgroup.
+    pub(super) subgroups: bool,
+    /// What the device reported outside of any call.
+    fault: Arc<Mutex<Option<String>>>,
+    kernels: Mutex<HashMap<Source, Arc<Kernel>>>,
+}
+
+/// The most bytes of a buffer, and of a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Of a buffer.
+    pub buffer: u64,
+    /// Of the part of a buffer that a kernel sees.
+    pub binding: u64,
+}
+
+impl Caps {
+    /// What the device allows.
+    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX };
+}
+
+/// Members of a team that shares workgroup memory.
+const SHARED_LANES: u32 = 64;
+
+impl Gpu {
+    /// Opens an adapter; buffers and bindings are at most as large as `caps`.
+    ///
+    /// # Errors
+    /// There is no such adapter, or it gives no device.
+    pub fn open(index: usize, caps: Caps) -> Result<Arc<Gpu>, String> {
+        let mut adapters = adapters();
+        if index >= adapters.len() {
+            let found: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+            return Err(match found.is_empty() {
+                true => "no Vulkan driver offers an adapter on this machine".to_owned(),
+                false => format!("there is no Vulkan adapter {index}; there are {}: {}", found.len(), found.join(", ")),
+            });
+        }
+        Gpu::of(&adapters.swap_remove(index), caps)
+    }
+
+    fn of(adapter: &wgpu::Adapter, caps: Caps) -> Result<Arc<Gpu>, String> {
+        let (limits, info) = (adapter.limits(), adapter.get_info());
+        let sized = info.subgroup_min_size == info.subgroup_max_size && (4..=128).contains(&info.subgroup_min_size);
+        let features = adapter.features() & wgpu::Features::SUBGROUP;
+        let subgroups = sized && !features.is_empty();
+        let wanted = wgpu::DeviceDescriptor {
+            label: None,
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        };
+        let opened = now(adapter.request_device(&wanted)).ok_or("the adapter does not answer")?;
+        let (device, queue) = opened.map_err(|e| e.to_string())?;
+        let fault = Arc::new(Mutex::new(None));
+        let (seen, lost) = (Arc::clone(&fault), Arc::clone(&fault));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&seen, error.to_string())));
+        device.set_device_lost_callback(move |reason, why| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&lost, format!("the device was lost: {why}"));
+            }
+        });
+        let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
+        Ok(Arc::new(Gpu {
+            device,
+            queue,
+            caps: Caps {
+                buffer: caps.buffer.min(limits.max_buffer_size) / 256 * 256,
+                binding: caps.binding.min(limits.max_storage_buffer_binding_size) / 256 * 256,
+            },
+            align,
+            lanes: if subgroups { info.subgroup_min_size } else { SHARED_LANES },
+            subgroups,
+            fault,
+            kernels: Mutex::default(),
+        }))
+    }
+
+    /// Fails if the device has reported anything outside of a call, now or before.
+    pub(super) fn sound(&self) -> Result<(), String> {
+        match &*locked(&self.fault) {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// What `make` makes, unless the device objects to it.
+    pub(super) fn guarded<T>(&self, make: impl FnOnce() -> T) -> Result<T, String> {
+        let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        // The last that was pushed is popped first.
+        let errors = scopes.into_iter().rev().filter_map(|scope| now(scope.pop()).flatten());
+        match errors.fold(None, |first: Option<wgpu::Error>, next| first.or(Some(next))) {
+            Some(error) => Err(error.to_string()),
+            None => Ok(made),
+        }
+    }
+
+    /// The kernel of this source, compiled once.
+    pub(super) fn kernel(&self, source: Source) -> Result<Arc<Kernel>, String> {
+        if let Some(kernel) = locked(&self.kernels).get(&source) {
+            return Ok(Arc::clone(kernel));
+        }
+        let kernel = Arc::new(self.guarded(|| Kernel::compile(self, &source))?);
+        locked(&self.kernels).insert(source, Arc::clone(&kernel));
+        Ok(kernel)
+    }
+
+    /// Returns when a submission is done.
+    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), String> {
+        let until = PollType::Wait { submission_index: Some(submission), timeout: None };
+        self.device.poll(until).map_err(|e| e.to_string())?;
+        self.sound()
+    }
+}
+
+/// Every adapter of this machine's Vulkan drivers, in their order; none without a loader.
+pub(super) fn adapters() -> Vec<wgpu::Adapter> {
+    let wanted = wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN,
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    };
+    now(wgpu::Instance::new(wanted).enumerate_adapters(wgpu::Backends::VULKAN)).unwrap_or_default()
+}
+
+fn note(fault: &Mutex<Option<String>>, why: String) {
+    locked(fault).get_or_insert(why);
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a future that waits for nothing gives; those of native devices do not wait.
+fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}

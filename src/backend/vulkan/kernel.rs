@@ -1,0 +1,222 @@
+//! The texts of kernels, put together for a type or two, and compiled.
+
+use super::gpu::Gpu;
+use crate::tensor::DType;
+
+macro_rules! shader {
+    ($name:literal) => {
+        include_str!(concat!("../../../shaders/wgsl/", $name, ".wgsl"))
+    };
+}
+
+/// A file of kernels: an op family, or the work between steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum File {
+    /// Rows by index.
+    Rows,
+    /// Norms.
+    Norm,
+    /// Products with weights, those of experts too.
+    MatMul,
+    /// Rotations.
+    Rope,
+    /// Writes into caches.
+    Cache,
+    /// Attention.
+    Attention,
+    /// Ops on elements.
+    Elementwise,
+    /// Routing and weighted sums.
+    Moe,
+    /// Cells between steps.
+    Cells,
+}
+
+/// How a kernel touches what is bound; all that lies in an arena is bound for writing, as buffers have one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads.
+    Read,
+    /// Reads and writes.
+    Write,
+}
+
+use Access::{Read, Write};
+
+impl File {
+    fn text(self) -> &'static str {
+        match self {
+            File::Rows => shader!("rows"),
+            File::Norm => shader!("norm"),
+            File::MatMul => shader!("matmul"),
+            File::Rope => shader!("rope"),
+            File::Cache => shader!("cache"),
+            File::Attention => shader!("attention"),
+            File::Elementwise => shader!("elementwise"),
+            File::Moe => shader!("moe"),
+            File::Cells => shader!("cells"),
+        }
+    }
+
+    /// What is bound behind the parameters, in order.
+    pub fn bindings(self) -> &'static [Access] {
+        match self {
+            File::Rows => &[Read, Write, Write, Write],
+            File::Norm => &[Read, Write, Write],
+            File::MatMul => &[Read, Read, Write, Write, Write, Write],
+            File::Rope => &[Read, Read, Write, Write, Write],
+            File::Cache => &[Write, Write],
+            File::Attention => &[Write, Write, Write, Write],
+            File::Elementwise => &[Write, Write, Write],
+            File::Moe => &[Read, Write, Write, Write, Write, Write, Write],
+            File::Cells => &[Write, Read, Read, Write],
+        }
+    }
+
+    /// Whether it writes rows of caches.
+    fn stores(self) -> bool {
+        match self {
+            File::Cache | File::Cells => true,
+            File::Rows | File::Norm | File::MatMul | File::Rope | File::Attention | File::Elementwise | File::Moe => {
+                false
+            }
+        }
+    }
+}
+
+/// All that decides what a kernel is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Its file.
+    pub file: File,
+    /// Its entry point.
+    pub entry: &'static str,
+    /// Bindings that rows of a type are read from.
+    pub read: Vec<(&'static str, DType)>,
+    /// The type that it writes rows of a cache in.
+    pub store: Option<DType>,
+    /// Constants.
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+impl Source {
+    /// A kernel that knows single precision only.
+    pub fn plain(file: File, entry: &'static str) -> Source {
+        Source { file, entry, read: Vec::new(), store: None, constants: Vec::new() }
+    }
+
+    /// The same for a binding of some type.
+    pub fn reading(mut self, binding: &'static str, dtype: DType) -> Source {
+        self.read.push((binding, dtype));
+        self
+    }
+
+    /// The same with a constant.
+    pub fn with(mut self, name: &'static str, value: u32) -> Source {
+        self.constants.push((name, value));
+        self
+    }
+
+    fn text(&self, gpu: &Gpu) -> String {
+        let mut text = format!("const LANES: u32 = {}u;\n", gpu.lanes);
+        for (name, value) in &self.constants {
+            text += &format!("const {name}: u32 = {value}u;\n");
+        }
+        text += shader!("team");
+        text += if gpu.subgroups { shader!("team_subgroup") } else { shader!("team_shared") };
+        text += shader!("bits");
+        for &(binding, dtype) in &self.read {
+            text += &shader!("types/read").replace("DATA", binding);
+            text += &reader(dtype).unwrap_or_default().replace("DATA", binding);
+        }
+        if self.file.stores() {
+            text += shader!("store");
+        }
+        let store = self.store.unwrap_or(DType::F32);
+        text += &self.file.text().replace("STORE", &format!("store_{}", store.name()));
+        text
+    }
+}
+
+/// How rows of a type are read.
+fn reader(dtype: DType) -> Option<&'static str> {
+    use DType::*;
+    Some(match dtype {
+        F32 => shader!("types/f32"),
+        F16 => shader!("types/f16"),
+        Bf16 => shader!("types/bf16"),
+        Q4_0 => shader!("types/q4_0"),
+        Q4_1 => shader!("types/q4_1"),
+        Q5_0 => shader!("types/q5_0"),
+        Q5_1 => shader!("types/q5_1"),
+        Q8_0 => shader!("types/q8_0"),
+        Q2K => shader!("types/q2_k"),
+        Q3K => shader!("types/q3_k"),
+        Q4K => shader!("types/q4_k"),
+        Q5K => shader!("types/q5_k"),
+        Q6K => shader!("types/q6_k"),
+        Iq4Nl => shader!("types/iq4_nl"),
+        Iq4Xs => shader!("types/iq4_xs"),
+        Mxfp4 => shader!("types/mxfp4"),
+        Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
+        | Tq2_0 | Nvfp4 | Q1_0 => return None,
+    })
+}
+
+/// Whether kernels read rows of the type.
+pub fn can_read(dtype: DType) -> bool {
+    reader(dtype).is_some()
+}
+
+/// A compiled kernel.
+pub struct Kernel {
+    /// What runs.
+    pub pipeline: wgpu::ComputePipeline,
+    /// What is bound for each dispatch.
+    pub operands: wgpu::BindGroupLayout,
+    /// The arguments of a step.
+    pub arguments: wgpu::BindGroupLayout,
+}
+
+impl Kernel {
+    /// Compiles; errors go to the device's scope.
+    pub fn compile(gpu: &Gpu, source: &Source) -> Kernel {
+        let device = &gpu.device;
+        let text = wgpu::ShaderSource::Wgsl(source.text(gpu).into());
+        let label = Some(source.entry);
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source: text });
+        let uniform = entry(0, wgpu::BufferBindingType::Uniform);
+        let storage = |access: &Access| wgpu::BufferBindingType::Storage { read_only: *access == Access::Read };
+        let bound = (1..).zip(source.file.bindings()).map(|(i, access)| entry(i, storage(access)));
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = [uniform].into_iter().chain(bound).collect();
+        let operands = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let entries = [entry(0, wgpu::BufferBindingType::Storage { read_only: true })];
+        let arguments = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&operands), Some(&arguments)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some(source.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Kernel { pipeline, operands, arguments }
+    }
+}
+
+fn entry(binding: u32, ty: wgpu::BufferBindingType) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}

@@ -1,0 +1,182 @@
+//! Products with weights → dispatches: the rows of a weight in windows that a kernel sees, and the rows of values too.
+
+use std::ops::Range;
+
+use super::build::{Bound, Builder, Matrix, Value, WeightRows, dim_word};
+use super::kernel::{File, Source};
+use super::program::{ALONE, Count, Draft, Slot};
+use crate::backend::BackendError;
+use crate::graph::ops;
+use crate::graph::{NodeId, RowDim};
+
+/// Rows that a row of a weight is decoded for at a time, where there are several.
+const TILE: u32 = 8;
+
+/// How rows lie in a value: from one to the next, and from a head to the next.
+#[derive(Clone, Copy, Default)]
+struct Stride {
+    row: u32,
+    head: u32,
+}
+
+/// What a product reads and writes, for the rows of a window.
+struct Operands {
+    x: Bound,
+    out: Bound,
+    residual: Option<Bound>,
+    bias: Option<Bound>,
+    routing: Option<Bound>,
+}
+
+/// What is the same for all dispatches of a product.
+#[derive(Clone, Copy, Default)]
+struct Shape {
+    x: Stride,
+    out: Stride,
+    carried: u32,
+    heads: u32,
+    used: u32,
+    experts: (u32, u32),
+    slotted: bool,
+}
+
+impl Builder<'_> {
+    pub fn matmul(&mut self, op: &ops::MatMul, id: NodeId) -> Result<(), BackendError> {
+        let weight = self.matrix(op.weight, 0..1)?;
+        let (x, value) = (self.value(op.x)?, self.value(id)?);
+        let residual = op.residual.map(|r| self.value(r)).transpose()?;
+        let shape = Shape {
+            x: Stride { row: x.cols, head: 0 },
+            out: Stride { row: value.cols, head: 0 },
+            heads: 1,
+            ..Shape::default()
+        };
+        let rows = self.work.graph.rows(value.dim).0;
+        for rows in self.row_windows(rows, &[Some(&x), Some(&value), residual.as_ref()]) {
+            let operands = Operands {
+                x: self.bound_rows(&x, &rows)?,
+                out: self.bound_rows(&value, &rows)?,
+                residual: residual.as_ref().map(|r| self.bound_rows(r, &rows)).transpose()?,
+                bias: op.bias.map(|b| self.vector(b)).transpose()?,
+                routing: None,
+            };
+            self.tiled(&weight, value.dim, &rows, shape, &operands)?;
+        }
+        Ok(())
+    }
+
+    pub fn head_matmul(&mut self, op: &ops::HeadMatMul, id: NodeId) -> Result<(), BackendError> {
+        let heads = self.work.graph.weights()[op.weight].count;
+        let weight = self.matrix(op.weight, 0..heads)?;
+        let (x, value) = (self.value(op.x)?, self.value(id)?);
+        let shape = Shape {
+            x: Stride { row: x.cols, head: weight.cols + op.carried },
+            out: Stride { row: value.cols, head: weight.rows + op.carried },
+            heads,
+            carried: op.carried,
+            ..Shape::default()
+        };
+        let rows = 0..self.work.graph.rows(value.dim).0;
+        let (x, out) = (self.bound(&x)?, self.bound(&value)?);
+        let operands = Operands { x, out, residual: None, bias: None, routing: None };
+        self.tiled(&weight, value.dim, &rows, shape, &operands)?;
+        if op.carried > 0 {
+            let units = u64::from(heads) * u64::from(op.carried);
+            let count = Count::each(value.dim, units, ALONE);
+            let source = Source::plain(File::MatMul, "carry").reading("w", DTYPE).with("TILE", 1);
+            self.product(source, (&weight, None), (value.dim, &rows), shape, (&operands, count))?;
+        }
+        Ok(())
+    }
+
+    pub fn experts(&mut self, op: &ops::Experts, id: NodeId) -> Result<(), BackendError> {
+        let range = op.matrices(self.work.graph.weights()[op.weight].count);
+        let weight = self.matrix(op.weight, range.clone())?;
+        let (x, value, routing) = (self.value(op.x)?, self.value(id)?, self.value(op.routing)?);
+        let used = routing.cols;
+        let shape =
+            Shape { used, experts: (range.start, range.end), slotted: op.slotted, heads: 1, ..Shape::default() };
+        let rows = self.work.graph.rows(value.dim).0;
+        for rows in self.row_windows(rows, &[Some(&x), Some(&value)]) {
+            for part in &weight.windows {
+                let operands = Operands {
+                    x: self.bound_rows(&x, &rows)?,
+                    out: self.bound_rows(&value, &rows)?,
+                    residual: None,
+                    bias: op.bias.map(|b| self.vector(b)).transpose()?,
+                    routing: Some(self.bound(&routing)?),
+                };
+                let units = u64::from(used) * u64::from(weight.rows);
+                let count = Count { rows: rows.clone(), ..Count::each(value.dim, units, 1) };
+                let source = Source::plain(File::MatMul, "experts").reading("w", weight.dtype).with("TILE", 1);
+                self.product(source, (&weight, Some(part)), (value.dim, &rows), shape, (&operands, count))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One row at a time for a single one, tiles of them for several.
+    fn tiled(
+        &mut self,
+        weight: &Matrix,
+        dim: RowDim,
+        rows: &Range<u32>,
+        shape: Shape,
+        operands: &Operands,
+    ) -> Result<(), BackendError> {
+        for (tile, when) in [(1, 0..2), (TILE, 2..u32::MAX)] {
+            for part in &weight.windows {
+                let units = u64::from(part.rows.end - part.rows.start);
+                let count = Count { dim, rows: rows.clone(), when: when.clone(), tile, units, group: 1 };
+                let source = Source::plain(File::MatMul, "matmul").reading("w", weight.dtype).with("TILE", tile);
+                self.product(source, (weight, Some(part)), (dim, rows), shape, (operands, count))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn product(
+        &mut self,
+        source: Source,
+        (weight, part): (&Matrix, Option<&WeightRows>),
+        (dim, rows): (RowDim, &Range<u32>),
+        shape: Shape,
+        (operands, count): (&Operands, Count),
+    ) -> Result<(), BackendError> {
+        let Operands { x, out, residual, bias, routing } = operands;
+        let Range { start, end } = part.map_or(0..1, |part| part.rows.clone());
+        let lead = part.map_or(0, |part| part.window.lead);
+        let optional = |bound: &Option<Bound>| [u32::from(bound.is_some()), bound.as_ref().map_or(0, |b| b.at)];
+        let params = [
+            &[dim_word(dim), weight.cols, weight.rows, start, end, weight.row_bytes, lead, rows.start, rows.end][..],
+            &[x.at, shape.x.row, shape.x.head, out.at, shape.out.row, shape.out.head, shape.carried, shape.heads],
+            &optional(bias),
+            &optional(residual),
+            &[shape.used, shape.experts.0, shape.experts.1, shape.slotted.into(), optional(routing)[1]],
+        ];
+        let spare = Slot::Window(self.spare()?);
+        let or_spare = |bound: &Option<Bound>| bound.as_ref().map_or(spare.clone(), |b| b.slot.clone());
+        let slots = vec![
+            part.map_or(Slot::Unused, |part| Slot::Window(part.window.clone())),
+            bias.as_ref().map_or(Slot::Unused, |b| b.slot.clone()),
+            x.slot.clone(),
+            or_spare(residual),
+            or_spare(routing),
+            out.slot.clone(),
+        ];
+        self.drafts.push(Draft { source, params: params.concat(), slots, count });
+        Ok(())
+    }
+
+    /// Runs of rows of which a kernel sees all that these values have.
+    fn row_windows(&self, rows: u32, values: &[Option<&Value>]) -> Vec<Range<u32>> {
+        // What comes before a value in its window is less than the alignment.
+        let most = self.gpu.caps.binding.saturating_sub(2 * self.gpu.align);
+        let widest = values.iter().flatten().map(|value| value.row.max(1)).max().unwrap_or(1);
+        let each = u32::try_from(most / widest).unwrap_or(u32::MAX).clamp(1, rows.max(1));
+        (0..rows).step_by(each as usize).map(|start| start..rows.min(start.saturating_add(each))).collect()
+    }
+}
+
+/// What a kernel that reads no weight is compiled for.
+const DTYPE: crate::tensor::DType = crate::tensor::DType::F32;
