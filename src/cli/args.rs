@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Usage;
-use crate::device::{BackendKind, Machine};
+use crate::backend::vulkan;
+use crate::device::{BackendKind, DeviceSpec, Machine, MemoryId};
 use crate::graph::CACHE_TYPES;
 use crate::kv::KvLayout;
 use crate::residency::CacheHome;
@@ -93,11 +94,11 @@ pub(super) struct EngineArgs {
     /// How cells of the cache are given out: any page serves, or those of one step lie side by side
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = Layout::Paged)]
     kv: Layout,
-    /// Layers to put on a GPU [-ngl]; this version computes on the CPU and says so
+    /// Layers to put on a GPU [-ngl]; what computes is named by --devices
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
     pub n_gpu_layers: Option<GpuLayers>,
-    /// Devices over which the layers are dealt; each `cpu` has a memory of its own, as a card has
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu")]
+    /// Devices over which the layers are dealt: cpu, vulkan:0 and so on; each `cpu` has a memory of its own, as a card has
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu", value_parser = device_name)]
     pub devices: Vec<DeviceName>,
     #[command(flatten)]
     pub split: SplitArgs,
@@ -149,10 +150,12 @@ enum SplitMode {
 }
 
 /// A device that can be named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeviceName {
-    /// The processor, over a part of its memory
+    /// The processor, over a part of its memory.
     Cpu,
+    /// A Vulkan adapter, by its number.
+    Vulkan(usize),
 }
 
 /// What was asked of GPUs.
@@ -194,6 +197,10 @@ impl EngineArgs {
                     || Usage(format!("--budget has {} numbers for {count} devices, needed one or {count}", all.len())),
                 ),
             };
+        if !self.only_processors() {
+            let budgets: Result<Vec<Bytes>, Usage> = (0..self.devices.len()).map(budget).collect();
+            return self.mixed(threads, &budgets?);
+        }
         if count < 2 {
             return Ok(Machine::single(BackendKind::Cpu, threads, budget(0)?));
         }
@@ -202,6 +209,60 @@ impl EngineArgs {
             (machine.memories[memory].total, machine.memories[memory].free) = (budget(i)?, budget(i)?);
         }
         Ok(machine)
+    }
+}
+
+impl EngineArgs {
+    /// Whether no card is named.
+    pub fn only_processors(&self) -> bool {
+        self.devices.iter().all(|device| *device == DeviceName::Cpu)
+    }
+
+    /// Devices that are not all processors.
+    fn mixed(&self, threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
+        let adapters = vulkan::adapters();
+        let mut specs = Vec::new();
+        for (i, (device, &budget)) in self.devices.iter().zip(budgets).enumerate() {
+            let spec = match *device {
+                DeviceName::Cpu => {
+                    let processor = Machine::single(BackendKind::Cpu, threads, budget);
+                    let name = if self.devices.iter().filter(|d| **d == DeviceName::Cpu).count() > 1 {
+                        format!("cpu:{i}")
+                    } else {
+                        "cpu".to_owned()
+                    };
+                    processor
+                        .devices
+                        .iter()
+                        .map(|d| DeviceSpec { name: name.clone(), uid: name.clone(), ..d.clone() })
+                        .next()
+                }
+                DeviceName::Vulkan(index) => adapters.get(index).map(|facts| facts.spec(MemoryId(0), threads)),
+            };
+            let found = || match adapters.is_empty() {
+                true => "there is no Vulkan driver on this machine".to_owned(),
+                false => format!("the adapters of this machine are vulkan:0 to vulkan:{}", adapters.len() - 1),
+            };
+            let spec =
+                spec.ok_or_else(|| Usage(format!("--devices names an adapter that is not there: {}", found())))?;
+            if specs.iter().any(|(other, _): &(DeviceSpec, Bytes)| other.name == spec.name) {
+                return Err(Usage(format!("--devices names {} twice", spec.name)));
+            }
+            specs.push((spec, budget));
+        }
+        Ok(Machine::linked(specs))
+    }
+}
+
+fn device_name(text: &str) -> Result<DeviceName, String> {
+    let vulkan = text
+        .strip_prefix("vulkan")
+        .map(|rest| rest.strip_prefix(':').unwrap_or(if rest.is_empty() { "0" } else { "" }));
+    let number = vulkan.and_then(|number| number.parse().ok());
+    match (text, number) {
+        ("cpu", _) => Ok(DeviceName::Cpu),
+        (_, Some(number)) => Ok(DeviceName::Vulkan(number)),
+        (_, None) => Err("possible values: cpu, vulkan:0, vulkan:1 and so on".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
 use super::{Usage, note};
+use crate::backend::vulkan::{self, AdapterFacts};
 use crate::bench::{calibrate, host};
 use crate::device::file::{MOST_BYTES, MachineFile};
 use crate::device::{DeviceId, Machine};
@@ -52,8 +53,28 @@ pub(super) fn run(args: Args) -> Result<()> {
             writeln!(out, "{}\n", prose(&file.about))?;
         }
         out.write_all(table(&machine).as_bytes())?;
+        if args.machine.is_none() {
+            out.write_all(adapters().as_bytes())?;
+        }
     }
     Ok(out.flush()?)
+}
+
+/// What `--devices vulkan:N` may name here.
+fn adapters() -> String {
+    let all = vulkan::adapters();
+    if all.is_empty() {
+        return "\nvulkan: no driver offers an adapter\n".to_owned();
+    }
+    let mut text = "\nvulkan:\n".to_owned();
+    for AdapterFacts { device, name, driver, bus, software, subgroup, buffer, binding } in &all {
+        let place = if bus.is_empty() { "" } else { " at " };
+        let kind = if *software { ", on the processor" } else { "" };
+        let (from, to) = subgroup;
+        text += &format!("  {device}  {name}{place}{bus}{kind}; {driver}; subgroups of {from} to {to}");
+        text += &format!("; buffers up to {buffer}, seen {binding} at a time\n");
+    }
+    text
 }
 
 /// The file of a shipped machine's name, or at a path.

@@ -57,10 +57,12 @@ pub(super) struct Most {
 /// Loads the model.
 pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most) -> Result<Engine> {
     match args.n_gpu_layers {
-        Some(GpuLayers::Count(1..) | GpuLayers::All) => {
-            note("note: -ngl asks for a GPU, but this version has no GPU backend: everything runs on the CPU");
+        Some(GpuLayers::Count(1..) | GpuLayers::All) if args.only_processors() => {
+            note(
+                "note: -ngl asks for a GPU and --devices names none: everything runs on the CPU; try --devices vulkan:0",
+            );
         }
-        Some(GpuLayers::Count(0) | GpuLayers::Auto) | None => {}
+        Some(GpuLayers::Count(_) | GpuLayers::All | GpuLayers::Auto) | None => {}
     }
     let (threads, budget) =
         (args.threads.unwrap_or_else(host::physical_cores), host::available_memory().unwrap_or(Bytes(1 << 60)));

@@ -227,14 +227,30 @@ impl Machine {
             let name = format!("{}:{i}", kind.name());
             machine.push_isolated(&name, kind, workers, budget);
         }
-        let ids: Vec<MemoryId> = machine.memories.ids().collect();
+        machine.link_all();
+        machine
+    }
+
+    /// These devices, each over a memory of its own that has its name and so many bytes, linked each to each.
+    pub fn linked(devices: impl IntoIterator<Item = (DeviceSpec, Bytes)>) -> Machine {
+        let mut machine = Machine::default();
+        for (spec, budget) in devices {
+            let held = MemorySpec { name: spec.name.clone(), total: budget, free: budget, reserve: Bytes::ZERO };
+            let memory = machine.memories.push(held);
+            machine.devices.push(DeviceSpec { memory, ..spec });
+        }
+        machine.link_all();
+        machine
+    }
+
+    fn link_all(&mut self) {
+        let ids: Vec<MemoryId> = self.memories.ids().collect();
         for (i, &a) in ids.iter().enumerate() {
             for &b in &ids[i + 1..] {
                 let rate = MODEST.read;
-                machine.links.push(Link { a, b, rate, pageable: rate, latency: MODEST.split, bus: None });
+                self.links.push(Link { a, b, rate, pageable: rate, latency: MODEST.split, bus: None });
             }
         }
-        machine
     }
 
     fn push_isolated(&mut self, name: &str, kind: BackendKind, workers: u32, budget: Bytes) {

@@ -1,10 +1,11 @@
 //! Where weights live, in one memory or dealt by layers over several, in which layout, and whether a copy is needed.
 //! Matrices that are multiplied with are repacked for the kernels unless the file mapping is to be kept; what stays in
-//! the file's layout is used where it is mapped, but for vectors and what the file does not align.
+//! the file's layout is used where it is mapped, but for vectors and what the file does not align. What goes to a device
+//! with memory of its own is copied as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::device::{Machine, MemoryId};
+use crate::device::{BackendKind, Machine, MemoryId};
 use crate::gguf::Gguf;
 use crate::graph::ops::{Moe, Rows};
 use crate::graph::{Graph, Node, Op, Weight, WeightId};
@@ -45,13 +46,27 @@ pub fn dealt(graph: &Graph, gguf: &Gguf, machine: &Machine, keep_mapping: bool) 
         let mut memories: Vec<MemoryId> = seats.map(|&seat| deal.memory(seat)).collect();
         memories.dedup();
         let one = residency.weights[id].clone();
-        let copies = memories.iter().flat_map(|&memory| one.iter().map(move |home| Home { memory, ..home.clone() }));
+        let copies = memories.iter().flat_map(|&memory| {
+            let plain = reads_blocks(machine, memory);
+            one.iter().map(move |home| match plain {
+                true => Home { memory, layout: Layout::Gguf, storage: Storage::Allocated, ..home.clone() },
+                false => Home { memory, ..home.clone() },
+            })
+        });
         residency.weights[id] = copies.collect();
     }
     for (id, state) in graph.states().iter_ids() {
         residency.states[id] = deal.memory(Seat::Layer(state.layer));
     }
     residency
+}
+
+/// Whether the device of a memory reads weights in the file's layout from memory of its own: all but processors do.
+fn reads_blocks(machine: &Machine, memory: MemoryId) -> bool {
+    machine.device_of(memory).is_some_and(|device| match machine.devices[device].kind {
+        BackendKind::Null | BackendKind::Cpu => false,
+        BackendKind::Cuda | BackendKind::Vulkan => true,
+    })
 }
 
 /// Where in the model something is read, in order.

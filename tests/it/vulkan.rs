@@ -3,8 +3,16 @@
 use std::sync::Arc;
 
 use loadmaster::backend::vulkan::{Caps, Gpu, VulkanBackend};
-use loadmaster::device::{BackendKind, DeviceId, Machine};
-use loadmaster::units::Bytes;
+use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
+use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
+use loadmaster::exec::{Session, Setup, dealt};
+use loadmaster::graph::Graph;
+use loadmaster::plan::{Offload, Span};
+use loadmaster::tensor::DType;
+use loadmaster::units::{Bytes, Tokens};
+
+use crate::reference::nmse;
+use crate::several_devices::{cache_away, deeper, logits, made, of_one, open, setup, streaming, tiny};
 
 /// The first adapter, or `None` with a word about it; `REQUIRE_BACKENDS=vulkan` takes no such excuse.
 pub fn device() -> Option<Arc<Gpu>> {
@@ -32,4 +40,131 @@ pub fn machine() -> Machine {
 /// A backend of that machine.
 pub fn backend_over(gpu: &Arc<Gpu>) -> VulkanBackend {
     VulkanBackend::over(machine().devices[DeviceId(0)].clone(), Arc::clone(gpu))
+}
+
+/// A machine of the processor and such devices, all over memories of their own.
+fn beside(cards: usize) -> Machine {
+    let processor = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 32)).devices[DeviceId(0)].clone();
+    let card = |i: usize| DeviceSpec { name: format!("vulkan:{i}"), ..machine().devices[DeviceId(0)].clone() };
+    let cards = (0..cards).map(card);
+    Machine::linked([processor].into_iter().chain(cards).map(|spec| (spec, Bytes(1 << 32))))
+}
+
+/// Devices of one adapter each, but the processor.
+fn open_over(gpu: &Arc<Gpu>) -> impl Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
+    let gpu = Arc::clone(gpu);
+    move |spec| match spec.kind {
+        BackendKind::Vulkan => Ok(Box::new(VulkanBackend::over(spec.clone(), Arc::clone(&gpu)))),
+        BackendKind::Null | BackendKind::Cpu | BackendKind::Cuda => backend::open(spec),
+    }
+}
+
+/// How far logits may be from the CPU's, where its products round activations to 8 bits, and where they do not.
+fn bound(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 | DType::F16 | DType::Bf16 => 1e-5,
+        _ => 2e-3,
+    }
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+/// The same best token in every row, but where the two best are closer than four times what rows differ by.
+fn greedy(what: &str, found: &[f32], expected: &[f32], width: usize) {
+    for (i, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
+        let (a, b) = (best(found), best(expected));
+        let apart = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / width as f64;
+        let gap = f64::from(expected[b] - expected[a]);
+        assert!(a == b || gap < 4.0 * apart.sqrt(), "{what}: row {i} has {a}, expected {b}, ahead by {gap}");
+    }
+}
+
+fn compare(what: &str, session: &mut Session, expected: &[f32], bound: f64) {
+    assert!(
+        session.allocated().iter().eq(session
+            .memories()
+            .iter()
+            .map(|memory| memory.total())
+            .collect::<Vec<_>>()
+            .iter()),
+        "{what}: other bytes than planned"
+    );
+    let width = session.logits_width();
+    for batch in [40, 1, 7] {
+        let found = logits(session, batch).unwrap();
+        let error = nmse(&found, expected);
+        eprintln!("{what}: {batch:2} at a time: nmse {error:.1e}");
+        assert!(error <= bound, "{what}: {error:e}");
+        greedy(what, &found, expected, width);
+    }
+}
+
+#[test]
+fn whole_models_give_the_logits_of_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let open_over = open_over(&gpu);
+    for (i, shape) in tiny().into_iter().enumerate() {
+        let (dtype, cache) = [(DType::Q4K, DType::F16), (DType::F16, DType::F16), (DType::Q6K, DType::Q8_0)][i % 3];
+        let gguf = made(&deeper(shape), dtype);
+        let expected = of_one(&gguf, cache);
+        for (place, machine) in [("vulkan:0", machine()), ("cpu+vulkan:0", beside(1)), ("cpu+2 vulkan", beside(2))] {
+            let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+            let setup = Setup { open: &open_over, ..setup(machine) };
+            let mut session = open(&gguf, cache, setup, deal).unwrap();
+            compare(&format!("{shape} {dtype} on {place}"), &mut session, &expected, bound(dtype));
+        }
+    }
+}
+
+/// Weights that stay with the processor in the file's layout are brought to the card as it computes.
+#[test]
+fn streamed_weights_give_the_logits_of_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let open_over = open_over(&gpu);
+    for (shape, dtype) in [("llama-tiny", DType::Q5_0), ("qwen3moe-tiny", DType::Q4K)] {
+        let gguf = made(&deeper(shape), dtype);
+        let expected = of_one(&gguf, DType::F16);
+        let policy = streaming(Offload::AtLeast(Tokens(1)), 1 << 20);
+        let setup = Setup { open: &open_over, policy, ..setup(beside(1)) };
+        let away = |graph: &Graph, _: &Machine| cache_away(graph, &gguf, true);
+        let mut session = open(&gguf, DType::F16, setup, away).unwrap();
+        assert!(session.memories()[MemoryId(1)].rings > Bytes::ZERO);
+        compare(&format!("{shape} {dtype} streamed"), &mut session, &expected, bound(dtype));
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said_and_nothing_panics() {
+    let spec = |name: &str| DeviceSpec { name: name.into(), ..machine().devices[DeviceId(0)].clone() };
+    let error = VulkanBackend::new(spec("vulkan:77")).err().unwrap().to_string();
+    assert!(error.contains("no Vulkan driver") || error.contains("there is no Vulkan adapter 77"), "{error}");
+    let Some(gpu) = device() else { return };
+    let backend = backend_over(&gpu);
+    let bytes = Bytes(100);
+    let buffer = backend.alloc(BufferKind::Device, bytes).unwrap();
+    assert_eq!(backend.allocated(), bytes);
+    let at = |offset, len| BufferSpan { buffer, span: Span { offset: Bytes(offset), len: Bytes(len) } };
+    let wrong = backend.write(Queue::Upload, at(90, 11), &[1; 11], &[]).unwrap_err().to_string();
+    assert!(wrong.contains("bytes 90..101 leave b0 of 100 B"), "{wrong}");
+    // Bytes at any place, and beside them nothing changes.
+    let mut expected = vec![0u8; 100];
+    for (offset, len) in [(0, 100), (3, 1), (5, 2), (8, 4), (13, 30), (97, 3), (50, 0)] {
+        let data: Vec<u8> = (0..len as u8).map(|i| i + 1 + offset as u8).collect();
+        expected[offset as usize..(offset + len) as usize].copy_from_slice(&data);
+        let done = backend.write(Queue::Upload, at(offset, len), &data, &[]).unwrap();
+        backend.wait(done).unwrap();
+        let mut found = vec![0; 100];
+        backend.read(Queue::Peer, at(0, 100), &mut found, &[done]).unwrap();
+        assert_eq!(found, expected, "{offset}, {len}");
+    }
+    let done = backend.copy(Queue::Peer, at(3, 40), at(10, 40), &[]).unwrap();
+    expected.copy_within(3..43, 10);
+    let mut found = vec![0; 61];
+    backend.read(Queue::Peer, at(7, 61), &mut found, &[done]).unwrap();
+    assert_eq!(found, expected[7..68]);
+    backend.free(buffer).unwrap();
+    assert_eq!(backend.allocated(), Bytes::ZERO);
+    assert!(backend.read(Queue::Peer, at(0, 100), &mut [0; 100], &[]).is_err());
 }
