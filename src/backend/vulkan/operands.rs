@@ -7,7 +7,7 @@ use super::kernel;
 use super::memory::Window;
 use super::program::Slot;
 use crate::backend::{BackendError, BufferSpan, bound_slice, same_len};
-use crate::graph::{InputId, NodeId, State, StateId, WeightId};
+use crate::graph::{CACHE_TYPES, InputId, NodeId, State, StateId, WeightId};
 use crate::plan::Span;
 use crate::residency::{Layout, slice_bytes};
 use crate::tensor::DType;
@@ -28,7 +28,7 @@ impl CacheRows {
     /// Those of a state, if its type can be kept.
     pub fn of(state: &State) -> Option<CacheRows> {
         let bytes = |elements: u64| state.dtype.row_bytes(elements).and_then(|bytes| u32::try_from(bytes.0).ok());
-        let keeps = matches!(state.dtype, DType::F32 | DType::F16 | DType::Bf16 | DType::Q8_0 | DType::Q4_0);
+        let keeps = CACHE_TYPES.contains(&state.dtype);
         let row = u32::try_from(state.row_bytes().0).ok().filter(|_| keeps)?;
         Some(CacheRows { row, head: bytes(state.head_dim.into())?, run: bytes(32)? })
     }
