@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Usage;
-use crate::backend::vulkan;
-use crate::device::{BackendKind, DeviceSpec, Machine, MemoryId};
+use crate::backend::vulkan::{self, AdapterFacts};
+use crate::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use crate::graph::CACHE_TYPES;
 use crate::kv::KvLayout;
 use crate::residency::CacheHome;
@@ -221,49 +221,55 @@ impl EngineArgs {
     /// Devices that are not all processors.
     fn mixed(&self, threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
         let adapters = vulkan::adapters();
-        let mut specs = Vec::new();
+        let processors = self.devices.iter().filter(|device| **device == DeviceName::Cpu).count();
+        let mut devices: Vec<(DeviceSpec, Bytes)> = Vec::new();
         for (i, (device, &budget)) in self.devices.iter().zip(budgets).enumerate() {
-            let spec = match *device {
+            let (spec, budget) = match *device {
                 DeviceName::Cpu => {
-                    let processor = Machine::single(BackendKind::Cpu, threads, budget);
-                    let name = if self.devices.iter().filter(|d| **d == DeviceName::Cpu).count() > 1 {
-                        format!("cpu:{i}")
-                    } else {
-                        "cpu".to_owned()
-                    };
-                    processor
-                        .devices
-                        .iter()
-                        .map(|d| DeviceSpec { name: name.clone(), uid: name.clone(), ..d.clone() })
-                        .next()
+                    let name = if processors > 1 { format!("cpu:{i}") } else { "cpu".to_owned() };
+                    (DeviceSpec { name: name.clone(), uid: name, ..processor(threads) }, budget)
                 }
-                DeviceName::Vulkan(index) => adapters.get(index).map(|facts| facts.spec(MemoryId(0), threads)),
+                DeviceName::Vulkan(index) => self.card(&adapters, index, (threads, budget))?,
             };
-            let found = || match adapters.is_empty() {
-                true => "there is no Vulkan driver on this machine".to_owned(),
-                false => format!("the adapters of this machine are vulkan:0 to vulkan:{}", adapters.len() - 1),
-            };
-            let spec =
-                spec.ok_or_else(|| Usage(format!("--devices names an adapter that is not there: {}", found())))?;
-            if specs.iter().any(|(other, _): &(DeviceSpec, Bytes)| other.name == spec.name) {
+            if devices.iter().any(|(other, _)| other.name == spec.name) {
                 return Err(Usage(format!("--devices names {} twice", spec.name)));
             }
-            specs.push((spec, budget));
+            devices.push((spec, budget));
         }
-        Ok(Machine::linked(specs))
+        Ok(Machine::linked(devices))
+    }
+
+    /// An adapter, with what it may take: a part of the host's memory where it computes on the processor.
+    fn card(
+        &self,
+        adapters: &[AdapterFacts],
+        index: usize,
+        (threads, share): (u32, Bytes),
+    ) -> Result<(DeviceSpec, Bytes), Usage> {
+        let missing = || match adapters.len() {
+            0 => "there is no Vulkan driver on this machine".to_owned(),
+            n => format!("this machine has vulkan:0 to vulkan:{}", n - 1),
+        };
+        let facts = adapters.get(index);
+        let facts = facts.ok_or_else(|| Usage(format!("--devices names vulkan:{index}: {}", missing())))?;
+        let own = if facts.software || !self.budget.is_empty() { Some(share) } else { facts.memory };
+        let unsaid = || Usage(format!("{} does not say how much memory it has; name a --budget for it", facts.device));
+        Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
     }
 }
 
+/// The processor as a device.
+fn processor(threads: u32) -> DeviceSpec {
+    Machine::single(BackendKind::Cpu, threads, Bytes::ZERO).devices[DeviceId(0)].clone()
+}
+
 fn device_name(text: &str) -> Result<DeviceName, String> {
-    let vulkan = text
-        .strip_prefix("vulkan")
-        .map(|rest| rest.strip_prefix(':').unwrap_or(if rest.is_empty() { "0" } else { "" }));
-    let number = vulkan.and_then(|number| number.parse().ok());
-    match (text, number) {
-        ("cpu", _) => Ok(DeviceName::Cpu),
-        (_, Some(number)) => Ok(DeviceName::Vulkan(number)),
-        (_, None) => Err("possible values: cpu, vulkan:0, vulkan:1 and so on".to_owned()),
-    }
+    let number = match text {
+        "cpu" => return Ok(DeviceName::Cpu),
+        "vulkan" => Some(0),
+        numbered => numbered.strip_prefix("vulkan:").and_then(|number| number.parse().ok()),
+    };
+    number.map(DeviceName::Vulkan).ok_or_else(|| "possible values: cpu, vulkan:0, vulkan:1 and so on".to_owned())
 }
 
 impl GpuLayers {

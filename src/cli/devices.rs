@@ -67,12 +67,14 @@ fn adapters() -> String {
         return "\nvulkan: no driver offers an adapter\n".to_owned();
     }
     let mut text = "\nvulkan:\n".to_owned();
-    for AdapterFacts { device, name, driver, bus, software, subgroup, buffer, binding } in &all {
+    for facts in &all {
+        let AdapterFacts { device, name, driver, bus, software, memory, features, subgroup, buffer, binding } = facts;
         let place = if bus.is_empty() { "" } else { " at " };
         let kind = if *software { ", on the processor" } else { "" };
         let (from, to) = subgroup;
         text += &format!("  {device}  {name}{place}{bus}{kind}; {driver}; subgroups of {from} to {to}");
-        text += &format!("; buffers up to {buffer}, seen {binding} at a time\n");
+        text += &memory.map_or(String::new(), |memory| format!("; memory {memory}"));
+        text += &format!("; buffers up to {buffer}, seen {binding} at a time; {}\n", features.join(", "));
     }
     text
 }

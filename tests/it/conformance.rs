@@ -55,12 +55,15 @@ impl Grown {
     }
 }
 
+/// What grows the graph of a case, up to the value that is compared.
+type Grow = dyn Fn(&mut Grown) -> NodeId;
+
 /// What a case is, and how far results may be apart.
 struct Case<'a> {
     name: String,
     tokens: u32,
     bound: f64,
-    grow: &'a dyn Fn(&mut Grown) -> NodeId,
+    grow: &'a Grow,
 }
 
 fn graph(case: &Case<'_>, exact: bool) -> Graph {
@@ -187,7 +190,7 @@ const FLOAT: f64 = 1e-11;
 /// A product of every type for a row, for an odd number of them, and with many rows of a weight of more columns, with bias
 /// and residual.
 fn products(many: (u32, u32), case: impl FnOnce(&[Case<'_>])) {
-    let mut grows: Vec<(String, u32, Box<dyn Fn(&mut Grown) -> NodeId>)> = Vec::new();
+    let mut grows: Vec<(String, u32, Box<Grow>)> = Vec::new();
     for dtype in types() {
         let block = dtype.block().elements;
         let odd = if block == 1 { 67 } else { block };
@@ -269,7 +272,7 @@ fn norms_rotations_and_elements_are_those_of_the_cpu() {
     let pairs = rope(RopeStyle::Interleaved, (4, 40), true, true);
     let (silu, gelu) = (gated(Activation::Silu), gated(Activation::Gelu));
     let (plain, carrying) = (heads(DType::Q8_0, 0), heads(DType::F16, 5));
-    let all: [(&str, &dyn Fn(&mut Grown) -> NodeId); 10] = [
+    let all: [(&str, &Grow); 10] = [
         ("norm", &whole),
         ("norm of heads", &parts),
         ("norm of parts of heads", &apart),
@@ -320,8 +323,7 @@ fn experts_are_chosen_and_summed_as_on_the_cpu() {
     let plain = layer(Layer { gating: softmax, groups: None, bias: false, part: None, dtype: DType::Q8_0 });
     let grouped = layer(Layer { gating: Gating::Sigmoid, groups, bias: true, part: None, dtype: DType::F16 });
     let parted = layer(Layer { gating: softmax, groups: None, bias: true, part, dtype: DType::F32 });
-    let all: [(&str, &dyn Fn(&mut Grown) -> NodeId); 3] =
-        [("softmax", &plain), ("groups of sigmoids", &grouped), ("a part", &parted)];
+    let all: [(&str, &Grow); 3] = [("softmax", &plain), ("groups of sigmoids", &grouped), ("a part", &parted)];
     let case = |tokens| move |(name, grow): (&str, _)| Case { name: name.into(), tokens, bound: FLOAT, grow };
     let cases: Vec<Case<'_>> = all.into_iter().map(case(1)).chain(all.into_iter().map(case(41))).collect();
     check(&cases, Caps::DEVICE);
@@ -351,7 +353,7 @@ fn attention_over_every_type_of_cache_is_that_of_the_cpu() {
         }
     };
     let bound = |dtype: DType| if dtype == DType::F16 { 2e-6 } else { FLOAT };
-    let mut grows: Vec<(String, f64, Box<dyn Fn(&mut Grown) -> NodeId>)> = Vec::new();
+    let mut grows: Vec<(String, f64, Box<Grow>)> = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::Bf16, DType::Q8_0, DType::Q4_0] {
         let grow = attend(dtype, (2, 3, 64), None, Mask::Causal);
         grows.push((format!("attention {dtype}"), bound(dtype), Box::new(grow)));

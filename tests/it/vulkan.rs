@@ -5,15 +5,18 @@ use std::sync::Arc;
 use loadmaster::backend::vulkan::{Caps, Gpu, VulkanBackend};
 use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
+use loadmaster::engine::{Engine, EngineOptions};
 use loadmaster::exec::{Session, Setup, dealt};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::Graph;
 use loadmaster::plan::{Offload, Span};
+use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
+use crate::cli::loadmaster;
 use crate::f64_model::F64Model;
-use crate::reference::nmse;
+use crate::reference::{self, nmse, options};
 use crate::several_devices::{cache_away, deeper, logits, made, of_one, open, setup, streaming, tiny};
 
 /// The first adapter, or `None` with a word about it; `REQUIRE_BACKENDS=vulkan` takes no such excuse.
@@ -127,11 +130,12 @@ fn whole_models_give_the_logits_of_the_cpu() {
         let gguf = made(&deeper(shape), dtype);
         let expected = Expected::of(&gguf, (shape, dtype), cache);
         let places = [("vulkan:0", machine()), ("cpu+vulkan:0", beside(1)), ("cpu+2 vulkan", beside(2))];
-        for (place, machine) in places.into_iter().take(if i < 3 { 3 } else { 1 }) {
+        let (most, batches) = if i < 2 { (3, [40, 1]) } else { (1, [40, 7]) };
+        for (place, machine) in places.into_iter().take(most) {
             let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
             let setup = Setup { open: &open_over, ..setup(machine) };
             let mut session = open(&gguf, cache, setup, deal).unwrap();
-            compare(&format!("{shape} {dtype} on {place}"), &mut session, &expected, &[40, 1, 7]);
+            compare(&format!("{shape} {dtype} on {place}"), &mut session, &expected, &batches);
         }
     }
 }
@@ -150,6 +154,30 @@ fn streamed_weights_give_the_logits_of_the_cpu() {
         let mut session = open(&gguf, DType::F16, setup, away).unwrap();
         assert!(session.memories()[MemoryId(1)].rings > Bytes::ZERO);
         compare(&format!("{shape} {dtype} streamed"), &mut session, &expected, &[40, 7]);
+    }
+}
+
+/// Two devices work on every layer together.
+#[test]
+fn cut_layers_give_the_logits_of_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let open_over = open_over(&gpu);
+    let ids: Vec<u32> = (0..40).map(|i| i * 37 % 500).collect();
+    for (shape, dtype) in [("llama-tiny", DType::F32), ("qwen3moe-tiny", DType::F16)] {
+        let bytes = Synth::new(&named(shape).unwrap(), dtype, 5).unwrap().to_bytes().unwrap();
+        let gguf = || Gguf::from_bytes(shape, bytes.clone()).unwrap();
+        let mut one = Engine::open(gguf(), options(), &|_, _| {}).unwrap();
+        let cut = EngineOptions { together: 2, ..options() };
+        let pair = Machine::isolated(BackendKind::Vulkan, 2, 2, Bytes(1 << 32));
+        let mut two = Engine::open_with(&open_over, pair, gguf(), cut, &|_, _| {}).unwrap();
+        let weights: Vec<Bytes> = two.memories().map(|(_, held)| held.weights).collect();
+        assert!(weights[0] > Bytes::ZERO && weights[1].0 * 3 > weights[0].0, "{weights:?}");
+        let expected = reference::logits(&mut one, &ids, 40);
+        for batch in [40, 1] {
+            let error = nmse(&reference::logits(&mut two, &ids, batch), &expected);
+            eprintln!("{shape} {dtype} cut: {batch:2} at a time: nmse {error:.1e}");
+            assert!(error <= 1e-5, "{shape} {dtype}: {error:e}");
+        }
     }
 }
 
@@ -185,4 +213,26 @@ fn what_is_not_there_is_said_and_nothing_panics() {
     backend.free(buffer).unwrap();
     assert_eq!(backend.allocated(), Bytes::ZERO);
     assert!(backend.read(Queue::Peer, at(0, 100), &mut [0; 100], &[]).is_err());
+}
+
+#[test]
+fn the_program_writes_on_an_adapter_what_it_writes_on_the_processor() {
+    if device().is_none() {
+        return;
+    }
+    let story = |devices: &str| {
+        let ran = loadmaster(&["run", "-p", "Once upon a time", "-n", "12", "--temp", "0", "--devices", devices]);
+        assert_eq!(ran.code, 0, "{devices}: {}", ran.err);
+        ran.out
+    };
+    let expected = story("cpu");
+    ["vulkan:0", "cpu,vulkan"].into_iter().for_each(|devices| assert_eq!(story(devices), expected, "{devices}"));
+    assert!(loadmaster(&["devices"]).out.contains("\nvulkan:\n  vulkan:0  "));
+    let refused = |devices: &str, why: &str| {
+        let ran = loadmaster(&["run", "-n", "1", "--devices", devices]);
+        assert!(ran.code == 2 && ran.err.contains(why), "{devices}: {} {}", ran.code, ran.err);
+    };
+    refused("vulkan:9999", "--devices names vulkan:9999: this machine has vulkan:0 to");
+    refused("vulkan,vulkan:0", "--devices names vulkan:0 twice");
+    refused("vulkan:", "possible values: cpu, vulkan:0");
 }

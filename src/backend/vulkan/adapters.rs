@@ -17,6 +17,10 @@ pub struct AdapterFacts {
     pub bus: String,
     /// Whether it computes on the processor.
     pub software: bool,
+    /// All of its own memory, where the system says how much it has.
+    pub memory: Option<Bytes>,
+    /// What kernels may use there beside what all have, by name.
+    pub features: Vec<&'static str>,
     /// Invocations of a subgroup, from and to.
     pub subgroup: (u32, u32),
     /// The most bytes of a buffer, and of the part of one that a kernel sees.
@@ -33,7 +37,9 @@ pub fn adapters() -> Vec<AdapterFacts> {
             device: format!("{}:{i}", BackendKind::Vulkan.name()),
             name: info.name,
             driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
+            memory: memory_of(&info.device_pci_bus_id),
             bus: info.device_pci_bus_id,
+            features: features(adapter.features()),
             software: info.device_type == wgpu::DeviceType::Cpu,
             subgroup: (info.subgroup_min_size, info.subgroup_max_size),
             buffer: Bytes(limits.max_buffer_size),
@@ -41,6 +47,23 @@ pub fn adapters() -> Vec<AdapterFacts> {
         }
     };
     gpu::adapters().into_iter().enumerate().map(facts).collect()
+}
+
+/// The features that decide how fast kernels could be.
+fn features(has: wgpu::Features) -> Vec<&'static str> {
+    let named = [
+        ("subgroups", wgpu::Features::SUBGROUP),
+        ("f16", wgpu::Features::SHADER_F16),
+        ("timestamps", wgpu::Features::TIMESTAMP_QUERY),
+        ("pipeline cache", wgpu::Features::PIPELINE_CACHE),
+    ];
+    named.into_iter().filter(|(_, feature)| has.contains(*feature)).map(|(name, _)| name).collect()
+}
+
+/// What the kernel's driver says of a card's memory; not every driver says it.
+fn memory_of(bus: &str) -> Option<Bytes> {
+    let said = std::fs::read_to_string(format!("/sys/bus/pci/devices/{bus}/mem_info_vram_total")).ok()?;
+    said.trim().parse().ok().map(Bytes)
 }
 
 /// Rates of a small card, until somebody measures the real one.
