@@ -252,7 +252,9 @@ impl EngineArgs {
         };
         let facts = adapters.get(index);
         let facts = facts.ok_or_else(|| Usage(format!("--devices names vulkan:{index}: {}", missing())))?;
-        let own = if facts.software || !self.budget.is_empty() { Some(share) } else { facts.memory };
+        // Of a card's own memory, what others use is not known: a sixteenth is left to them.
+        let own = facts.memory.map(|all| Bytes(all.0 - all.0 / 16));
+        let own = if facts.software || !self.budget.is_empty() { Some(share) } else { own };
         let unsaid = || Usage(format!("{} does not say how much memory it has; name a --budget for it", facts.device));
         Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
     }

@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::{BackendKind, DeviceSpec, Types};
 use crate::graph::ops::Rows;
 use crate::graph::{Graph, Node, Op, WeightId};
+use crate::tensor::panel::Layout;
 use crate::tensor::{DType, quant};
 
 /// Why a device cannot run a node.
@@ -41,15 +42,24 @@ pub enum Unsupported {
 pub fn supports(device: &DeviceSpec, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     match (device.types, device.kind) {
         (Types::All, _) | (Types::Kernels, BackendKind::Null) => Ok(()),
-        (Types::Kernels, kind @ (BackendKind::Cpu | BackendKind::Vulkan)) => reads(kind, graph, node),
+        (Types::Kernels, kind @ (BackendKind::Cpu | BackendKind::Vulkan)) => reads_types(kind, graph, node),
         (Types::Kernels, kind @ BackendKind::Cuda) => {
             Err(Unsupported::Kind { node: node.name.clone(), kind: kind.name() })
         }
     }
 }
 
+/// Whether the kernels of `device` read weights that lie in `layout`.
+pub fn reads_layout(device: &DeviceSpec, layout: Layout) -> bool {
+    match (device.types, device.kind, layout) {
+        (Types::Kernels, BackendKind::Vulkan, Layout::Panel16) => false,
+        (Types::Kernels, BackendKind::Vulkan, Layout::Gguf) => true,
+        (Types::All, _, _) | (Types::Kernels, BackendKind::Null | BackendKind::Cpu | BackendKind::Cuda, _) => true,
+    }
+}
+
 /// Both kinds read the types that have a codec.
-fn reads(kind: BackendKind, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
+fn reads_types(kind: BackendKind, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     let matrix = matrix_weight(&node.op);
     for id in node.op.weight_operands() {
         let weight = &graph.weights()[id];

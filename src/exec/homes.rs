@@ -61,7 +61,7 @@ pub fn dealt(graph: &Graph, gguf: &Gguf, machine: &Machine, keep_mapping: bool) 
     residency
 }
 
-/// Whether the device of a memory reads weights in the file's layout from memory of its own: all but processors do.
+/// Whether the device of a memory takes weights as files have them, into memory of its own: all but processors do.
 fn reads_blocks(machine: &Machine, memory: MemoryId) -> bool {
     machine.device_of(memory).is_some_and(|device| match machine.devices[device].kind {
         BackendKind::Null | BackendKind::Cpu => false,

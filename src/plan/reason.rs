@@ -24,7 +24,7 @@ pub enum Rule {
     },
     /// Predicted times.
     Priced(Price),
-    /// The accelerator has no kernel for it.
+    /// The accelerator has no kernel for it, or for the layout in which its weight lies.
     NoKernel,
 }
 

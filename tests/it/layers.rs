@@ -35,8 +35,14 @@ const TABLE: [(&str, &str); 21] = [
 ];
 
 /// Files and folders that may hold `unsafe`.
-const UNSAFE: [&str; 5] =
-    ["gguf/mmap.rs", "backend/cpu/memory.rs", "backend/cpu/pool.rs", "backend/cpu/run.rs", "backend/cpu/simd/"];
+const UNSAFE: [&str; 6] = [
+    "gguf/mmap.rs",
+    "backend/cpu/memory.rs",
+    "backend/cpu/pool.rs",
+    "backend/cpu/run.rs",
+    "backend/cpu/simd/",
+    "backend/vulkan/heaps.rs",
+];
 
 fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

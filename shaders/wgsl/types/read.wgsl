@@ -3,11 +3,11 @@
 // Thirty-two numbers, as DATA_run leaves them.
 var<private> DATA_x: array<f32, 32>;
 
-// Four bytes from byte `at` on.
+// Four bytes from byte `at` on; where WHOLE words are all that is read, one that is a multiple of four.
 fn DATA_word(at: u32) -> u32 {
     let low = DATA[at >> 2u];
     let shift = (at & 3u) * 8u;
-    if (shift == 0u) {
+    if (WHOLE || shift == 0u) {
         return low;
     }
     return (low >> shift) | (DATA[(at >> 2u) + 1u] << (32u - shift));
@@ -17,9 +17,9 @@ fn DATA_byte(at: u32) -> u32 {
     return (DATA[at >> 2u] >> ((at & 3u) * 8u)) & 255u;
 }
 
-// Two bytes from an even byte `at` on, or from an odd one.
+// Two bytes from an even byte on.
 fn DATA_two(at: u32) -> u32 {
-    return DATA_word(at) & 0xffffu;
+    return (DATA[at >> 2u] >> ((at & 2u) * 8u)) & 0xffffu;
 }
 
 fn DATA_half(at: u32) -> f32 {

@@ -1,6 +1,6 @@
 //! The Vulkan adapters of this machine, as a plan's devices.
 
-use super::gpu;
+use super::{gpu, heaps};
 use crate::device::{BackendKind, DeviceSpec, MemoryId, Rates, Types};
 use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 
@@ -17,7 +17,7 @@ pub struct AdapterFacts {
     pub bus: String,
     /// Whether it computes on the processor.
     pub software: bool,
-    /// All of its own memory, where the system says how much it has.
+    /// Memory of its own, used by others or not.
     pub memory: Option<Bytes>,
     /// What kernels may use there beside what all have, by name.
     pub features: Vec<&'static str>,
@@ -37,7 +37,7 @@ pub fn adapters() -> Vec<AdapterFacts> {
             device: format!("{}:{i}", BackendKind::Vulkan.name()),
             name: info.name,
             driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
-            memory: memory_of(&info.device_pci_bus_id),
+            memory: heaps::own_memory(&adapter),
             bus: info.device_pci_bus_id,
             features: features(adapter.features()),
             software: info.device_type == wgpu::DeviceType::Cpu,
@@ -60,12 +60,6 @@ fn features(has: wgpu::Features) -> Vec<&'static str> {
     named.into_iter().filter(|(_, feature)| has.contains(*feature)).map(|(name, _)| name).collect()
 }
 
-/// What the kernel's driver says of a card's memory; not every driver says it.
-fn memory_of(bus: &str) -> Option<Bytes> {
-    let said = std::fs::read_to_string(format!("/sys/bus/pci/devices/{bus}/mem_info_vram_total")).ok()?;
-    said.trim().parse().ok().map(Bytes)
-}
-
 /// Rates of a small card, until somebody measures the real one.
 const MODEST: Rates = Rates {
     read: BytesPerSec(100e9),
@@ -75,6 +69,17 @@ const MODEST: Rates = Rates {
     node: Nanos(10_000),
     split: Nanos(100_000),
     hides: 0.5,
+};
+
+/// Rates of a driver that computes on the processor: less than the processor's own kernels, whatever it is.
+const SOFTWARE: Rates = Rates {
+    read: BytesPerSec(2e9),
+    int8: OpsPerSec(2e9),
+    f16: OpsPerSec(2e9),
+    f32: OpsPerSec(2e9),
+    node: Nanos(30_000),
+    split: Nanos(200_000),
+    hides: 0.0,
 };
 
 impl AdapterFacts {
@@ -90,7 +95,7 @@ impl AdapterFacts {
             alignment: 256,
             overhead: Bytes::ZERO,
             types: Types::Kernels,
-            rates: MODEST,
+            rates: if self.software { SOFTWARE } else { MODEST },
             overlaps: false,
             accelerator: None,
         }

@@ -73,6 +73,17 @@ pub(super) struct Matrix {
     pub windows: Vec<WeightRows>,
 }
 
+impl Matrix {
+    /// A kernel of `file` that reads it as `w`.
+    pub fn read_by(&self, file: File, entry: &'static str) -> Source {
+        let leads = self.windows.iter().map(|part| part.window.lead);
+        match leads.chain([self.row_bytes]).all(|at| at.is_multiple_of(4)) {
+            true => Source::plain(file, entry).reading_whole("w", self.dtype),
+            false => Source::plain(file, entry).reading("w", self.dtype),
+        }
+    }
+}
+
 /// A number of a dimension, as kernels know it.
 pub(super) fn dim_word(dim: RowDim) -> u32 {
     match dim {
@@ -109,6 +120,7 @@ impl Builder<'_> {
         let (index, value) = (self.input(op.ids)?, self.value(id)?);
         let out = self.bound(&value)?;
         let runs = u64::from(value.cols.div_ceil(32));
+        let source = table.read_by(File::Rows, "embed");
         for part in table.windows {
             let Range { start, end } = part.rows;
             let (dim, at) = (dim_word(value.dim), [part.window.lead, index.at, 0, out.at]);
@@ -116,8 +128,8 @@ impl Builder<'_> {
                 [&[dim, value.cols, start, end, table.row_bytes], &at[..], &[vocab, op.scale.to_bits()]].concat();
             let slots =
                 vec![Slot::Window(part.window), index.slot.clone(), Slot::Window(self.spare()?), out.slot.clone()];
-            let source = Source::plain(File::Rows, "embed").reading("w", table.dtype);
-            self.drafts.push(Draft { source, params, slots, count: Count::each(value.dim, runs, ALONE) });
+            let count = Count::each(value.dim, runs, ALONE);
+            self.drafts.push(Draft { source: source.clone(), params, slots, count });
         }
         Ok(())
     }

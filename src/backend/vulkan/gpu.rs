@@ -16,38 +16,38 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     /// Its one queue.
     pub(super) queue: wgpu::Queue,
-    /// The most bytes of a buffer, and of a part of one that a kernel sees.
+    /// What of it is used.
     pub(super) caps: Caps,
     /// Where such a part may begin.
     pub(super) align: u64,
     /// Invocations of a team.
     pub(super) lanes: u32,
-    /// Whether a team is a subgroup.
-    pub(super) subgroups: bool,
     /// What the device reported outside of any call.
     fault: Arc<Mutex<Option<String>>>,
     kernels: Mutex<HashMap<Source, Arc<Kernel>>>,
 }
 
-/// The most bytes of a buffer, and of a binding.
+/// What of a device may be used at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// Of a buffer.
+    /// Bytes of a buffer.
     pub buffer: u64,
-    /// Of the part of a buffer that a kernel sees.
+    /// Bytes of the part of a buffer that a kernel sees.
     pub binding: u64,
+    /// Whether members of a team may speak through their subgroup.
+    pub subgroups: bool,
 }
 
 impl Caps {
-    /// What the device allows.
-    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX };
+    /// All that the device allows.
+    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX, subgroups: true };
 }
 
 /// Members of a team that shares workgroup memory.
 const SHARED_LANES: u32 = 64;
 
 impl Gpu {
-    /// Opens an adapter; buffers and bindings are at most as large as `caps`.
+    /// Opens an adapter; `caps` says what of it is used.
     ///
     /// # Errors
     /// There is no such adapter, or it gives no device.
@@ -67,7 +67,7 @@ impl Gpu {
         let (limits, info) = (adapter.limits(), adapter.get_info());
         let sized = info.subgroup_min_size == info.subgroup_max_size && (4..=128).contains(&info.subgroup_min_size);
         let features = adapter.features() & wgpu::Features::SUBGROUP;
-        let subgroups = sized && !features.is_empty();
+        let subgroups = caps.subgroups && sized && !features.is_empty();
         let wanted = wgpu::DeviceDescriptor {
             label: None,
             required_features: features,
@@ -93,10 +93,10 @@ impl Gpu {
             caps: Caps {
                 buffer: caps.buffer.min(limits.max_buffer_size) / 256 * 256,
                 binding: caps.binding.min(limits.max_storage_buffer_binding_size) / 256 * 256,
+                subgroups,
             },
             align,
             lanes: if subgroups { info.subgroup_min_size } else { SHARED_LANES },
-            subgroups,
             fault,
             kernels: Mutex::default(),
         }))

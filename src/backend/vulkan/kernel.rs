@@ -84,6 +84,15 @@ impl File {
     }
 }
 
+/// A binding that rows of a type are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rows {
+    binding: &'static str,
+    dtype: DType,
+    /// Whether every word of codes begins at a multiple of four bytes.
+    whole: bool,
+}
+
 /// All that decides what a kernel is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
@@ -92,7 +101,7 @@ pub struct Source {
     /// Its entry point.
     pub entry: &'static str,
     /// Bindings that rows of a type are read from.
-    pub read: Vec<(&'static str, DType)>,
+    pub read: Vec<Rows>,
     /// The type that it writes rows of a cache in.
     pub store: Option<DType>,
     /// Constants.
@@ -105,9 +114,18 @@ impl Source {
         Source { file, entry, read: Vec::new(), store: None, constants: Vec::new() }
     }
 
-    /// The same for a binding of some type.
+    /// The same for a binding of some type, whose rows begin at any even byte.
     pub fn reading(mut self, binding: &'static str, dtype: DType) -> Source {
-        self.read.push((binding, dtype));
+        self.read.push(Rows { binding, dtype, whole: false });
+        self
+    }
+
+    /// The same for rows that all begin at a multiple of four bytes.
+    pub fn reading_whole(mut self, binding: &'static str, dtype: DType) -> Source {
+        // Codes of other blocks lie two bytes off.
+        let block = dtype.block();
+        let whole = block.elements == 1 || block.bytes.is_multiple_of(4);
+        self.read.push(Rows { binding, dtype, whole });
         self
     }
 
@@ -123,10 +141,10 @@ impl Source {
             text += &format!("const {name}: u32 = {value}u;\n");
         }
         text += shader!("team");
-        text += if gpu.subgroups { shader!("team_subgroup") } else { shader!("team_shared") };
+        text += if gpu.caps.subgroups { shader!("team_subgroup") } else { shader!("team_shared") };
         text += shader!("bits");
-        for &(binding, dtype) in &self.read {
-            text += &shader!("types/read").replace("DATA", binding);
+        for &Rows { binding, dtype, whole } in &self.read {
+            text += &shader!("types/read").replace("DATA", binding).replace("WHOLE", &whole.to_string());
             text += &reader(dtype).unwrap_or_default().replace("DATA", binding);
         }
         if self.file.stores() {

@@ -8,6 +8,7 @@ mod build;
 mod cells;
 mod flights;
 mod gpu;
+mod heaps;
 mod kernel;
 mod memory;
 mod operands;

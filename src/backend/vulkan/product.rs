@@ -108,7 +108,7 @@ impl Builder<'_> {
                 };
                 let units = u64::from(used) * u64::from(weight.rows);
                 let count = Count { rows: rows.clone(), ..Count::each(value.dim, units, 1) };
-                let source = Source::plain(File::MatMul, "experts").reading("w", weight.dtype).with("TILE", 1);
+                let source = weight.read_by(File::MatMul, "experts").with("TILE", 1);
                 self.product(source, (&weight, Some(part)), (value.dim, &rows), shape, (&operands, count))?;
             }
         }
@@ -128,7 +128,7 @@ impl Builder<'_> {
             for part in &weight.windows {
                 let units = u64::from(part.rows.end - part.rows.start);
                 let count = Count { dim, rows: rows.clone(), when: when.clone(), tile, units, group: 1 };
-                let source = Source::plain(File::MatMul, "matmul").reading("w", weight.dtype).with("TILE", tile);
+                let source = weight.read_by(File::MatMul, "matmul").with("TILE", tile);
                 self.product(source, (weight, Some(part)), (dim, rows), shape, (operands, count))?;
             }
         }

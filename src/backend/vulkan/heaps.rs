@@ -1,0 +1,19 @@
+//! How much memory of its own an adapter has: what wgpu does not tell, asked of the driver itself.
+#![allow(unsafe_code)]
+
+use crate::units::Bytes;
+
+/// The bit of a heap that is the device's own (`VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`).
+const DEVICE_LOCAL: u32 = 1;
+
+/// Bytes of an adapter's own heaps, if it has some.
+pub fn own_memory(adapter: &wgpu::Adapter) -> Option<Bytes> {
+    // SAFETY: the guard lives to the end of this function, and nothing that it leads to is destroyed or changed here.
+    let raw = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = raw.shared_instance().raw_instance();
+    // SAFETY: the physical device is of this instance, and both live as long as the adapter.
+    let memory = unsafe { instance.get_physical_device_memory_properties(raw.raw_physical_device()) };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    let own = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
+    Some(Bytes(own.map(|heap| heap.size).fold(0, u64::saturating_add))).filter(|&bytes| bytes > Bytes::ZERO)
+}
