@@ -39,7 +39,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> w: array<u32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> x: array<f32>;
 @group(0) @binding(4) var<storage, read_write> residual: array<f32>;
 @group(0) @binding(5) var<storage, read_write> routing: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
@@ -62,11 +61,7 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
         let count = min(32u, p.cols - run * 32u);
         for (var j = 0u; j < TILE; j++) {
             let at = p.x_at + (min(row0 + j, end_row - 1u) - p.from_row) * p.x_row + head * p.x_head + run * 32u;
-            var sum = 0.0;
-            for (var i = 0u; i < count; i++) {
-                sum += x[at + i] * w_x[i];
-            }
-            sums[j] += sum;
+            sums[j] += x_dot(at, count);
         }
     }
     for (var j = 0u; j < TILE; j++) {
@@ -83,19 +78,6 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
             out[p.out_at + at] = sum;
         }
     }
-}
-
-// One invocation: one element behind a head's product.
-@compute @workgroup_size(64)
-fn carry(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) own: u32) {
-    let i = number(group, groups) * 64u + own;
-    let row = i / (p.heads * p.carried);
-    if (row >= rows_of(p.dim)) {
-        return;
-    }
-    let head = i / p.carried % p.heads;
-    let e = i % p.carried;
-    out[p.out_at + row * p.out_row + head * p.out_head + p.rows + e] = x[p.x_at + row * p.x_row + head * p.x_head + p.cols + e];
 }
 
 // One team: one row of the chosen expert's matrix for one slot.
@@ -121,11 +103,7 @@ fn experts(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     for (var run = lane; run * 32u < p.cols; run += LANES) {
         w_run(p.w_at + (flat - p.first) * p.row_bytes, run);
         let count = min(32u, p.cols - run * 32u);
-        var sum = 0.0;
-        for (var i = 0u; i < count; i++) {
-            sum += x[x_at + run * 32u + i] * w_x[i];
-        }
-        mine += sum;
+        mine += x_dot(x_at + run * 32u, count);
     }
     var sum = team_sum(mine, lane);
     if (lane == 0u) {

@@ -106,12 +106,14 @@ pub struct Source {
     pub store: Option<DType>,
     /// Constants.
     pub constants: Vec<(&'static str, u32)>,
+    /// Whether what is multiplied is read by fours.
+    pub fours: bool,
 }
 
 impl Source {
     /// A kernel that knows single precision only.
     pub fn plain(file: File, entry: &'static str) -> Source {
-        Source { file, entry, read: Vec::new(), store: None, constants: Vec::new() }
+        Source { file, entry, read: Vec::new(), store: None, constants: Vec::new(), fours: false }
     }
 
     /// The same for a binding of some type, whose rows begin at any even byte.
@@ -149,6 +151,9 @@ impl Source {
         }
         if self.file.stores() {
             text += shader!("store");
+        }
+        if self.file == File::MatMul {
+            text += if self.fours { shader!("matmul_x4") } else { shader!("matmul_x1") };
         }
         let store = self.store.unwrap_or(DType::F32);
         text += &self.file.text().replace("STORE", &format!("store_{}", store.name()));

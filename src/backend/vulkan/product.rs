@@ -144,6 +144,8 @@ impl Builder<'_> {
         (operands, count): (&Operands, Count),
     ) -> Result<(), BackendError> {
         let Operands { x, out, residual, bias, routing } = operands;
+        let aligned = [x.at, shape.x.row, shape.x.head].iter().all(|at| at.is_multiple_of(4));
+        let source = Source { fours: aligned && weight.cols.is_multiple_of(32) && part.is_some(), ..source };
         let Range { start, end } = part.map_or(0..1, |part| part.rows.clone());
         let lead = part.map_or(0, |part| part.window.lead);
         let optional = |bound: &Option<Bound>| [u32::from(bound.is_some()), bound.as_ref().map_or(0, |b| b.at)];
