@@ -502,5 +502,8 @@ fn what_is_no_session_is_refused() {
     }
     let error = SavedFile::at(&path("missing").join("s")).unwrap_err().to_string();
     assert!(error.contains("cannot write into its folder: No such file"), "{error}");
+    // What a program that was killed left behind is in nobody's way.
+    fs::write(path(&format!("left.session.{}.partial", std::process::id())), "left").unwrap();
+    assert!(SavedFile::at(&path("left.session")).is_ok());
     assert!(SavedFile::at(&path("text").join("s")).is_err() && SavedFile::at(&path("..")).is_err());
 }

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use tempfile::{Builder, NamedTempFile};
+
 use super::wire::failed;
 use super::{Loaded, SavedError};
 use crate::engine::{Engine, EngineError};
@@ -24,7 +26,7 @@ impl SavedFile {
     /// Checks a path, so that one that will not do is refused before there is something to save.
     ///
     /// # Errors
-    /// It is a folder, a device or anything else but a regular file; or the folder that it would be in is none.
+    /// It is a folder, a device or anything else but a regular file; or nothing can be written into its folder.
     pub fn at(path: &Path) -> Result<SavedFile, SavedError> {
         let name = path.display().to_string();
         let (file, found) = match fs::canonicalize(path) {
@@ -35,11 +37,9 @@ impl SavedFile {
         if !file {
             return Err(SavedError::NotAFile { file: name });
         }
-        let folder = found.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match fs::metadata(folder).map_err(failed(&name, "write into its folder"))?.is_dir() {
-            true => Ok(SavedFile { name, path: found }),
-            false => Err(failed(&name, "write into its folder")(ErrorKind::NotADirectory.into())),
-        }
+        let target = SavedFile { name, path: found };
+        target.partial()?;
+        Ok(target)
     }
 
     /// What the caller calls it.
@@ -47,11 +47,12 @@ impl SavedFile {
         &self.name
     }
 
-    /// Where it is written to until it is whole.
-    fn partial(&self) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(format!(".{}.partial", std::process::id()));
-        name.into()
+    /// A file beside it, to be written until it is whole; it goes away by itself.
+    fn partial(&self) -> Result<NamedTempFile, SavedError> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let anyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let made = Builder::new().prefix(".session").suffix(".partial").permissions(anyone).tempfile_in(folder);
+        made.map_err(failed(&self.name, "write into its folder"))
     }
 }
 
@@ -61,17 +62,10 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::save`]; what was under the name is as before.
     pub fn save_file(&mut self, sequence: SequenceId, next: &[TokenId], target: &SavedFile) -> Result<(), EngineError> {
-        let (name, partial) = (target.name.as_str(), target.partial());
-        let mut file = File::create_new(&partial).map_err(failed(name, "create it"))?;
-        let saved = like_the_old(&file, target)
-            .map_err(EngineError::from)
-            .and_then(|()| self.save(sequence, next, name, &mut file))
-            .and_then(|()| Ok(put(&file, &partial, target)?));
-        if saved.is_err() {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&partial);
-        }
-        saved
+        let mut partial = target.partial()?;
+        like_the_old(partial.as_file(), target)?;
+        self.save(sequence, next, &target.name, partial.as_file_mut())?;
+        Ok(put(partial, target)?)
     }
 
     /// As [`Engine::load`], from a file.
@@ -89,16 +83,18 @@ impl Engine {
     }
 }
 
-/// Gives a file the permissions of the one that it will replace.
+/// Gives a file the permissions of the one that it will replace, if there is one.
 fn like_the_old(file: &File, target: &SavedFile) -> Result<(), SavedError> {
     match fs::metadata(&target.path) {
         Ok(old) => file.set_permissions(old.permissions()).map_err(failed(&target.name, "keep its permissions")),
-        Err(_) => Ok(()),
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(failed(&target.name, "read its permissions")(why)),
     }
 }
 
 /// Gives a whole file its name.
-fn put(file: &File, partial: &Path, target: &SavedFile) -> Result<(), SavedError> {
-    file.sync_all().map_err(failed(&target.name, "write it"))?;
-    fs::rename(partial, &target.path).map_err(failed(&target.name, "rename it"))
+fn put(partial: NamedTempFile, target: &SavedFile) -> Result<(), SavedError> {
+    partial.as_file().sync_all().map_err(failed(&target.name, "write it"))?;
+    partial.persist(&target.path).map_err(|why| failed(&target.name, "rename it")(why.error))?;
+    Ok(())
 }
