@@ -218,6 +218,19 @@ impl EngineArgs {
         self.devices.iter().all(|device| *device == DeviceName::Cpu)
     }
 
+    /// What computes, as records name it, and the names of the cards.
+    pub fn computing(&self) -> (String, String) {
+        let adapters = if self.only_processors() { Vec::new() } else { vulkan::adapters() };
+        let cards = self.devices.iter().filter_map(|device| match device {
+            DeviceName::Cpu => None,
+            DeviceName::Vulkan(index) => adapters.get(*index).map(|facts| facts.name.as_str()),
+        });
+        let cards: Vec<&str> = cards.collect();
+        let kinds = [("CPU", self.devices.contains(&DeviceName::Cpu)), ("Vulkan", !self.only_processors())];
+        let kinds: Vec<&str> = kinds.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+        (kinds.join(","), cards.join(", "))
+    }
+
     /// Devices that are not all processors.
     fn mixed(&self, threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
         let adapters = vulkan::adapters();

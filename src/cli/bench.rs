@@ -182,12 +182,13 @@ fn batched_line(row: &BatchedRow) -> String {
 }
 
 fn empty_row(model: Model, engine: &EngineArgs, commit: &str) -> Row {
+    let (backends, gpu_info) = engine.computing();
     Row {
         build_commit: commit.to_owned(),
         build_number: 0,
         cpu_info: host::cpu_name(),
-        gpu_info: String::new(),
-        backends: "CPU".to_owned(),
+        gpu_info,
+        backends,
         model,
         n_batch: engine.batch_size,
         n_ubatch: engine.step(),

@@ -89,7 +89,7 @@ impl Caches {
             let bind = Bind { state: window, list: &list, table: &table, rows: &rows, layout, of: state };
             let mut drafts = Drafts::default();
             ["gather", "scatter", "scatter_on"].into_iter().for_each(|entry| drafts.push(bind.copy(entry)));
-            drafts.push(bind.turn(gpu, turn.as_ref()));
+            drafts.push(bind.turn(turn.as_ref()));
             let made = drafts.finish(gpu).map_err(|why| refuse(state, why))?;
             let Ok([gather, scatter, scatter_on, own_turn]) = <[Dispatch; 4]>::try_from(made) else {
                 return Err(refuse(state, "has not the kernels that were made".into()));
@@ -277,14 +277,13 @@ impl Bind<'_> {
         self.draft(entry, (1, vec![0; 8]), self.layout.row.div_ceil(4).into())
     }
 
-    fn turn(&self, gpu: &Gpu, turn: Option<&Turn>) -> Draft {
+    fn turn(&self, turn: Option<&Turn>) -> Draft {
         let Some((frequencies, _, offset, style)) = turn else { return self.copy("scatter") };
         let (heads, dim, pairs) = (self.of.heads, self.of.head_dim, frequencies.pairs() as u32);
         let interleaved = u32::from(*style == RopeStyle::Interleaved);
         // Runs of 32 elements: whole blocks of every type that has some.
         let runs = [offset / 32, (offset + 2 * pairs).div_ceil(32)];
         let params = [&[heads, dim, *offset, pairs, interleaved][..], &runs, &[self.layout.head]].concat();
-        debug_assert!(gpu.lanes > 0);
         self.draft("turn", (dim.next_multiple_of(32), params), heads.into())
     }
 

@@ -113,18 +113,12 @@ impl Drafts {
         let kernels: Result<Vec<Arc<Kernel>>, String> =
             drafts.iter().map(|draft| gpu.kernel(draft.source.clone())).collect();
         let bind = |((draft, params), kernel): ((Draft, Slot), Arc<Kernel>)| {
-            let slots = [params].into_iter().chain(draft.slots);
-            let entries: Vec<wgpu::BindGroupEntry<'_>> = Vec::new();
-            let slots: Vec<Slot> = slots.collect();
-            let entries = (0..).zip(&slots).fold(entries, |mut entries, (binding, slot)| {
-                entries.push(wgpu::BindGroupEntry { binding, resource: resource(slot, &constants) });
-                entries
-            });
-            let operands = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &kernel.operands,
-                entries: &entries,
-            });
+            let slots: Vec<Slot> = [params].into_iter().chain(draft.slots).collect();
+            let entry = |(binding, slot)| wgpu::BindGroupEntry { binding, resource: resource(slot, &constants) };
+            let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..).zip(&slots).map(entry).collect();
+            let (label, layout) = (None, &kernel.operands);
+            let operands =
+                gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label, layout, entries: &entries });
             Dispatch { kernel, operands, count: draft.count }
         };
         let kernels = kernels?;
