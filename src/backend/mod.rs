@@ -386,7 +386,7 @@ impl CacheClass {
             return Err(argument(device, "cells of a sequence at least", rows.rows.into(), rows.length.0.into()));
         };
         // The first row reads its own cell and one less than the window before it.
-        let most = self.window.map_or(0, |window| (before + 1).saturating_sub(window.0));
+        let most = self.window.map_or(0, |window| before.saturating_sub(window.0.saturating_sub(1)));
         at_most(device, "cells behind the window of a sequence at most", most.into(), rows.behind.0.into())?;
         let held = Tokens(rows.length.0 - rows.behind.0);
         let range = rows.pages.start as usize..rows.pages.end as usize;

@@ -212,8 +212,8 @@ impl Backend for NullBackend {
 }
 
 impl NullBackend {
-    fn limits(&self, tables: &Tables, program: ProgramId) -> Result<ArgLimits, BackendError> {
-        let found = tables.programs.get(program).cloned().flatten();
+    fn limits<'t>(&self, tables: &'t Tables, program: ProgramId) -> Result<&'t ArgLimits, BackendError> {
+        let found = tables.programs.get(program).and_then(Option::as_ref);
         found.ok_or_else(|| BackendError::NoProgram { device: self.device(), program })
     }
 

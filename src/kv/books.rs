@@ -5,7 +5,7 @@
 //! forgotten in another order. What it hands out is told class by class.
 
 use super::window::Window;
-use super::{KvError, KvLayout, Mark, Move, PagedKv, Rotation, SavedSequence, SequenceId, Usage, Writes};
+use super::{KvError, KvLayout, Mark, Move, PageId, PagedKv, Rotation, SavedSequence, SequenceId, Usage, Writes};
 use crate::index::{CacheClassId, IndexVec};
 use crate::units::Tokens;
 
@@ -45,6 +45,11 @@ impl Books {
     /// Cells of whole sequences.
     pub fn cells(&self) -> Tokens {
         self.whole().cells()
+    }
+
+    /// The most tokens at the end of a sequence that a class has between steps.
+    pub fn most(&self, class: CacheClassId) -> Tokens {
+        self.classes[class].most()
     }
 
     /// Tokens of a sequence that a class no longer has.
@@ -128,12 +133,16 @@ impl Books {
         let total = Tokens(total.0.max(u32::try_from(tokens.len()).unwrap_or(u32::MAX)));
         let mut found = self.whole().found(tokens);
         let windows: Vec<_> = self.classes.iter().skip(1).map(|books| books.found_along(tokens, &found)).collect();
-        let each = || self.classes.iter().skip(1).zip(&windows);
-        let shared =
-            (0..=found.len()).rev().find(|&n| each().all(|(books, found)| books.enough(&found[..n]).is_some()));
-        found.truncate(shared.unwrap_or(0));
-        let reached: Vec<_> =
-            each().map(|(books, all)| books.enough(&all[..found.len()]).unwrap_or_default()).collect();
+        found.truncate(self.reached_by_all(&windows, found.len()));
+        let reached: Vec<Vec<PageId>> = self
+            .classes
+            .iter()
+            .skip(1)
+            .zip(windows)
+            .map(|(books, all)| {
+                all[found.len().saturating_sub(books.pages_reached())..found.len()].iter().copied().flatten().collect()
+            })
+            .collect();
         let (id, shared) = self.classes[CacheClassId::WHOLE].admit_found(&found, total)?;
         for (class, reached) in self.classes.ids().skip(1).zip(reached) {
             if let Err(full) = self.classes[class].admit_behind(&reached, shared, total) {
@@ -142,6 +151,21 @@ impl Books {
             }
         }
         Ok((id, shared))
+    }
+
+    /// The most of `found` leading pages whose end all windows have, as far as they reach.
+    fn reached_by_all(&self, windows: &[Vec<Option<PageId>>], found: usize) -> usize {
+        let mut runs = vec![0; windows.len()];
+        let mut most = 0;
+        for n in 1..=found {
+            let mut all = true;
+            for ((run, pages), books) in runs.iter_mut().zip(windows).zip(self.classes.iter().skip(1)) {
+                *run = if pages[n - 1].is_some() { *run + 1 } else { 0 };
+                all &= *run >= books.pages_reached().min(n);
+            }
+            most = if all { n } else { most };
+        }
+        most
     }
 
     /// As [`PagedKv::room`], of the class that has the least.

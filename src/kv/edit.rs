@@ -19,10 +19,13 @@ impl PagedKv {
     /// A new sequence with the same cells; nothing is copied until one of the two writes into a page that both read.
     ///
     /// # Errors
-    /// The sequence has pages set aside and it takes one more, which is not free, to keep that promise; or there is no
-    /// such sequence.
+    /// The sequence has pages set aside and it takes one more, which is not free, to keep that promise; behind a window,
+    /// the new one could not have as many pages of its own; or there is no such sequence.
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, KvError> {
         let fork = self.sequence(id)?.fork(self.pages.total());
+        if let Some(window) = self.window {
+            self.may_claim(self.claims(window), fork.pages.len() as u32)?;
+        }
         fork.pages.iter().for_each(|&page| self.pages.hold(page));
         if let Err(full) = self.keeps_promises() {
             fork.pages.iter().for_each(|&page| self.pages.release(page));

@@ -24,13 +24,16 @@ impl PagedKv {
 
     /// Free pages that are set aside.
     pub(super) fn promised(&self) -> u32 {
+        if let Some(window) = self.window {
+            return self.claims(window).saturating_sub(self.used());
+        }
         self.sequences.iter().flatten().fold(0, |sum: u32, sequence| sum.saturating_add(self.due(sequence)))
     }
 
     /// Free pages that a sequence needs to take what it was promised.
     pub(super) fn due(&self, sequence: &Sequence) -> u32 {
         match self.window {
-            Some(window) => self.due_behind(window, sequence, sequence.promised),
+            Some(window) => self.claim(window, sequence, sequence.promised) - sequence.pages.len() as u32,
             None => self.pages_for(sequence, sequence.promised),
         }
     }
@@ -40,7 +43,8 @@ impl PagedKv {
         KvError::Full { needed, free: self.pages.free().saturating_sub(promised), total: self.pages.total() }
     }
 
-    /// Pages that a sequence lacks for `tokens` more: new ones, and one in place of a shared one that it would write to.
+    /// Pages that a sequence lacks for `tokens` more: new ones, and one in place of a shared one that it would write to,
+    /// unless [claims](PagedKv::claim) count it already.
     pub(super) fn pages_for(&self, sequence: &Sequence, tokens: u32) -> u32 {
         if tokens == 0 {
             return 0;
@@ -48,7 +52,7 @@ impl PagedKv {
         let page = self.page();
         let slots = sequence.slots(page);
         let pages = slots.saturating_add(tokens).div_ceil(page) - sequence.pages.len() as u32;
-        pages + u32::from(self.shared_end(sequence).is_some())
+        pages + u32::from(self.window.is_none() && self.shared_end(sequence).is_some())
     }
 
     /// The last page of a sequence if it has room.
@@ -76,6 +80,11 @@ impl PagedKv {
     ) -> Result<(), KvError> {
         let mut trial = self.sequence(id)?.clone();
         let mut dropped = Vec::new();
+        if let Some(window) = self.window {
+            let others = self.claims(window) - self.claim(window, &trial, trial.promised);
+            change(&mut trial, &mut |_| {});
+            return self.may_claim(others, self.claim(window, &trial, trial.promised));
+        }
         let others = self.promised() - self.due(&trial);
         change(&mut trial, &mut |page| dropped.push(page));
         let given_back = dropped.iter().filter(|&&page| self.pages.holders(page) == 1).count() as u32;
@@ -90,14 +99,14 @@ impl PagedKv {
     /// a last page is there for it.
     pub(super) fn may_copy(&self, id: SequenceId, pages: impl Iterator<Item = PageId>) -> Result<(), KvError> {
         let sequence = self.sequence(id)?;
+        if self.window.is_some() {
+            // Whoever holds a page with others claims one of its own.
+            return Ok(());
+        }
         let shared: Vec<PageId> = pages.filter(|&page| self.pages.holders(page) > 1).collect();
         let end = self.shared_end(sequence).filter(|end| sequence.promised > 0 && shared.contains(end));
         let needed = shared.len() as u32;
-        let set_aside = match self.window {
-            Some(_) => needed.min(self.due(sequence)),
-            None => u32::from(end.is_some()),
-        };
-        let promised = self.promised() - set_aside - self.spared(id, &shared);
+        let promised = self.promised() - u32::from(end.is_some()) - self.spared(id, &shared);
         if needed.saturating_add(promised) > self.pages.free() { Err(self.full(needed, promised)) } else { Ok(()) }
     }
 
@@ -105,7 +114,6 @@ impl PagedKv {
     /// `id` no longer holds `pages`: nobody else reads it.
     pub(super) fn spared(&self, id: SequenceId, pages: &[PageId]) -> u32 {
         if self.window.is_some() {
-            // What is set aside behind a window may be more than it takes.
             return 0;
         }
         let others = self.sequences.iter_ids().filter(|&(other, _)| other != id).filter_map(|(_, s)| s.as_ref());

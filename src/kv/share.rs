@@ -40,8 +40,7 @@ impl PagedKv {
 
     /// Has one page where a sequence has another of the same content in its table than the one that is found. If nobody
     /// holds that one, the sequence's own is found from now on. Only where forks hold its own too, and a reader of the
-    /// one found would have to copy it but could not any more, both stay; so they do where a window's reader had the one found
-    /// to itself and would be short of a page.
+    /// one found would have to copy it but could not any more, both stay.
     fn unite(&mut self, id: SequenceId, at: usize, found: PageId) -> Result<(), KvError> {
         let own = self.sequence(id)?.pages[at];
         if self.pages.holders(found) == 0 {
@@ -49,7 +48,7 @@ impl PagedKv {
             return Ok(());
         }
         self.pages.hold(found);
-        let costs = self.pages.holders(own) > 1 || self.window.is_some();
+        let costs = self.pages.holders(own) > 1 && self.window.is_none();
         if costs && self.keeps_promises().is_err() {
             self.pages.release(found);
             return Ok(());

@@ -119,9 +119,11 @@ impl Sequence {
         }
         self.pages.drain(kept..places.end);
         self.live.drain(kept..places.end);
-        if self.count < before {
+        // Of what is gone some may be removed, too.
+        if self.count < before || from < self.gone {
             self.break_at(from, page);
         }
+        self.begin_anew();
     }
 
     /// Takes away the last live slots, so that at most `count` are left; pages without live slots leave the table.
@@ -135,6 +137,14 @@ impl Sequence {
             }
         }
         self.break_at(self.gone + self.slots(page), page);
+        self.begin_anew();
+    }
+
+    /// A sequence without tokens has left nothing behind it.
+    fn begin_anew(&mut self) {
+        if self.pages.is_empty() {
+            (self.gone, self.unbroken, self.known) = (0, 0, (0, Chain::ROOT));
+        }
     }
 
     /// Slots from `slot` on are no longer made from nothing but what precedes them.

@@ -1,6 +1,9 @@
 //! Caches whose readers look back over a window only: pages that are wholly behind it are given back between steps, so
 //! that a sequence holds no more than its window and a step of rows, however long it gets.
 //!
+//! Each sequence claims as many pages as it may come to hold at a time, also those that it shares now, and all claims
+//! together are never more than there are: so many sequences as a cache was made for always fit, whatever they share.
+//!
 //! What a window reaches is counted in tokens of the sequence, not in positions. The tokens of such a cache are always
 //! the last of those that the books of the whole sequence have; see [`super::Books`], which keeps both.
 
@@ -67,6 +70,11 @@ impl PagedKv {
         Ok(())
     }
 
+    /// Most tokens that a sequence has between steps, without holes.
+    pub(super) fn most(&self) -> Tokens {
+        Tokens(self.window.map_or(u32::MAX, |window| window.kept().saturating_add(Tokens::PAGE.0 - 1)))
+    }
+
     /// Tokens before the next one that a row of it reads.
     pub(super) fn reach(&self) -> Tokens {
         Tokens(self.window.map_or(u32::MAX, Window::reach))
@@ -82,30 +90,38 @@ impl PagedKv {
         }
     }
 
-    /// Free pages that a sequence needs to take as many tokens as `promised`: all that it comes to hold at a time, but for those
-    /// that it alone holds already and gives back as it goes on.
-    pub(super) fn due_behind(&self, window: Window, sequence: &Sequence, promised: u32) -> u32 {
-        if promised == 0 {
-            return 0;
-        }
-        let (page, slots) = (self.page(), sequence.slots(self.page()));
+    /// Pages that a sequence may come to hold at a time if it takes as many tokens as `promised`, those that it shares
+    /// among them: they are its own to come once the others have gone on.
+    pub(super) fn claim(&self, window: Window, sequence: &Sequence, promised: u32) -> u32 {
+        let (page, held) = (self.page(), sequence.pages.len() as u32);
+        let slots = sequence.slots(page);
         let all = slots.saturating_add(promised).div_ceil(page);
-        let own = sequence.pages.iter().filter(|&&held| self.pages.holders(held) == 1).count() as u32;
-        all.min(window.pages_over(slots - sequence.count, page)).saturating_sub(own)
+        held.max(all.min(window.pages_over(slots - sequence.count, page)))
     }
 
-    /// Tokens that a sequence can take now: any number, if it can come to hold all that it holds at a time.
+    /// The pages that all sequences may come to hold, which never are more than there are.
+    pub(super) fn claims(&self, window: Window) -> u32 {
+        let all = self.sequences.iter().flatten();
+        all.fold(0, |sum: u32, sequence| sum.saturating_add(self.claim(window, sequence, sequence.promised)))
+    }
+
+    /// Checks that a sequence can claim so many pages where others claim theirs.
+    pub(super) fn may_claim(&self, others: u32, needed: u32) -> Result<(), KvError> {
+        let total = self.pages.total();
+        match others.saturating_add(needed) > total {
+            true => Err(KvError::Full { needed, free: total.saturating_sub(others), total }),
+            false => Ok(()),
+        }
+    }
+
+    /// Tokens that a sequence can take now: any number, if it can claim all that it comes to hold at a time.
     pub(super) fn room_behind(&self, window: Window, sequence: &Sequence) -> Tokens {
-        let free = self.pages.free().saturating_sub(self.promised() - self.due(sequence));
-        if self.due_behind(window, sequence, u32::MAX) <= free {
+        let own = self.claim(window, sequence, sequence.promised);
+        let left = self.pages.total() - (self.claims(window) - own);
+        if self.claim(window, sequence, u32::MAX) <= left {
             return Tokens(u32::MAX);
         }
-        let (page, slots) = (self.page(), sequence.slots(self.page()));
-        let copied = u32::from(self.shared_end(sequence).is_some());
-        match free.checked_sub(copied) {
-            Some(free) => Tokens(free * page + slots.next_multiple_of(page) - slots),
-            None => Tokens(0),
-        }
+        Tokens(left * self.page() - sequence.slots(self.page()))
     }
 
     /// By page of `tokens`, the page that has the rows, where `chains` tells the content up to the end of each.
@@ -115,10 +131,9 @@ impl PagedKv {
         pages.map(|(ids, parent)| Some(self.pages.index.find(parent, ids, self.cells.tokens())?.0)).collect()
     }
 
-    /// Pages at the end of `found[..n]` that a sequence of so many has to have, if they are there.
-    pub(super) fn enough(&self, found: &[Option<PageId>]) -> Option<Vec<PageId>> {
-        let reach = self.reach().0.div_ceil(self.page()) as usize;
-        found[found.len().saturating_sub(reach)..].iter().copied().collect()
+    /// Pages before its next token that a sequence has to have.
+    pub(super) fn pages_reached(&self) -> usize {
+        self.reach().0.div_ceil(self.page()) as usize
     }
 
     /// As [`PagedKv::admit`], with `shared` tokens before it whose last pages are `found`.
@@ -136,13 +151,13 @@ impl PagedKv {
         }
         self.sequence_mut(id)?.unbroken = shared.0;
         self.sequence_mut(id)?.promised = total.0.saturating_sub(shared.0);
-        let short = self.promised().saturating_sub(self.pages.free());
-        if short == 0 {
-            return Ok(id);
+        let Some(window) = self.window else { return Ok(id) };
+        let own = self.claim(window, self.sequence(id)?, total.0.saturating_sub(shared.0));
+        let claimed = self.may_claim(self.claims(window) - own, own);
+        if claimed.is_err() {
+            self.end(id)?;
         }
-        self.end(id)?;
-        let promised = self.promised();
-        Err(self.full(self.pages.free() - promised + short, promised))
+        claimed.map(|()| id)
     }
 
     /// As [`PagedKv::written`], the contents told by the books of the whole sequence.
@@ -151,8 +166,10 @@ impl PagedKv {
         let (gone, unbroken) = (sequence.gone / page, sequence.unbroken);
         let mut count = sequence.known.0.max(gone);
         while (count + 1) * page <= unbroken {
-            let Some(parent) = whole.content_before(id, count)? else { break };
-            self.publish(id, (count - gone) as usize, parent)?;
+            // Where the whole sequence has a page that is not found, none behind it would be.
+            if let Some(parent) = whole.content_before(id, count)? {
+                self.publish(id, (count - gone) as usize, parent)?;
+            }
             count += 1;
         }
         self.sequence_mut(id)?.known.0 = count;

@@ -80,7 +80,7 @@ impl Rig {
         match (kind % 14, self.pick(a)) {
             (0 | 1, _) if self.naive.len() < 5 => self.admit(a, b, c),
             (2..=5, Some(id)) => self.append(id, b, c),
-            (6, Some(id)) => self.step_in_vain(id, b),
+            (6, Some(id)) => self.steps_in_vain(id, b, c),
             (7, Some(id)) if self.naive.len() < 5 => self.fork(id),
             (8, Some(id)) => self.remove(id, b, c),
             (9, Some(id)) => self.drop_and_shift(id, b, c),
@@ -162,14 +162,28 @@ impl Rig {
         })
     }
 
-    /// A step that fails once its rows are written.
-    fn step_in_vain(&mut self, id: SequenceId, b: u16) {
+    /// Steps of which the last fails once its rows are written: all are taken back, if windows still have what they reach.
+    fn steps_in_vain(&mut self, id: SequenceId, b: u16, c: u16) {
         let (mark, naive) = (self.books.mark(id).unwrap(), self.naive[&id].clone());
         assert_eq!((mark.count.index(), mark.promised.0), (naive.tokens.len(), naive.promised));
-        let ids = vec![2; usize::from(b) % self.step as usize + 1];
-        if self.feed(id, &ids, false) {
-            self.books.take_back(id, mark).unwrap();
-            self.naive.insert(id, naive);
+        let ids = vec![u32::from(c) & 1; usize::from(b) % self.step as usize + 1];
+        let before = c / 2 % 5;
+        if !(0..before).all(|_| self.feed(id, &ids, true)) || !self.feed(id, &ids, false) {
+            return;
+        }
+        let (left, reach) = (naive.tokens.len(), |window: &u32| (*window as usize - 1).max(1));
+        let held = |class| left.saturating_sub(self.books.behind(class, id).unwrap().index());
+        let mut classes = self.books.classes().ids().skip(1).zip(&self.windows);
+        let kept = classes.all(|(class, window)| held(class) >= reach(window).min(left));
+        match self.books.take_back(id, mark) {
+            Ok(()) => {
+                assert!(kept, "a window has lost what it reaches");
+                self.naive.insert(id, naive);
+            }
+            Err(why) => {
+                assert!(matches!(why, KvError::Window { .. }) && !kept, "{why}");
+                self.books.written(id).unwrap();
+            }
         }
     }
 
@@ -182,7 +196,7 @@ impl Rig {
             }
             Err(why) => {
                 assert_eq!(before.iter().collect::<Vec<_>>(), self.books.usage().iter().collect::<Vec<_>>(), "{why}");
-                assert!(matches!(why, KvError::Full { .. }) && self.naive[&id].promised > 0, "{why}");
+                assert!(matches!(why, KvError::Full { needed, free, .. } if needed > free), "{why}");
             }
         }
     }

@@ -1,5 +1,5 @@
 //! A sequence with its rows ↔ bytes, to be taken up again later: in another process, in a cache of another size or layout,
-//! on other devices. Loading is all or nothing: what is refused has changed nothing and holds no page.
+//! on other devices; where the same layers keep windows. Loading is all or nothing: what is refused has changed nothing and holds no page.
 //!
 //! # The format, version 1
 //!
@@ -172,10 +172,11 @@ impl Engine {
         tokens: u32,
     ) -> Result<IndexVec<CacheClassId, u32>, SavedError> {
         let mut held: IndexVec<CacheClassId, u32> = [tokens].into_iter().collect();
-        for _ in self.kv.classes().ids().skip(1) {
+        for class in self.kv.classes().ids().skip(1) {
             let found = reader.count("rows of a window")?;
-            if found > tokens {
-                let needed = format!("at most the {tokens} of the sequence");
+            let most = tokens.min(self.kv.most(class).0);
+            if found > most {
+                let needed = format!("at most {most}");
                 return Err(wire::damaged(&reader.file(), "rows of a window", needed, found.to_string()));
             }
             held.push(found);
