@@ -9,7 +9,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::args::{CacheArgs, GpuLayers, ModelArg, SplitArgs, cache_type, gpu_layers};
 use super::planning::{Subject, offload};
 use super::{Usage, devices};
-use crate::fit::{LARGEST_STEP, Override, Request, Sizes, Wishes, fit_sizes, flags, json, table};
+use crate::fit::{Extent, Override, Request, Sizes, Wishes, fit_sizes, flags, json, table};
 use crate::graph::Batch;
 use crate::inspect::prose;
 use crate::models::{CacheSpec, Sliding};
@@ -114,10 +114,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         Size::Auto => None,
     };
     let sizes = Sizes { context: context.map(Tokens), ubatch, most: Tokens(own) };
-    // Caches of windows are counted for the largest step that is tried.
-    let sliding = Some(Sliding { sequences: 1, step: ubatch.unwrap_or(LARGEST_STEP) });
-    let graphs = |batch: Batch, cells: Tokens| {
-        let cache = CacheSpec { cells, keys: args.cache_type_k, values: args.cache_type_v, sliding };
+    let graphs = |batch: Batch, extent: Extent| {
+        let sliding = Some(Sliding { sequences: 1, step: extent.ubatch });
+        let cache = CacheSpec { cells: extent.context, keys: args.cache_type_k, values: args.cache_type_v, sliding };
         model.graph(batch, cache).map_err(|e| e.to_string())
     };
     let request = Request {

@@ -39,7 +39,7 @@ pub use groups::{groups, teams};
 pub use overrides::Override;
 pub use phases::DecodePhase;
 pub use propose::propose;
-pub use sizes::{Chosen, GraphsOfContext, LARGEST_STEP, Sizes, fit_sizes};
+pub use sizes::{Chosen, Extent, GraphsOfContext, Sizes, fit_sizes};
 pub use wishes::{WishError, Wishes};
 
 /// What is to be fitted.

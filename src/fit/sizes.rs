@@ -32,7 +32,16 @@ pub struct Chosen {
 }
 
 /// Makes the graph of a batch bucket for a context.
-pub type GraphsOfContext<'a> = &'a dyn Fn(Batch, Tokens) -> Result<Graph, String>;
+pub type GraphsOfContext<'a> = &'a dyn Fn(Batch, Extent) -> Result<Graph, String>;
+
+/// What caches are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Tokens of a whole sequence.
+    pub context: Tokens,
+    /// The largest step.
+    pub ubatch: Tokens,
+}
 
 /// Contexts that are chosen are multiples of this.
 const STEP: u32 = 256;
@@ -42,9 +51,6 @@ const LEAST: [u32; 2] = [4096, STEP];
 
 /// Largest steps to choose from.
 const UBATCHES: [u32; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
-
-/// The largest of them.
-pub const LARGEST_STEP: Tokens = Tokens(UBATCHES[UBATCHES.len() - 1]);
 
 /// As [`fit`](super::fit), choosing what `sizes` leave open; the request's step is not read.
 ///
@@ -90,7 +96,7 @@ impl Chooser<'_> {
     }
 
     fn by_step(&self, context: Tokens, ubatch: Tokens) -> Result<(Chosen, Found), FitError> {
-        let graphs = |batch: Batch| (self.graphs)(batch, context);
+        let graphs = |batch: Batch| (self.graphs)(batch, Extent { context, ubatch });
         let request = Request { ubatch, ..self.request.clone() };
         let study = Study::new(&graphs, self.machine, &request)?;
         let found = fastest(&study)?;
@@ -123,7 +129,7 @@ impl Chooser<'_> {
     }
 
     fn dealt_alike(&self, context: Tokens, ubatch: Tokens, found: &Found) -> Result<Chosen, FitError> {
-        let graphs = |batch: Batch| (self.graphs)(batch, context);
+        let graphs = |batch: Batch| (self.graphs)(batch, Extent { context, ubatch });
         let request = Request { ubatch, ..self.request.clone() };
         let study = Study::new(&graphs, self.machine, &request)?;
         let found = fit_as(&study, found.choice, found.rule)?;

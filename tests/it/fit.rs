@@ -2,11 +2,11 @@
 
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Link, Machine, MemoryId};
 use loadmaster::fit::{
-    Chosen, Fit, FitError, Override, Request, Sizes, Wishes, fit, fit_sizes, flags, groups, json, table,
+    Chosen, Extent, Fit, FitError, Override, Request, Sizes, Wishes, fit, fit_sizes, flags, groups, json, table,
 };
 use loadmaster::graph::Batch;
 use loadmaster::index::Id;
-use loadmaster::models::{CacheSpec, Model, ShapeFile};
+use loadmaster::models::{CacheSpec, Model, ShapeFile, Sliding};
 use loadmaster::plan::{Offload, Policy, check};
 use loadmaster::residency::CacheHome;
 use loadmaster::tensor::DType;
@@ -495,8 +495,9 @@ fn a_workload_without_tokens_to_generate_has_one_phase() {
 fn sized(model: &str, machine: &Machine, request: &Request, context: Option<u32>, ubatch: Option<u32>) -> Chosen {
     let shape = ShapeFile::shipped(model).unwrap().unwrap();
     let model = Model::from_shape(&shape).unwrap();
-    let graphs = |batch: Batch, cells: Tokens| {
-        let cache = CacheSpec { cells, keys: DType::F16, values: DType::F16, sliding: None };
+    let graphs = |batch: Batch, extent: Extent| {
+        let sliding = Some(Sliding { sequences: 1, step: extent.ubatch });
+        let cache = CacheSpec { cells: extent.context, keys: DType::F16, values: DType::F16, sliding };
         model.graph(batch, cache).map_err(|e| e.to_string())
     };
     let most = Tokens(model.hparams().context);
@@ -521,6 +522,20 @@ fn the_chosen_context_is_the_longest_that_takes_nothing_from_the_card() {
     assert_eq!(held(&chosen.fit, &machine), held(&base, &machine));
     let longer = fitted(model, &machine, context + 256, &request).unwrap();
     assert!(held(&longer, &machine) < held(&base, &machine), "{context}");
+}
+
+/// Of 62 layers 52 keep a window of 1024 tokens and a step: the room that whole caches take is for six times the context.
+#[test]
+fn layers_with_windows_leave_room_for_a_longer_context() {
+    let (model, machine, request) = ("gemma-3-27b-it-q4_k_m", machine("rtx4090"), request(512));
+    let chosen = sized(model, &machine, &request, None, Some(512));
+    holds(&chosen.fit, &machine);
+    let whole = |context| held(&fitted(model, &machine, context, &request).unwrap(), &machine);
+    assert_eq!(held(&chosen.fit, &machine), whole(4096));
+    assert!(whole(chosen.context.0 / 4) < whole(4096), "{}", chosen.context);
+    let auto = sized(model, &machine, &request, Some(4096), None);
+    let told = sized(model, &machine, &request, Some(4096), Some(auto.ubatch.0));
+    assert_eq!(auto.fit.memories.iter().collect::<Vec<_>>(), told.fit.memories.iter().collect::<Vec<_>>());
 }
 
 #[test]
