@@ -1,9 +1,11 @@
 //! Timings and numeric comparisons of a running engine, as data: the tests of llama-bench and llama-batched-bench, perplexity, divergence from
-//! another engine's logits, what a processor attains, and the facts about this computer. Never prints.
+//! another engine's logits, devices against each other node by node, what a processor attains, and the facts about this computer. Never prints.
 
 mod base_file;
 mod batched;
 mod calibrate;
+mod compare;
+mod difference;
 mod divergence;
 pub mod host;
 mod perplexity;
@@ -13,7 +15,11 @@ mod timing;
 pub use base_file::{BaseError, BaseFile};
 pub use batched::{Batched, BatchedRow, time_batched};
 pub use calibrate::{CalibrateError, calibrate};
+pub use compare::{
+    Against, CompareError, Comparison, FLOAT_BOUND, FamilyTime, NodeDifference, QUANTISED_BOUND, Trial, compare,
+};
+pub use difference::{Difference, LogitsDifference, OtherToken};
 pub use divergence::{Divergence, DivergenceSummary, Estimate};
 pub use perplexity::{Perplexity, PerplexityError, Scored, evaluate, score};
 pub use record::{Model, Record, Row};
-pub use timing::{Samples, Test, time};
+pub use timing::{Samples, Test, time, tokens};

@@ -84,7 +84,7 @@ fn warm_up(test: Test) -> Test {
 }
 
 /// Pseudo-random token ids (a linear congruential generator, constants of Knuth's MMIX).
-pub(super) fn tokens(vocab: u32) -> impl Iterator<Item = u32> {
+pub fn tokens(vocab: u32) -> impl Iterator<Item = u32> {
     let mut state = 1u64;
     std::iter::repeat_with(move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -58,15 +58,14 @@ impl Caches {
         Ok(Caches { held, states: graph.states().clone(), classes: graph.classes().clone(), homes })
     }
 
-    /// The states of a class, with which of `held` has each.
-    fn of(&self, class: CacheClassId) -> impl Iterator<Item = (StateId, &State, usize)> {
-        let all = self.states.iter_ids().map(|(id, state)| (id, state, self.homes[id]));
-        all.filter(move |&(_, _, home)| self.held[home].class == class)
+    /// The states of a class.
+    fn of(&self, class: CacheClassId) -> impl Iterator<Item = (StateId, &State)> {
+        self.states.iter_ids().filter(move |&(id, _)| self.held[self.homes[id]].class == class)
     }
 
     /// Bytes of one cell in all states of a class.
     pub fn cell_bytes(&self, class: CacheClassId) -> Bytes {
-        self.of(class).map(|(_, state, _)| state.row_bytes()).sum()
+        self.of(class).map(|(_, state)| state.row_bytes()).sum()
     }
 
     /// Copies cells in every cache of a class.
@@ -120,13 +119,24 @@ impl Caches {
     ) -> Result<(), ExecError> {
         self.same_len(class, cells, bytes.len())?;
         let mut rest = bytes;
-        for (id, state, home) in self.of(class) {
+        for (id, state) in self.of(class) {
             let (rows, behind) = rest.split_at_mut(state.row_bytes().times(cells.len() as u64).index());
             rest = behind;
-            let held = &self.held[home];
-            devices.all[held.device].backend.read_cells(held.caches, id, cells, rows, &[])?;
+            self.read_state(devices, id, cells, rows)?;
         }
         Ok(())
+    }
+
+    /// The rows of `cells` in one state.
+    pub fn read_state(
+        &self,
+        devices: &Devices,
+        state: StateId,
+        cells: &[u32],
+        bytes: &mut [u8],
+    ) -> Result<(), BackendError> {
+        let held = &self.held[self.homes[state]];
+        devices.all[held.device].backend.read_cells(held.caches, state, cells, bytes, &[])
     }
 
     /// What was read back into `cells`.

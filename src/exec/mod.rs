@@ -1,11 +1,13 @@
 //! Plans and a model file → steps that compute: weights go home once, plans are made once a batch bucket, a step only
 //! writes inputs, submits splits and reads logits. Never decides where anything runs; that is the plan's.
 
+mod admit;
 mod bucket;
 mod cells;
 mod devices;
 mod homes;
 mod load;
+mod nodes;
 mod part;
 mod session;
 mod step;
@@ -20,10 +22,12 @@ use crate::device::MemoryId;
 use crate::graph::{Batch, Graph};
 use crate::plan::{PlanError, SplitId};
 use crate::residency::Axis;
+use crate::tensor::quant::QuantError;
 
 pub use devices::Open;
 pub use homes::{dealt, homes};
 pub use load::Progress;
+pub use nodes::{Made, Nodes};
 pub use session::{Session, SessionLimits, Setup, StepInput};
 pub use together::Together;
 
@@ -46,6 +50,8 @@ pub enum ExecError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Backend(#[from] BackendError),
+    #[error(transparent)]
+    Quant(#[from] QuantError),
     #[error("weight {name}: the model file has no such tensor of {needed} bytes")]
     Weight { name: String, needed: u64 },
     #[error(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::admit::vocab_of;
 use super::bucket::Bucket;
 use super::cells::Caches;
 use super::devices::{Devices, Open};
@@ -12,8 +13,7 @@ use super::{ExecError, GraphSource};
 use crate::backend::{self, CellMove, CellTable, CellTurn, Queue};
 use crate::device::{DeviceId, Machine, MemoryId};
 use crate::gguf::Gguf;
-use crate::graph::ops::Rows;
-use crate::graph::{Batch, CacheClass, Graph, Op, State, StateId};
+use crate::graph::{Batch, CacheClass, Graph, State, StateId};
 use crate::index::{CacheClassId, IndexVec};
 use crate::plan::{MemoryUse, Plan, PlanError, Policy, Span, partition, plan};
 use crate::residency::Residency;
@@ -194,7 +194,7 @@ impl Session {
     /// # Errors
     /// The input does not fit the session, or a device failed.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<&[f32], ExecError> {
-        self.admit(input)?;
+        input.admit(self.limits, self.vocab)?;
         let key = self.bucket(input.ids.len(), input.output_rows.len())?;
         run(&self.devices, &self.buckets[&key], &mut self.flight, input)?;
         self.read_logits(key, input.output_rows.len())
@@ -273,28 +273,6 @@ impl Session {
         Ok(&self.logits[..floats])
     }
 
-    fn admit(&self, input: &StepInput<'_>) -> Result<(), ExecError> {
-        let (tokens, outputs) = (input.ids.len(), input.output_rows.len());
-        let SessionLimits { tokens: most_tokens, outputs: most_outputs } = self.limits;
-        if tokens == 0 || tokens > most_tokens.index() || outputs > most_outputs.index() {
-            let (most_tokens, most_outputs) = (most_tokens.0, most_outputs.0);
-            return Err(ExecError::TooLarge { tokens, outputs, most_tokens, most_outputs });
-        }
-        if outputs > tokens {
-            return Err(ExecError::Length { what: "output rows", needed: tokens, found: outputs });
-        }
-        if input.positions.len() != tokens {
-            return Err(ExecError::Length { what: "positions", needed: tokens, found: input.positions.len() });
-        }
-        if let Some(&id) = input.ids.iter().find(|&&id| id >= self.vocab) {
-            return Err(ExecError::TokenId { id, vocab: self.vocab });
-        }
-        if let Some(&row) = input.output_rows.iter().find(|&&row| row as usize >= tokens) {
-            return Err(ExecError::OutputRow { row, tokens });
-        }
-        Ok(())
-    }
-
     /// The bucket that a step of this size runs in, prepared if it is new.
     fn bucket(&mut self, tokens: usize, outputs: usize) -> Result<Batch, ExecError> {
         let round = |n: usize, most: Tokens| {
@@ -332,16 +310,4 @@ impl Session {
 
 fn graph_of(source: &dyn GraphSource, batch: Batch) -> Result<Graph, ExecError> {
     source.graph(batch).map_err(|why| ExecError::Graph { batch, why })
-}
-
-/// Rows of the embedding; without one, no id is refused.
-fn vocab_of(graph: &Graph) -> u32 {
-    let embedded = graph.nodes().find_map(|(_, node)| match &node.op {
-        Op::Rows(Rows::Embed(op)) => Some(graph.weights()[op.weight].rows),
-        Op::Rows(Rows::Select(_)) | Op::Norm(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rope(_) | Op::Cache(_) => {
-            None
-        }
-        Op::Attention(_) | Op::Elementwise(_) | Op::Moe(_) => None,
-    });
-    embedded.unwrap_or(u32::MAX)
 }

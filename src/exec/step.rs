@@ -84,7 +84,8 @@ pub(super) fn run(
     Ok(done.and(ended)?)
 }
 
-fn args<'a>(input: &StepInput<'a>) -> Args<'a> {
+/// What splits are told of a step.
+pub(super) fn args<'a>(input: &StepInput<'a>) -> Args<'a> {
     Args {
         tokens: Tokens(input.ids.len() as u32),
         outputs: Tokens(input.output_rows.len() as u32),

@@ -7,6 +7,7 @@ mod cells_backend;
 mod churn;
 mod cli;
 mod cli_parallel;
+mod compare;
 mod conformance;
 mod deepseek2;
 mod devices;

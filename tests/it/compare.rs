@@ -1,0 +1,275 @@
+//! Devices against each other, node by node: equal ones agree to the bit, a wrong kernel is found and its node named.
+
+use std::sync::{Arc, Mutex};
+
+use loadmaster::backend::{
+    self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTable,
+    CellTurn, Event, HostBytes, ProgramId, Queue, SplitWork,
+};
+use loadmaster::bench::{CompareError, Comparison, FLOAT_BOUND, QUANTISED_BOUND, Trial, compare, tokens};
+use loadmaster::device::{DeviceId, DeviceSpec, MemoryId};
+use loadmaster::exec::{ExecError, Made, Nodes, StepInput, homes};
+use loadmaster::gguf::Gguf;
+use loadmaster::graph::{Batch, Family, StateId};
+use loadmaster::models::{CacheSpec, Model};
+use loadmaster::synth::named;
+use loadmaster::tensor::DType;
+use loadmaster::units::{Bytes, Tokens};
+
+use crate::several_devices::{bits, logits, made, open_with, setup, single, tiny};
+use crate::vulkan;
+
+fn cpu(name: &str) -> (DeviceSpec, Bytes) {
+    (DeviceSpec { name: name.into(), ..single().devices[DeviceId(0)].clone() }, Bytes(1 << 32))
+}
+
+const IDS: u32 = 24;
+
+fn ids() -> Vec<u32> {
+    tokens(500).take(IDS as usize).collect()
+}
+
+fn trial<'a>(gguf: &'a Arc<Gguf>, ids: &'a [u32], devices: Vec<(DeviceSpec, Bytes)>) -> Trial<'a> {
+    Trial {
+        gguf,
+        devices,
+        open: &backend::open,
+        ids,
+        step: Tokens(9),
+        cache: (DType::F16, DType::F16),
+        keep_mapping: false,
+        repetitions: 0,
+        bound: None,
+    }
+}
+
+fn compared(trial: &Trial<'_>) -> Comparison {
+    compare(trial, &|_, _| {}, &|_, _| {}).unwrap()
+}
+
+#[test]
+fn equal_devices_agree_to_the_bit() {
+    let ids = ids();
+    for (i, shape) in tiny().into_iter().enumerate() {
+        let gguf = made(&named(shape).unwrap(), [DType::Q4K, DType::F16, DType::Q5_1][i % 3]);
+        let devices = vec![cpu("a"), cpu("b"), cpu("c")];
+        let found = compared(&Trial { repetitions: 2, bound: Some(0.0), ..trial(&gguf, &ids, devices) });
+        assert_eq!(found.against.iter().map(|a| a.device.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+        for against in &found.against {
+            assert_eq!(against.first_divergence, None, "{shape}");
+            assert!(against.nodes.iter().all(|n| n.difference.nmse == 0.0 && n.difference.max_error == 0.0), "{shape}");
+            // Something was looked at: also what caches hold, and in experts' choices.
+            assert!(against.nodes.iter().all(|n| n.difference.max_abs_reference > 0.0), "{shape}");
+            assert_eq!((against.logits.rows, against.logits.same_greedy), (ids.len(), ids.len()), "{shape}");
+        }
+        let nodes: usize = found.families.iter().map(|time| time.nodes).sum();
+        assert_eq!(nodes, found.against[0].nodes.len());
+        assert!(found.families.iter().all(|time| time.nanoseconds.len() == 3), "{shape}");
+    }
+}
+
+/// What is compared is what a session computes: the same logits, bit for bit, step by step.
+#[test]
+fn nodes_alone_make_the_logits_of_a_session() {
+    for shape in ["llama-tiny", "qwen3moe-tiny", "gemma3-tiny"] {
+        let gguf = made(&named(shape).unwrap(), DType::Q4K);
+        let cache = CacheSpec { cells: Tokens(48), keys: DType::F16, values: DType::Q8_0, sliding: None };
+        let mut whole =
+            open_with(&gguf, cache, setup(single()), |graph, _| homes(graph, &gguf, MemoryId(0), false)).unwrap();
+        let expected = bits(&logits(&mut whole, 16).unwrap());
+        let graph =
+            Model::from_gguf(&gguf).unwrap().graph(Batch { tokens: Tokens(16), outputs: Tokens(16) }, cache).unwrap();
+        let nodes = Nodes::open(graph, &gguf, cpu("cpu"), &backend::open, false, &|_, _| {}).unwrap();
+        let mut found = Vec::new();
+        for first in [0u32, 16, 32] {
+            let positions: Vec<u32> = (first..40.min(first + 16)).collect();
+            let ids: Vec<u32> = positions.iter().map(|i| i * 37 % 500).collect();
+            let rows: Vec<u32> = (0..ids.len() as u32).collect();
+            let tables = [CellTable::single(&positions, Tokens(first + ids.len() as u32), &[0, 1, 2])];
+            let step = StepInput { ids: &ids, positions: &positions, output_rows: &rows, tables: &tables };
+            nodes.begin(&step).unwrap();
+            nodes.graph().node_ids().for_each(|id| _ = nodes.run(id, &step, 1).unwrap());
+            let Made::Floats(row) = nodes.made(nodes.graph().output(), &step).unwrap() else { panic!("{shape}") };
+            found.extend(bits(&row));
+        }
+        assert!(found == expected, "{shape}");
+        let wrong = StepInput { ids: &[1 << 30], positions: &[0], output_rows: &[0], tables: &[] };
+        assert!(matches!(nodes.begin(&wrong), Err(ExecError::TokenId { .. })));
+    }
+}
+
+#[test]
+fn a_wrong_kernel_is_found_and_its_node_named() {
+    let ids = ids();
+    for (shape, nodes) in [
+        ("llama-tiny", ["blk.0.attn_norm", "blk.1.attn_q", "blk.0.attention", "blk.1.ffn_down", "output"]),
+        ("qwen3moe-tiny", ["token_embd", "blk.1.rope_k", "blk.0.ffn_gate_exps", "blk.1.ffn_combine", "output_norm"]),
+    ] {
+        let gguf = made(&named(shape).unwrap(), DType::Q8_0);
+        for name in nodes {
+            let open = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
+                let inner = backend::open(spec)?;
+                let wrong = Mutex::new(None);
+                Ok(if spec.name == "b" { Box::new(Spoiled { inner, node: name, wrong }) } else { inner })
+            };
+            let found = compared(&Trial { open: &open, ..trial(&gguf, &ids, vec![cpu("a"), cpu("b")]) });
+            let against = &found.against[0];
+            assert_eq!(against.first_divergence.as_deref(), Some(name), "{shape}");
+            let at = against.nodes.iter().position(|node| node.name == name).unwrap();
+            assert!(against.nodes[..at].iter().all(|node| node.difference.nmse == 0.0), "{shape} {name}");
+            // Twice the value is apart by all of it.
+            let apart = against.nodes[at].difference;
+            assert!((apart.nmse - 4.0).abs() < 1e-6 && apart.max_error == 2.0 * apart.max_abs_reference, "{apart:?}");
+        }
+    }
+}
+
+#[test]
+fn adapters_stay_within_the_bounds_that_types_set() {
+    let Some(gpu) = vulkan::device() else { return };
+    let open = |spec: &DeviceSpec| -> Result<Box<dyn Backend>, BackendError> {
+        match spec.name.as_str() {
+            "card" => Ok(Box::new(vulkan::backend_over(&gpu))),
+            _ => backend::open(spec),
+        }
+    };
+    let ids = ids();
+    for (shape, dtype, bound) in [
+        ("llama-tiny", DType::F16, FLOAT_BOUND),
+        ("qwen2-tiny", DType::Q4K, QUANTISED_BOUND),
+        ("qwen3moe-tiny", DType::F32, FLOAT_BOUND),
+    ] {
+        let gguf = made(&named(shape).unwrap(), dtype);
+        let card = DeviceSpec { name: "card".into(), ..vulkan::machine().devices[DeviceId(0)].clone() };
+        let found = compared(&Trial { open: &open, ..trial(&gguf, &ids, vec![cpu("cpu"), (card, Bytes(1 << 32))]) });
+        let against = &found.against[0];
+        assert_eq!(against.first_divergence, None, "{shape} {dtype}");
+        let last = against.nodes.last().unwrap();
+        assert!(last.bound == bound && last.family == Family::MatMul, "{last:?}");
+        // Nothing but the embedding is looked up alone: sums are taken in another order.
+        assert!(last.difference.nmse > 0.0 && against.nodes[0].difference.nmse == 0.0, "{shape} {dtype}");
+        assert!(against.nodes[0].bound == FLOAT_BOUND, "{shape} {dtype}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_is_said() {
+    let gguf = made(&named("llama-tiny").unwrap(), DType::F32);
+    let said = |trial: &Trial<'_>| compare(trial, &|_, _| {}, &|_, _| {}).unwrap_err().to_string();
+    let two = || vec![cpu("a"), cpu("b")];
+    assert!(said(&trial(&gguf, &[1], vec![cpu("a")])).contains("needed two devices or more"));
+    assert!(said(&trial(&gguf, &[], two())).contains("no tokens"));
+    assert!(said(&trial(&gguf, &[1, 1 << 20], two())).contains("token id 1048576 is not below"));
+    let small = vec![cpu("a"), (cpu("b").0, Bytes(1 << 10))];
+    let refused = compare(&trial(&gguf, &[1], small), &|_, _| {}, &|_, _| {}).unwrap_err();
+    assert!(matches!(refused, CompareError::Exec(ExecError::Plan(_))), "{refused}");
+    assert!(refused.to_string().starts_with("b needs"), "{refused}");
+}
+
+/// A device whose kernel of one node is wrong: it makes its value negative.
+struct Spoiled {
+    inner: Box<dyn Backend>,
+    node: &'static str,
+    /// The program of that node, and where its value lies.
+    wrong: Mutex<Option<(ProgramId, BufferSpan)>>,
+}
+
+impl Spoiled {
+    fn spoil(&self, at: BufferSpan) -> Result<Event, BackendError> {
+        let mut floats = vec![0f32; at.span.len.index() / 4];
+        self.inner.read(Queue::Compute, at, bytemuck::cast_slice_mut(&mut floats), &[])?;
+        floats.iter_mut().for_each(|x| *x = -*x);
+        self.inner.write(Queue::Compute, at, bytemuck::cast_slice(&floats), &[])
+    }
+}
+
+impl Backend for Spoiled {
+    fn spec(&self) -> &DeviceSpec {
+        self.inner.spec()
+    }
+
+    fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
+        self.inner.alloc(kind, bytes)
+    }
+
+    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
+        self.inner.adopt(bytes)
+    }
+
+    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
+        self.inner.free(buffer)
+    }
+
+    fn allocated(&self) -> Bytes {
+        self.inner.allocated()
+    }
+
+    fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
+        self.inner.write(queue, dst, src, waits)
+    }
+
+    fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
+        self.inner.read(queue, src, dst, waits)
+    }
+
+    fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
+        self.inner.copy(queue, src, dst, waits)
+    }
+
+    fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
+        let program = self.inner.prepare(work)?;
+        let wrong = work.split.nodes.iter().find(|&&id| work.graph.node(id).name == self.node);
+        let at = wrong.map(|&id| (program, BufferSpan { buffer: work.bindings.arena, span: work.values[id] }));
+        *self.wrong.lock().unwrap() = at;
+        Ok(program)
+    }
+
+    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
+        self.inner.discard(program)
+    }
+
+    fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
+        let done = self.inner.submit(program, args, waits)?;
+        self.inner.wait(done)?;
+        let wrong = self.wrong.lock().unwrap().filter(|(wrong, _)| *wrong == program);
+        wrong.map_or(Ok(done), |(_, at)| self.spoil(at))
+    }
+
+    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
+        self.inner.prepare_caches(work)
+    }
+
+    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
+        self.inner.rearrange(caches, moves, waits)
+    }
+
+    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
+        self.inner.turn(caches, turns, waits)
+    }
+
+    fn read_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        dst: &mut [u8],
+        waits: &[Event],
+    ) -> Result<(), BackendError> {
+        self.inner.read_cells(caches, state, cells, dst, waits)
+    }
+
+    fn write_cells(
+        &self,
+        caches: CachesId,
+        state: StateId,
+        cells: &[u32],
+        src: &[u8],
+        waits: &[Event],
+    ) -> Result<Event, BackendError> {
+        self.inner.write_cells(caches, state, cells, src, waits)
+    }
+
+    fn wait(&self, event: Event) -> Result<(), BackendError> {
+        self.inner.wait(event)
+    }
+}
