@@ -212,7 +212,7 @@ impl<'a> Lockstep<'a> {
         if let Some(&median) = times.get(times.len() / 2) {
             let count = self.devices.len();
             let sums = self.times.entry(nodes.graph().node(id).op.family()).or_insert_with(|| vec![Nanos(0); count]);
-            sums[device] = sums[device] + median;
+            sums[device] += median;
         }
         nodes.made(id, step)
     }

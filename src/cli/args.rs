@@ -189,24 +189,16 @@ impl EngineArgs {
         if count > MOST_DEVICES {
             return Err(Usage(format!("--devices has {count} names, at most {MOST_DEVICES} can be driven")));
         }
-        let budget =
-            |i: usize| match self.budget.as_slice() {
-                [] => Ok(Bytes(available.0 / u64::from(count.max(1)))),
-                [one] => Ok(Bytes::mib(*one)),
-                all => all.get(i).map(|&mib| Bytes::mib(mib)).filter(|_| all.len() == self.devices.len()).ok_or_else(
-                    || Usage(format!("--budget has {} numbers for {count} devices, needed one or {count}", all.len())),
-                ),
-            };
+        let budgets = budgets(&self.budget, self.devices.len(), available)?;
         if !self.only_processors() {
-            let budgets: Result<Vec<Bytes>, Usage> = (0..self.devices.len()).map(budget).collect();
-            return self.mixed(threads, &budgets?);
+            return self.mixed(threads, &budgets);
         }
         if count < 2 {
-            return Ok(Machine::single(BackendKind::Cpu, threads, budget(0)?));
+            return Ok(Machine::single(BackendKind::Cpu, threads, budgets.first().copied().unwrap_or(available)));
         }
         let mut machine = Machine::isolated(BackendKind::Cpu, count, threads, Bytes::ZERO);
-        for (i, memory) in machine.memories.ids().enumerate() {
-            (machine.memories[memory].total, machine.memories[memory].free) = (budget(i)?, budget(i)?);
+        for (memory, budget) in machine.memories.ids().zip(budgets) {
+            (machine.memories[memory].total, machine.memories[memory].free) = (budget, budget);
         }
         Ok(machine)
     }
@@ -242,7 +234,7 @@ impl EngineArgs {
                     let name = if processors > 1 { format!("cpu:{i}") } else { "cpu".to_owned() };
                     (DeviceSpec { name: name.clone(), uid: name, ..processor(threads) }, budget)
                 }
-                DeviceName::Vulkan(index) => self.card(&adapters, index, (threads, budget))?,
+                DeviceName::Vulkan(index) => card(&adapters, index, (threads, budget), !self.budget.is_empty())?,
             };
             if devices.iter().any(|(other, _)| other.name == spec.name) {
                 return Err(Usage(format!("--devices names {} twice", spec.name)));
@@ -251,34 +243,45 @@ impl EngineArgs {
         }
         Ok(Machine::linked(devices))
     }
+}
 
-    /// An adapter, with what it may take: a part of the host's memory where it computes on the processor.
-    fn card(
-        &self,
-        adapters: &[AdapterFacts],
-        index: usize,
-        (threads, share): (u32, Bytes),
-    ) -> Result<(DeviceSpec, Bytes), Usage> {
-        let missing = || match adapters.len() {
-            0 => "there is no Vulkan driver on this machine".to_owned(),
-            n => format!("this machine has vulkan:0 to vulkan:{}", n - 1),
-        };
-        let facts = adapters.get(index);
-        let facts = facts.ok_or_else(|| Usage(format!("--devices names vulkan:{index}: {}", missing())))?;
-        // Of a card's own memory, what others use is not known: a sixteenth is left to them.
-        let own = facts.memory.map(|all| Bytes(all.0 - all.0 / 16));
-        let own = if facts.software || !self.budget.is_empty() { Some(share) } else { own };
-        let unsaid = || Usage(format!("{} does not say how much memory it has; name a --budget for it", facts.device));
-        Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
+/// What each of so many devices may take: the numbers of MiB that were given, or equal shares of what is available.
+pub(super) fn budgets(given: &[u64], count: usize, available: Bytes) -> Result<Vec<Bytes>, Usage> {
+    match given {
+        [] => Ok(vec![Bytes(available.0 / count.max(1) as u64); count]),
+        [one] => Ok(vec![Bytes::mib(*one); count]),
+        all if all.len() == count => Ok(all.iter().map(|&mib| Bytes::mib(mib)).collect()),
+        all => Err(Usage(format!("--budget has {} numbers for {count} devices, needed one or {count}", all.len()))),
     }
 }
 
+/// An adapter, with what it may take: its share if that was `given` or it computes on the processor, in a part of the host's
+/// memory.
+pub(super) fn card(
+    adapters: &[AdapterFacts],
+    index: usize,
+    (threads, share): (u32, Bytes),
+    given: bool,
+) -> Result<(DeviceSpec, Bytes), Usage> {
+    let missing = || match adapters.len() {
+        0 => "there is no Vulkan driver on this machine".to_owned(),
+        n => format!("this machine has vulkan:0 to vulkan:{}", n - 1),
+    };
+    let facts = adapters.get(index);
+    let facts = facts.ok_or_else(|| Usage(format!("--devices names vulkan:{index}: {}", missing())))?;
+    // Of a card's own memory, what others use is not known: a sixteenth is left to them.
+    let own = facts.memory.map(|all| Bytes(all.0 - all.0 / 16));
+    let own = if facts.software || given { Some(share) } else { own };
+    let unsaid = || Usage(format!("{} does not say how much memory it has; name a --budget for it", facts.device));
+    Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
+}
+
 /// The processor as a device.
-fn processor(threads: u32) -> DeviceSpec {
+pub(super) fn processor(threads: u32) -> DeviceSpec {
     Machine::single(BackendKind::Cpu, threads, Bytes::ZERO).devices[DeviceId(0)].clone()
 }
 
-fn device_name(text: &str) -> Result<DeviceName, String> {
+pub(super) fn device_name(text: &str) -> Result<DeviceName, String> {
     let number = match text {
         "cpu" => return Ok(DeviceName::Cpu),
         "vulkan" => Some(0),

@@ -242,6 +242,6 @@ fn record<R: Serialize>(folder: &Path, model: &Path, record: Record<R>) -> Resul
 }
 
 /// Seconds are enough.
-fn now() -> String {
+pub(super) fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -5,6 +5,7 @@ mod args;
 mod argv;
 mod bench;
 mod chat;
+mod compare;
 mod completions;
 mod devices;
 mod fit;
@@ -62,6 +63,7 @@ enum Command {
     Fit(fit::Args),
     Sim(sim::Args),
     Bench(bench::Args),
+    Compare(compare::Args),
     Devices(devices::Args),
     Perplexity(perplexity::Args),
     Completions(completions::Args),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => fit::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Completions(args) => completions::run(&args),
