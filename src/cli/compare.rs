@@ -184,7 +184,9 @@ type Opened = (DeviceSpec, Bytes);
 
 /// What is opened, and what records say of it.
 fn devices(args: &Args) -> Result<(Vec<Opened>, Vec<DeviceFacts>)> {
-    let adapters = vulkan::adapters();
+    // A comparison of processors touches no driver.
+    let named = args.devices.iter().any(|device| *device != DeviceName::Cpu);
+    let adapters = if named { vulkan::adapters() } else { Vec::new() };
     let threads = args.threads.unwrap_or_else(host::physical_cores);
     let available = host::available_memory().unwrap_or(Bytes(1 << 60));
     let budgets = args::budgets(&args.budget, args.devices.len(), available)?;
@@ -235,7 +237,7 @@ fn text(document: &Document, args: &Args) -> String {
     let mut out = format!("{}: {count} {} tokens, {step} at a time\n", escape(&model.model_type), tokens.source);
     for facts in devices {
         let driver = facts.driver.as_ref().map_or(String::new(), |driver| format!("; {}", escape(driver)));
-        out += &format!("  {}: {}{driver}; {} threads\n", facts.device, escape(&facts.name), facts.threads);
+        out += &format!("  {}: {}{driver}; threads: {}\n", facts.device, escape(&facts.name), facts.threads);
     }
     for against in &record.rows {
         out += &format!("\n{} against {}:\n{}", against.device, devices[0].device, summary(against, args.bound));
