@@ -16,6 +16,8 @@ use loadmaster::synth::named;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
+use crate::cli::{loadmaster, refused};
+use crate::models::Made as File;
 use crate::several_devices::{bits, logits, made, open_with, setup, single, tiny};
 use crate::vulkan;
 
@@ -164,6 +166,66 @@ fn what_cannot_be_compared_is_said() {
     let refused = compare(&trial(&gguf, &[1], small), &|_, _| {}, &|_, _| {}).unwrap_err();
     assert!(matches!(refused, CompareError::Exec(ExecError::Plan(_))), "{refused}");
     assert!(refused.to_string().starts_with("b needs"), "{refused}");
+}
+
+const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/graphs/shipped/stories-1m.gguf");
+
+#[test]
+fn the_program_compares_and_says_what_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("record.json");
+    let file = file.to_str().unwrap();
+    let usual = ["compare", STORIES, "--devices", "cpu,cpu", "-t", "1", "-r", "1"];
+    let with = |more: &[&str]| {
+        let ran = loadmaster(&[&usual[..], more].concat());
+        assert_eq!(ran.code, 0, "{more:?}: {}", ran.err);
+        ran
+    };
+    let shown = with(&["-p", "Once upon a time", "-ub", "1", "-o", file]);
+    for part in
+        ["every node is within its bound", "same greedy token in 5 of 5 rows", "the 10 of 74 nodes", "time by family"]
+    {
+        assert!(shown.out.contains(part), "no {part:?} in {}", shown.out);
+    }
+    assert!(shown.err.contains("record: "), "{}", shown.err);
+    let document: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(document["tokens"]["ids"].as_array().unwrap().len(), 5);
+    assert_eq!((&document["tokens"]["source"], &document["tokens"]["step"]), (&"text".into(), &1.into()));
+    assert_eq!(document["devices"].as_array().unwrap().len(), 2);
+    assert!(document["machine"]["cpu"].is_string() && document["model_filename"] == STORIES);
+    let row = &document["rows"][0];
+    assert!(row["first_divergence"].is_null() && row["device"] == "cpu" && row["logits"]["same_greedy"] == 5);
+    assert_eq!(row["nodes"].as_array().unwrap().len(), 74);
+    assert!(row["nodes"][9]["nmse"] == 0.0 && row["nodes"][9]["name"] == "blk.0.attn_output");
+    assert!(document["families"].as_array().unwrap().iter().all(|f| f["nanoseconds"][1].as_u64().unwrap() > 0));
+    let all = with(&["--tokens", "3", "--all"]).out;
+    assert!(
+        all.contains("all 74 nodes") && all.contains("3 random tokens") && all.contains("\n  output_norm "),
+        "{all}"
+    );
+    // A model that cannot read text.
+    let mute = folder.path().join("mute.gguf");
+    std::fs::write(&mute, File::of("llama-tiny").set("tokenizer.ggml.model", "none").bytes()).unwrap();
+    let mute = mute.to_str().unwrap();
+    let ran = loadmaster(&["compare", mute, "--devices", "cpu,cpu", "--tokens", "2", "-r", "0", "--json"]);
+    assert!(ran.code == 0 && ran.out.contains("\"source\": \"random\""), "{}", ran.err);
+    refused(&["compare", mute, "--devices", "cpu,cpu", "-p", "a"], 1, &["cannot read text", "--tokens N"]);
+}
+
+#[test]
+fn devices_and_numbers_that_make_no_sense_are_refused() {
+    let two = ["compare", STORIES, "--devices", "cpu,cpu"];
+    let with = |more: &[&'static str]| [&two[..], more].concat();
+    refused(&["compare", STORIES], 2, &["--devices"]);
+    refused(&["compare", STORIES, "--devices", "cpu"], 2, &["--devices has 1 name, needed two or more"]);
+    refused(&["compare", STORIES, "--devices", "cpu,cuda:0"], 2, &["'cuda:0'", "possible values: cpu, vulkan:0"]);
+    refused(&["compare", STORIES, "--devices", "cpu,vulkan:9999"], 2, &["--devices names vulkan:9999: "]);
+    refused(&["compare", "nowhere.gguf", "--devices", "cpu,cpu"], 1, &["nowhere.gguf"]);
+    refused(&with(&["-p", "a", "--tokens", "3"]), 2, &["cannot be used with"]);
+    refused(&with(&["--bound", "-1"]), 2, &["needed a number that is not below 0"]);
+    refused(&with(&["--budget", "1,2,3"]), 2, &["--budget has 3 numbers for 2 devices"]);
+    refused(&with(&["--budget", "1"]), 1, &["cpu needs", "its budget is 1.0 MiB"]);
+    refused(&with(&["--tokens", "1", "-o", "/nowhere/x"]), 1, &["/nowhere/x: cannot write the record"]);
 }
 
 /// A device whose kernel of one node is wrong: it makes its value negative.
