@@ -215,6 +215,42 @@ fn what_is_not_there_is_said_and_nothing_panics() {
     assert!(backend.read(Queue::Peer, at(0, 100), &mut [0; 100], &[]).is_err());
 }
 
+/// Whatever is asked of a device that is gone fails and says so, as often as it is asked.
+#[test]
+fn a_lost_device_is_an_error_of_every_call_after_it() {
+    let Some(gpu) = device() else { return };
+    let gguf = made(&deeper("llama-tiny"), DType::F16);
+    let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+    let open_over = open_over(&gpu);
+    let mut session = open(&gguf, DType::F16, Setup { open: &open_over, ..setup(machine()) }, deal).unwrap();
+    logits(&mut session, 7).unwrap();
+    let backend = backend_over(&gpu);
+    let buffer = backend.alloc(BufferKind::Device, Bytes(100)).unwrap();
+    let whole = BufferSpan { buffer, span: Span { offset: Bytes(0), len: Bytes(100) } };
+    let event = backend.write(Queue::Upload, whole, &[1; 100], &[]).unwrap();
+    gpu.give_up();
+    for _ in 0..2 {
+        let errors = [
+            backend.wait(event).unwrap_err().to_string(),
+            backend.alloc(BufferKind::Device, Bytes(100)).unwrap_err().to_string(),
+            backend.write(Queue::Upload, whole, &[1; 100], &[]).unwrap_err().to_string(),
+            backend.read(Queue::Peer, whole, &mut [0; 100], &[]).unwrap_err().to_string(),
+            backend.copy(Queue::Peer, whole, whole, &[]).unwrap_err().to_string(),
+            logits(&mut session, 7).unwrap_err().to_string(),
+        ];
+        assert!(errors.iter().all(|why| why.contains("the device was lost")), "{errors:#?}");
+    }
+    // A submission is the first that meets the loss.
+    let Some(gpu) = device() else { return };
+    let open_over = self::open_over(&gpu);
+    let mut session = open(&gguf, DType::F16, Setup { open: &open_over, ..setup(machine()) }, deal).unwrap();
+    gpu.give_up();
+    let why = logits(&mut session, 7).unwrap_err().to_string();
+    assert!(why.contains("the device was lost"), "{why}");
+    backend.free(buffer).unwrap();
+    assert_eq!(backend.allocated(), Bytes::ZERO);
+}
+
 #[test]
 fn the_program_writes_on_an_adapter_what_it_writes_on_the_processor() {
     if device().is_none() {

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use wgpu::wgt::PollType;
+
 use super::gpu::Gpu;
 use crate::backend::Event;
 
@@ -37,6 +39,8 @@ impl Flights {
     /// Hands work over; everything written before is done before it.
     pub fn submit(&mut self, gpu: &Gpu, work: Option<wgpu::CommandBuffer>) -> Result<Event, String> {
         let submission = gpu.queue.submit(work);
+        // What failed ends no event: what was written goes with the next.
+        gpu.polled(PollType::Poll)?;
         self.last += 1;
         (self.loose, self.open) = (0, false);
         self.submitted.push_back((self.last, submission));
@@ -45,7 +49,6 @@ impl Flights {
         {
             gpu.wait(oldest)?;
         }
-        gpu.sound()?;
         Ok(Event(self.last))
     }
 
@@ -53,8 +56,8 @@ impl Flights {
     pub fn wrote(&mut self, gpu: &Gpu, bytes: u64) -> Result<Event, String> {
         self.loose += bytes;
         if self.loose < LOOSE {
+            gpu.polled(PollType::Poll)?;
             (self.last, self.open) = (self.last + 1, true);
-            gpu.sound()?;
             return Ok(Event(self.last));
         }
         let before = self.submitted.back().map(|(_, submission)| submission.clone());
@@ -78,7 +81,8 @@ impl Flights {
     pub fn fetch(&mut self, gpu: &Gpu, (src, at): (&wgpu::Buffer, u64), dst: &mut [u8]) -> Result<(), String> {
         let (first, skip) = (at / 4 * 4, (at % 4) as usize);
         let bytes = (skip as u64 + dst.len() as u64).next_multiple_of(4);
-        let staging = self.staging(gpu)?;
+        // What fails may leave it mapped, so it is kept only by what succeeds.
+        let staging = self.staging.take().map_or_else(|| staging(gpu), Ok)?;
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(src, first, &staging, 0, bytes);
         let event = self.submit(gpu, Some(encoder.finish()))?;
@@ -90,22 +94,19 @@ impl Flights {
             dst.copy_from_slice(&view[skip..skip + dst.len()]);
         }
         staging.unmap();
+        self.staging = Some(staging);
         Ok(())
     }
+}
 
-    fn staging(&mut self, gpu: &Gpu) -> Result<wgpu::Buffer, String> {
-        if let Some(staging) = &self.staging {
-            return Ok(staging.clone());
-        }
-        let made = gpu.guarded(|| {
-            gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: PIECE + 16,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })?;
-        self.staging = Some(made.clone());
-        Ok(made)
-    }
+/// What bytes come back through.
+fn staging(gpu: &Gpu) -> Result<wgpu::Buffer, String> {
+    gpu.guarded(|| {
+        gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: PIECE + 16,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    })
 }

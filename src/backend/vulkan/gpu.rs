@@ -2,12 +2,14 @@
 //! whoever asked, or of the next who asks; nothing panics. Several backends may share one.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use wgpu::wgt::PollType;
 
+use super::faults::Faults;
 use super::kernel::{Kernel, Source};
 
 /// An open device.
@@ -23,7 +25,7 @@ pub struct Gpu {
     /// Invocations of a team.
     pub(super) lanes: u32,
     /// What the device reported outside of any call.
-    fault: Arc<Mutex<Option<String>>>,
+    faults: Arc<Faults>,
     kernels: Mutex<HashMap<Source, Arc<Kernel>>>,
 }
 
@@ -78,14 +80,10 @@ impl Gpu {
         };
         let opened = now(adapter.request_device(&wanted)).ok_or("the adapter does not answer")?;
         let (device, queue) = opened.map_err(|e| e.to_string())?;
-        let fault = Arc::new(Mutex::new(None));
-        let (seen, lost) = (Arc::clone(&fault), Arc::clone(&fault));
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&seen, error.to_string())));
-        device.set_device_lost_callback(move |reason, why| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&lost, format!("the device was lost: {why}"));
-            }
-        });
+        let faults = Arc::new(Faults::default());
+        let (seen, lost) = (Arc::clone(&faults), Arc::clone(&faults));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| seen.note(error.to_string())));
+        device.set_device_lost_callback(move |_, why| lost.lose(&why));
         let align = u64::from(limits.min_storage_buffer_offset_alignment).max(16);
         Ok(Arc::new(Gpu {
             device,
@@ -97,21 +95,24 @@ impl Gpu {
             },
             align,
             lanes: if subgroups { info.subgroup_min_size } else { SHARED_LANES },
-            fault,
+            faults,
             kernels: Mutex::default(),
         }))
     }
 
-    /// Fails if the device has reported anything outside of a call, now or before.
+    /// Fails if the device is lost, or has reported what nobody was told of.
     pub(super) fn sound(&self) -> Result<(), String> {
-        match &*locked(&self.fault) {
-            Some(why) => Err(why.clone()),
-            None => Ok(()),
-        }
+        self.faults.told()
     }
 
-    /// What `make` makes, unless the device objects to it.
+    /// Gives the device up, for all who share it: what is asked of it from now on fails, as after any other loss.
+    pub fn give_up(&self) {
+        self.device.destroy();
+    }
+
+    /// What `make` makes, unless the device objects to it or is lost: then no error reaches the scopes.
     pub(super) fn guarded<T>(&self, make: impl FnOnce() -> T) -> Result<T, String> {
+        self.polled(PollType::Poll)?;
         let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| self.device.push_error_scope(filter));
         let made = make();
@@ -119,7 +120,7 @@ impl Gpu {
         let errors = scopes.into_iter().rev().filter_map(|scope| now(scope.pop()).flatten());
         match errors.fold(None, |first: Option<wgpu::Error>, next| first.or(Some(next))) {
             Some(error) => Err(error.to_string()),
-            None => Ok(made),
+            None => self.sound().map(|()| made),
         }
     }
 
@@ -135,9 +136,29 @@ impl Gpu {
 
     /// Returns when a submission is done.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), String> {
-        let until = PollType::Wait { submission_index: Some(submission), timeout: None };
-        self.device.poll(until).map_err(|e| e.to_string())?;
-        self.sound()
+        self.polled(PollType::Wait { submission_index: Some(submission), timeout: None })
+    }
+
+    /// Asks the device how far it is, and whether it is still there.
+    pub(super) fn polled(&self, until: PollType<wgpu::SubmissionIndex>) -> Result<(), String> {
+        self.sound()?;
+        let asked = self.poll(until);
+        if asked.is_err() {
+            // One that was given up says so when it is asked for nothing.
+            let _ = self.poll(PollType::Poll);
+        }
+        self.sound().and(asked)
+    }
+
+    /// The only place where the device is polled, which panics where a driver fails at it.
+    fn poll(&self, until: PollType<wgpu::SubmissionIndex>) -> Result<(), String> {
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(until))) {
+            Ok(polled) => polled.map(|_| ()).map_err(|e| e.to_string()),
+            Err(_) => {
+                self.faults.lose("its driver failed while it was waited for");
+                self.sound()
+            }
+        }
     }
 }
 
@@ -149,10 +170,6 @@ pub(super) fn adapters() -> Vec<wgpu::Adapter> {
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     };
     now(wgpu::Instance::new(wanted).enumerate_adapters(wgpu::Backends::VULKAN)).unwrap_or_default()
-}
-
-fn note(fault: &Mutex<Option<String>>, why: String) {
-    locked(fault).get_or_insert(why);
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

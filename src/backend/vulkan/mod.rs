@@ -6,6 +6,7 @@ mod adapters;
 mod arguments;
 mod build;
 mod cells;
+mod faults;
 mod flights;
 mod gpu;
 mod heaps;
