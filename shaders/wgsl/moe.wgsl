@@ -42,8 +42,14 @@ const NONE: f32 = -3.0e38;
 var<private> probabilities: array<f32, EXPERTS>;
 var<private> scores: array<f32, EXPERTS>;
 
+// A score, and the expert that has it.
+struct Best {
+    score: f32,
+    expert: u32,
+}
+
 // Of scores `from` to `end` the highest, which is that of the expert it returns: of several the lowest.
-fn best(lane: u32, from_expert: u32, end_expert: u32) -> vec2<f32> {
+fn best(lane: u32, from_expert: u32, end_expert: u32) -> Best {
     var score = NONE;
     var expert = 0xffffffffu;
     for (var k = 0u; k < EXPERTS; k++) {
@@ -55,7 +61,7 @@ fn best(lane: u32, from_expert: u32, end_expert: u32) -> vec2<f32> {
     }
     let most = team_max(score, lane);
     let least = team_least(select(0xffffffffu, expert, score == most), lane);
-    return vec2<f32>(most, bitcast<f32>(least));
+    return Best(most, least);
 }
 
 fn take(lane: u32, expert: u32) {
@@ -115,14 +121,13 @@ fn keep_groups(lane: u32) {
     var worths: array<f32, EXPERTS>;
     for (var g = 0u; g < p.groups; g++) {
         let first = best(lane, g * size, (g + 1u) * size);
-        let expert = bitcast<u32>(first.y);
-        take(lane, expert);
+        take(lane, first.expert);
         let second = best(lane, g * size, (g + 1u) * size);
-        if (expert % LANES == lane && expert < p.experts) {
-            scores[expert / LANES] = first.x;
+        if (first.expert % LANES == lane && first.expert < p.experts) {
+            scores[first.expert / LANES] = first.score;
         }
         if (g % LANES == lane) {
-            worths[g / LANES] = first.x + second.x;
+            worths[g / LANES] = first.score + second.score;
         }
     }
     var kept: array<u32, EXPERTS>;
@@ -161,7 +166,7 @@ fn choose(lane: u32, row: u32) {
     var sum = 0.0;
     for (var slot = 0u; slot < p.used; slot++) {
         // Where nothing is left but what is no number, slots take experts in turn.
-        let found = bitcast<u32>(best(lane, 0u, p.experts).y);
+        let found = best(lane, 0u, p.experts).expert;
         let expert = select(found, slot, found >= p.experts);
         let mine = expert % LANES == lane;
         var weight = 0.0;

@@ -157,7 +157,9 @@ impl Source {
         }
         let store = self.store.unwrap_or(DType::F32);
         text += &self.file.text().replace("STORE", &format!("store_{}", store.name()));
-        text
+        // Where the team is a subgroup, its members are numbered as that numbers them.
+        let lane = if gpu.caps.subgroups { "subgroup_invocation_id" } else { "local_invocation_index" };
+        text.replace("local_invocation_index) lane", &format!("{lane}) lane"))
     }
 }
 
