@@ -255,8 +255,7 @@ pub(super) fn budgets(given: &[u64], count: usize, available: Bytes) -> Result<V
     }
 }
 
-/// An adapter, with what it may take: its share if that was `given` or it computes on the processor, in a part of the host's
-/// memory.
+/// An adapter, with what it may take: its share if that was `given`, and at most that where its memory is the host's.
 pub(super) fn card(
     adapters: &[AdapterFacts],
     index: usize,
@@ -269,9 +268,7 @@ pub(super) fn card(
     };
     let facts = adapters.get(index);
     let facts = facts.ok_or_else(|| Usage(format!("--devices names vulkan:{index}: {}", missing())))?;
-    // Of a card's own memory, what others use is not known: a sixteenth is left to them.
-    let own = facts.memory.map(|all| Bytes(all.0 - all.0 / 16));
-    let own = if facts.software || given { Some(share) } else { own };
+    let own = if given { Some(share) } else { facts.room(share) };
     let unsaid = || Usage(format!("{} does not say how much memory it has; name a --budget for it", facts.device));
     Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
 }

@@ -68,12 +68,14 @@ fn adapters() -> String {
     }
     let mut text = "\nvulkan:\n".to_owned();
     for facts in &all {
-        let AdapterFacts { device, name, driver, bus, software, memory, features, subgroup, buffer, binding } = facts;
+        let AdapterFacts { device, name, driver, bus, software, shared, memory, .. } = facts;
+        let AdapterFacts { features, subgroup, buffer, binding, .. } = facts;
         let place = if bus.is_empty() { "" } else { " at " };
         let kind = if *software { ", on the processor" } else { "" };
         let (from, to) = subgroup;
         text += &format!("  {device}  {name}{place}{bus}{kind}; {driver}; subgroups of {from} to {to}");
-        text += &memory.map_or(String::new(), |memory| format!("; memory {memory}"));
+        let whose = if *shared { " of the host's" } else { "" };
+        text += &memory.map_or(String::new(), |memory| format!("; memory {memory}{whose}"));
         text += &format!("; buffers up to {buffer}, seen {binding} at a time; {}\n", features.join(", "));
     }
     text

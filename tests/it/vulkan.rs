@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use loadmaster::backend::vulkan::{Caps, Gpu, VulkanBackend};
+use loadmaster::backend::vulkan::{AdapterFacts, Caps, Gpu, VulkanBackend};
 use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions};
@@ -213,6 +213,32 @@ fn what_is_not_there_is_said_and_nothing_panics() {
     backend.free(buffer).unwrap();
     assert_eq!(backend.allocated(), Bytes::ZERO);
     assert!(backend.read(Queue::Peer, at(0, 100), &mut [0; 100], &[]).is_err());
+}
+
+#[test]
+fn memory_of_the_host_is_taken_only_as_far_as_it_is_shared() {
+    let facts = |software: bool, shared: bool, memory: Option<u64>| AdapterFacts {
+        device: "vulkan:0".into(),
+        name: String::new(),
+        driver: String::new(),
+        bus: String::new(),
+        software,
+        shared,
+        memory: memory.map(Bytes::mib),
+        features: Vec::new(),
+        subgroup: (32, 32),
+        buffer: Bytes::mib(1),
+        binding: Bytes::mib(1),
+    };
+    let share = Bytes::mib(3000);
+    assert_eq!(facts(true, true, None).room(share), Some(share));
+    assert_eq!(facts(false, true, Some(4000)).room(share), Some(share));
+    assert_eq!(facts(false, true, Some(2000)).room(share), Some(Bytes::mib(2000)));
+    assert_eq!(facts(false, false, Some(16_000)).room(share), Some(Bytes::mib(15_000)));
+    assert_eq!(facts(false, false, None).room(share), None);
+    let overhead = |facts: AdapterFacts| facts.spec(MemoryId(0), 1).overhead;
+    assert_eq!(overhead(facts(true, true, None)), Bytes::ZERO);
+    assert!(overhead(facts(false, true, None)) > Bytes::ZERO && overhead(facts(false, false, None)) > Bytes::ZERO);
 }
 
 /// Whatever is asked of a device that is gone fails and says so, as often as it is asked.

@@ -17,7 +17,9 @@ pub struct AdapterFacts {
     pub bus: String,
     /// Whether it computes on the processor.
     pub software: bool,
-    /// Memory of its own, used by others or not.
+    /// Whether its memory is the host's.
+    pub shared: bool,
+    /// The memory that it computes from, used by others or not.
     pub memory: Option<Bytes>,
     /// What kernels may use there beside what all have, by name.
     pub features: Vec<&'static str>,
@@ -38,6 +40,7 @@ pub fn adapters() -> Vec<AdapterFacts> {
             name: info.name,
             driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
             memory: heaps::own_memory(&adapter),
+            shared: matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu),
             bus: info.device_pci_bus_id,
             features: features(adapter.features()),
             software: info.device_type == wgpu::DeviceType::Cpu,
@@ -82,7 +85,20 @@ const SOFTWARE: Rates = Rates {
     hides: 0.0,
 };
 
+/// What a driver of hardware takes for itself: its context, staging, arguments. An estimate.
+const CONTEXT: Bytes = Bytes(384 << 20);
+
 impl AdapterFacts {
+    /// What may be taken of its memory where nobody says, if it says how much there is; `share` is what it may have of
+    /// the host's.
+    pub fn room(&self, share: Bytes) -> Option<Bytes> {
+        // What others use of a card's own memory is not known: a sixteenth is left to them.
+        match self.shared {
+            true => Some(self.memory.map_or(share, |all| share.min(all))),
+            false => self.memory.map(|all| Bytes(all.0 - all.0 / 16)),
+        }
+    }
+
     /// The device that it is for plans, over a memory of its own; `threads` load its weights.
     pub fn spec(&self, memory: MemoryId, threads: u32) -> DeviceSpec {
         let uid = if self.bus.is_empty() { &self.device } else { &self.bus };
@@ -93,7 +109,7 @@ impl AdapterFacts {
             memory,
             workers: threads,
             alignment: 256,
-            overhead: Bytes::ZERO,
+            overhead: if self.software { Bytes::ZERO } else { CONTEXT },
             types: Types::Kernels,
             rates: if self.software { SOFTWARE } else { MODEST },
             overlaps: false,

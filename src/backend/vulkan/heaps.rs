@@ -6,7 +6,7 @@ use crate::units::Bytes;
 /// The bit of a heap that is the device's own (`VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`).
 const DEVICE_LOCAL: u32 = 1;
 
-/// Bytes of an adapter's own heaps, if it has some.
+/// Bytes of the largest heap of an adapter's own, if it has one: others may be windows into it.
 pub fn own_memory(adapter: &wgpu::Adapter) -> Option<Bytes> {
     // SAFETY: the guard lives to the end of this function, and nothing that it leads to is destroyed or changed here.
     let raw = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
@@ -15,5 +15,5 @@ pub fn own_memory(adapter: &wgpu::Adapter) -> Option<Bytes> {
     let memory = unsafe { instance.get_physical_device_memory_properties(raw.raw_physical_device()) };
     let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
     let own = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
-    Some(Bytes(own.map(|heap| heap.size).fold(0, u64::saturating_add))).filter(|&bytes| bytes > Bytes::ZERO)
+    own.map(|heap| Bytes(heap.size)).max().filter(|&bytes| bytes > Bytes::ZERO)
 }
