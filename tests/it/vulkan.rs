@@ -215,6 +215,18 @@ fn what_is_not_there_is_said_and_nothing_panics() {
     assert!(backend.read(Queue::Peer, at(0, 100), &mut [0; 100], &[]).is_err());
 }
 
+/// What kernels write lies in one buffer of the device, whatever weights do.
+#[test]
+fn an_arena_that_is_larger_than_a_buffer_is_refused() {
+    let Some(gpu) = device_with(Caps { buffer: 64 << 10, ..Caps::DEVICE }) else { return };
+    let gguf = made(&deeper("llama-tiny"), DType::F16);
+    let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+    let setup = Setup { open: &open_over(&gpu), ..setup(machine()) };
+    let refused = open(&gguf, DType::F16, setup, deal).err().unwrap().to_string();
+    let why = "the arena is written by kernels and has ";
+    assert!(refused.contains(why) && refused.contains("a buffer of this device has at most 64.0 KiB"), "{refused}");
+}
+
 #[test]
 fn memory_of_the_host_is_taken_only_as_far_as_it_is_shared() {
     let facts = |software: bool, shared: bool, memory: Option<u64>| AdapterFacts {

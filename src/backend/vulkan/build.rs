@@ -16,20 +16,23 @@ use crate::tensor::DType;
 /// Makes the dispatches of a split.
 ///
 /// # Errors
-/// A node has no kernel, or something it needs is not bound or larger than a kernel can see.
+/// A node has no kernel, or something it needs is not bound or larger than a kernel can see; the arena is larger than a
+/// buffer of the device.
 pub fn dispatches(
     gpu: &Gpu,
     device: &str,
     buffers: &Buffers,
     work: &SplitWork<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
+    let refuse = |node: &str, why| BackendError::Prepare { device: device.into(), node: node.into(), why };
+    let arena = buffers.get(device, work.bindings.arena)?;
+    arena.written(gpu).map_err(|why| refuse("the arena", why))?;
     let mut builder = Builder { gpu, device, buffers, work, at: NodeId(0), drafts: Drafts::default() };
     for &node in &work.split.nodes {
         builder.at = node;
         builder.node(node)?;
     }
-    let refuse = |why| BackendError::Prepare { device: device.into(), node: "the split".into(), why };
-    builder.drafts.finish(gpu).map_err(refuse)
+    builder.drafts.finish(gpu).map_err(|why| refuse("the split", why))
 }
 
 pub(super) struct Builder<'a> {

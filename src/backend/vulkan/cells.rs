@@ -80,6 +80,7 @@ impl Caches {
             };
             let layout = CacheRows::of(state).ok_or_else(|| refuse(state, "has a type that is not kept".into()))?;
             let (memory, range) = buffers.range(device, at)?;
+            let memory = memory.written(gpu).map_err(|why| refuse(state, why))?;
             let window = memory.window(gpu, &range, 1).filter(|(_, held)| *held == range.end - range.start);
             let (window, _) = window.ok_or_else(|| {
                 let most = gpu.caps.binding;

@@ -79,6 +79,15 @@ impl Memory {
         }
     }
 
+    /// Fails where a kernel that writes would do so in one of two neighbours only.
+    pub fn written(&self, gpu: &Gpu) -> Result<&Memory, String> {
+        let (bytes, most) = (self.bytes, Bytes(gpu.caps.buffer));
+        match self.chunks.len() {
+            1 => Ok(self),
+            _ => Err(format!("is written by kernels and has {bytes}, a buffer of this device has at most {most}")),
+        }
+    }
+
     /// The device buffer that holds most from byte `at` on, and how many it holds.
     fn from(&self, at: u64) -> Option<(&Chunk, u64)> {
         let held = self.chunks.iter().filter(|c| c.first <= at && at < c.first + c.bytes);

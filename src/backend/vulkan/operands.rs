@@ -112,13 +112,16 @@ impl Builder<'_> {
     /// A cache, in `at` its first byte, and its rows.
     pub fn state(&self, id: StateId) -> Result<(Bound, CacheRows), BackendError> {
         let state = &self.work.graph.states()[id];
-        let refuse = |why: &str| {
+        let refuse = |why: String| {
             let (device, node) = (self.device.to_owned(), format!("state {}", state.name));
-            BackendError::Prepare { device, node, why: why.into() }
+            BackendError::Prepare { device, node, why }
         };
-        let rows = CacheRows::of(state).ok_or_else(|| refuse("has a type that this device cannot keep a cache in"))?;
-        let at = self.work.bindings.states.get(id).copied().flatten().ok_or_else(|| refuse("is not bound"))?;
+        let untyped = || refuse("has a type that this device cannot keep a cache in".into());
+        let rows = CacheRows::of(state).ok_or_else(untyped)?;
+        let at = self.work.bindings.states.get(id).copied().flatten();
+        let at = at.ok_or_else(|| refuse("is not bound".into()))?;
         same_len(self.device, state.bytes(), at.span.len.index())?;
+        self.buffers.get(self.device, at.buffer)?.written(self.gpu).map_err(refuse)?;
         let bound = self.whole(at)?;
         Ok((Bound { at: 4 * bound.at, ..bound }, rows))
     }
