@@ -52,6 +52,8 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     if (row0 >= end_row) {
         return;
     }
+    // The last tile may have fewer rows.
+    let count_rows = min(TILE, end_row - row0);
     let flat = p.first + t % (p.end - p.first);
     let head = flat / p.rows;
     let n = flat % p.rows;
@@ -60,14 +62,19 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
         w_run(p.w_at + (flat - p.first) * p.row_bytes, run);
         let count = min(32u, p.cols - run * 32u);
         for (var j = 0u; j < TILE; j++) {
-            let at = p.x_at + (min(row0 + j, end_row - 1u) - p.from_row) * p.x_row + head * p.x_head + run * 32u;
-            sums[j] += x_dot(at, count);
+            if (j < count_rows) {
+                let at = p.x_at + (row0 + j - p.from_row) * p.x_row + head * p.x_head + run * 32u;
+                sums[j] += x_dot(at, count);
+            }
         }
     }
     for (var j = 0u; j < TILE; j++) {
+        if (j >= count_rows) {
+            break;
+        }
         var sum = team_sum(sums[j], lane);
         let row = row0 + j - p.from_row;
-        if (lane == 0u && row0 + j < end_row) {
+        if (lane == 0u) {
             let at = row * p.out_row + head * p.out_head + n;
             if (p.has_bias != 0u) {
                 sum += bias[p.bias_at + n];

@@ -3,7 +3,7 @@
 //! there is reported as skipped; `REQUIRE_BACKENDS` makes that a failure.
 
 use loadmaster::backend::cpu::CpuBackend;
-use loadmaster::backend::vulkan::Caps;
+use loadmaster::backend::vulkan::{Caps, adapters};
 use loadmaster::backend::{Args, Backend, BufferSpan, CellTable, Queue, SequenceRows, SplitWork};
 use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
 use loadmaster::graph::ops::{
@@ -232,6 +232,33 @@ fn products_with_every_type_are_those_of_the_numbers_that_blocks_stand_for() {
 #[test]
 fn products_over_windows_and_over_several_buffers_are_the_same() {
     products((900, 5), |cases| check(cases, WINDOWS));
+}
+
+/// Drivers of hardware are not held to it: one may contract a product and a sum in the kernel of one row and not in that
+/// of several.
+#[test]
+fn a_row_of_a_product_has_the_same_bits_in_every_batch_on_the_processor() {
+    if adapters().first().is_some_and(|adapter| !adapter.software) {
+        return eprintln!("skipped: the first adapter is hardware");
+    }
+    for caps in [Caps::DEVICE, SHARED] {
+        let Some((device, backend)) = present(caps) else { return };
+        for dtype in types() {
+            let grow = move |g: &mut Grown| {
+                let (x, weight) = (g.value("x", 512), g.weight("w", dtype, (1, 33, 512)));
+                g.node("product", Op::MatMul(MatMul { x, weight, bias: None, residual: None }))
+            };
+            let bits = |tokens| -> Vec<u32> {
+                let case = Case { name: "product".into(), tokens, bound: 0.0, grow: &grow };
+                run(&graph(&case, false), BackendKind::Vulkan, &*backend).iter().map(|x| x.to_bits()).collect()
+            };
+            let all = bits(40);
+            assert_eq!(all.len(), 40 * 33);
+            for tokens in [1, 2, 7, 8] {
+                assert_eq!(bits(tokens), all[..33 * tokens as usize], "{device}: {dtype}, {tokens} rows");
+            }
+        }
+    }
 }
 
 #[test]
