@@ -20,8 +20,8 @@ use crate::plan::{bind, inputs_of};
 use crate::reference::nmse;
 use crate::vulkan;
 
-/// Less than a device allows, so that weights and buffers are in pieces.
-const WINDOWS: Caps = Caps { buffer: 192 << 10, binding: 64 << 10, ..SHARED };
+/// Less than a device allows, so that weights and buffers are in pieces, and steps too.
+const WINDOWS: Caps = Caps { buffer: 192 << 10, binding: 64 << 10, work: 1 << 12, ..SHARED };
 
 /// What an adapter without subgroups of one size has.
 const SHARED: Caps = Caps { subgroups: false, ..Caps::DEVICE };

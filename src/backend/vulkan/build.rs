@@ -218,7 +218,10 @@ impl Builder<'_> {
             .reading("values", value_type)
             .with("VALUES", value_dim.div_ceil(self.gpu.lanes));
         let slots = vec![keys.slot, values.slot, q.slot, out.slot];
-        self.drafts.push(Draft { source, params, slots, count: Count::each(value.dim, op.heads.into(), 1) });
+        let reach = if window == 0 { key_state.cells.0 } else { window.min(key_state.cells.0) };
+        let bytes = u64::from(reach) * (u64::from(key_rows.head) + u64::from(value_rows.head));
+        let count = Count::each(value.dim, op.heads.into(), 1).reading(bytes);
+        self.drafts.push(Draft { source, params, slots, count });
         Ok(())
     }
 

@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use wgpu::wgt::PollType;
 
 use super::gpu::Gpu;
+use super::program::{Dispatch, portion};
 use crate::backend::Event;
+use crate::units::Tokens;
 
 /// Bytes written that are handed over without waiting for a split.
 const LOOSE: u64 = 32 << 20;
@@ -50,6 +52,32 @@ impl Flights {
             gpu.wait(oldest)?;
         }
         Ok(Event(self.last))
+    }
+
+    /// Hands dispatches over in portions that drivers accept; the event is that of the last.
+    pub fn hand_over(
+        &mut self,
+        gpu: &Gpu,
+        dispatches: &[Dispatch],
+        arguments: Option<&wgpu::BindGroup>,
+        rows: (Tokens, Tokens),
+    ) -> Result<Event, String> {
+        let mut left = dispatches;
+        loop {
+            let (now, later) = portion(left, gpu.caps.work, rows);
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            if let Some(arguments) = arguments {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                now.iter().for_each(|dispatch| dispatch.record(&mut pass, arguments, rows));
+            }
+            let work = encoder.finish();
+            if later.is_empty() {
+                return self.submit(gpu, Some(work));
+            }
+            gpu.queue.submit([work]);
+            gpu.sound()?;
+            left = later;
+        }
     }
 
     /// The event of bytes that were written; every so many are handed over, and those before waited for.

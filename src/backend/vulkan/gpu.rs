@@ -36,13 +36,15 @@ pub struct Caps {
     pub buffer: u64,
     /// Bytes of the part of a buffer that a kernel sees.
     pub binding: u64,
+    /// Bytes that kernels read in one submission, give or take a dispatch: drivers end those that take seconds.
+    pub work: u64,
     /// Whether members of a team may speak through their subgroup.
     pub subgroups: bool,
 }
 
 impl Caps {
-    /// All that the device allows.
-    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX, subgroups: true };
+    /// All that the device allows; and of work a large model's weights for a row, or a small one's for a batch.
+    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX, work: 1 << 36, subgroups: true };
 }
 
 /// Members of a team that shares workgroup memory.
@@ -91,6 +93,7 @@ impl Gpu {
             caps: Caps {
                 buffer: caps.buffer.min(limits.max_buffer_size) / 256 * 256,
                 binding: caps.binding.min(limits.max_storage_buffer_binding_size) / 256 * 256,
+                work: caps.work,
                 subgroups,
             },
             align,

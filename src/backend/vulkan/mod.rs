@@ -213,8 +213,8 @@ impl Backend for VulkanBackend {
         let found = programs.get(program).and_then(Option::as_ref);
         let found = found.ok_or_else(|| BackendError::NoProgram { device: self.spec.name.clone(), program })?;
         found.limits.admit(&self.spec.name, args)?;
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut wider = None;
+        let mut bound = None;
         if let (Some(arguments), Some(first)) = (&found.arguments, found.dispatches.first()) {
             arguments::write(args, words);
             // Sequences that share pages have a table each.
@@ -226,11 +226,10 @@ impl Backend for VulkanBackend {
                 made.write(&self.gpu, words);
                 wider.insert(made).group()
             };
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            let rows = (args.tokens, args.outputs);
-            found.dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass, group, rows));
+            bound = Some(group);
         }
-        let done = flights.submit(&self.gpu, Some(encoder.finish())).map_err(|why| self.failed(why))?;
+        let rows = (args.tokens, args.outputs);
+        let done = flights.hand_over(&self.gpu, &found.dispatches, bound, rows).map_err(|why| self.failed(why))?;
         if wider.is_some()
             && let Some(program) = &mut programs[program]
         {

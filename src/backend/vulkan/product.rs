@@ -107,7 +107,8 @@ impl Builder<'_> {
                     routing: Some(self.bound(&routing)?),
                 };
                 let units = u64::from(used) * u64::from(weight.rows);
-                let count = Count { rows: rows.clone(), ..Count::each(value.dim, units, 1) };
+                let bytes = weight.row_bytes.into();
+                let count = Count { rows: rows.clone(), ..Count::each(value.dim, units, 1).reading(bytes) };
                 let source = weight.read_by(File::MatMul, "experts").with("TILE", 1);
                 self.product(source, (&weight, Some(part)), (value.dim, &rows), shape, (&operands, count))?;
             }
@@ -126,8 +127,8 @@ impl Builder<'_> {
     ) -> Result<(), BackendError> {
         for (tile, when) in [(1, 0..2), (TILE, 2..u32::MAX)] {
             for part in &weight.windows {
-                let units = u64::from(part.rows.end - part.rows.start);
-                let count = Count { dim, rows: rows.clone(), when: when.clone(), tile, units, group: 1 };
+                let (units, bytes) = (u64::from(part.rows.end - part.rows.start), weight.row_bytes.into());
+                let count = Count { dim, rows: rows.clone(), when: when.clone(), tile, units, group: 1, bytes };
                 let source = weight.read_by(File::MatMul, "matmul").with("TILE", tile);
                 self.product(source, (weight, Some(part)), (dim, rows), shape, (operands, count))?;
             }

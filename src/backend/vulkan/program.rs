@@ -34,23 +34,40 @@ pub struct Count {
     pub units: u64,
     /// Units a workgroup.
     pub group: u64,
+    /// Bytes of weights or caches that a unit reads at most for a row.
+    pub bytes: u64,
 }
 
 impl Count {
     /// One or several units for each row of `dim`, all of them.
     pub fn each(dim: RowDim, units: u64, group: u64) -> Count {
-        Count { dim, rows: 0..u32::MAX, when: 0..u32::MAX, tile: 1, units, group }
+        Count { dim, rows: 0..u32::MAX, when: 0..u32::MAX, tile: 1, units, group, bytes: 0 }
     }
 
-    /// Workgroups along two axes, if there are any.
-    fn groups(&self, tokens: Tokens, outputs: Tokens) -> Option<(u32, u32)> {
+    /// The same for kernels that read so many bytes a unit and row.
+    pub fn reading(self, bytes: u64) -> Count {
+        Count { bytes, ..self }
+    }
+
+    /// The rows that are its own.
+    fn own(&self, (tokens, outputs): (Tokens, Tokens)) -> u32 {
         let rows = match self.dim {
             RowDim::Tokens => tokens.0,
             RowDim::Outputs => outputs.0,
         };
         let own = rows.min(self.rows.end).saturating_sub(self.rows.start);
-        let groups = (u64::from(own.div_ceil(self.tile)) * self.units).div_ceil(self.group);
-        if groups == 0 || !self.when.contains(&rows) {
+        if self.when.contains(&rows) { own } else { 0 }
+    }
+
+    /// Bytes that are read in all.
+    fn work(&self, rows: (Tokens, Tokens)) -> u64 {
+        u64::from(self.own(rows)).saturating_mul(self.units).saturating_mul(self.bytes)
+    }
+
+    /// Workgroups along two axes, if there are any.
+    fn groups(&self, rows: (Tokens, Tokens)) -> Option<(u32, u32)> {
+        let groups = (u64::from(self.own(rows).div_ceil(self.tile)) * self.units).div_ceil(self.group);
+        if groups == 0 {
             return None;
         }
         let high = groups.div_ceil(MOST_GROUPS);
@@ -159,7 +176,7 @@ pub struct Dispatch {
 impl Dispatch {
     /// Records it for so many rows; `arguments` are those of the step.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, arguments: &wgpu::BindGroup, rows: (Tokens, Tokens)) {
-        if let Some((x, y)) = self.count.groups(rows.0, rows.1) {
+        if let Some((x, y)) = self.count.groups(rows) {
             pass.set_pipeline(&self.kernel.pipeline);
             pass.set_bind_group(0, &self.operands, &[]);
             pass.set_bind_group(1, arguments, &[]);
@@ -171,6 +188,16 @@ impl Dispatch {
     pub fn arguments(&self) -> &wgpu::BindGroupLayout {
         &self.kernel.arguments
     }
+}
+
+/// The first dispatches, of which one submission is made, and the others: a new one begins where `most` bytes are read.
+pub fn portion(dispatches: &[Dispatch], most: u64, rows: (Tokens, Tokens)) -> (&[Dispatch], &[Dispatch]) {
+    let mut work = 0u64;
+    let full = dispatches.iter().position(|dispatch| {
+        work = work.saturating_add(dispatch.count.work(rows));
+        work >= most
+    });
+    dispatches.split_at(full.map_or(dispatches.len(), |last| last + 1))
 }
 
 /// Words that a step's kernels read, written for each.
