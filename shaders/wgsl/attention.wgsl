@@ -61,8 +61,10 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
     for (var base = first; base < end; base += LANES) {
         let there = base + lane < end;
         var s = LEAST;
+        var cell = 0u;
         if (there) {
-            s = score(q_at, p.key_at + cell_at(p.of_class, row, base + lane) * p.key_row + head * p.key_head);
+            cell = cell_at(p.of_class, row, base + lane);
+            s = score(q_at, p.key_at + cell * p.key_row + head * p.key_head);
         }
         let risen = max(most, team_max(s, lane));
         let weight = select(0.0, exp(s - risen), there);
@@ -72,10 +74,10 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) g
         for (var k = 0u; k < VALUES; k++) {
             sums[k] *= keep;
         }
-        team_give(weight, lane);
+        team_give_both(weight, cell, lane);
         for (var j = 0u; j < min(LANES, end - base); j++) {
             let its = team_take(lane, j);
-            let value = p.value_at + cell_at(p.of_class, row, base + j) * p.value_row + head * p.value_head;
+            let value = p.value_at + team_take_word(lane, j) * p.value_row + head * p.value_head;
             for (var k = 0u; k < VALUES; k++) {
                 let e = k * LANES + lane;
                 if (e < p.value_dim) {

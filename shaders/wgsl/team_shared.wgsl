@@ -38,7 +38,18 @@ fn team_give(x: f32, lane: u32) {
     workgroupBarrier();
 }
 
+fn team_give_both(x: f32, word: u32, lane: u32) {
+    workgroupBarrier();
+    team_numbers[lane] = x;
+    team_words[lane] = word;
+    workgroupBarrier();
+}
+
 // What member `from_lane` gave last.
 fn team_take(lane: u32, from_lane: u32) -> f32 {
     return team_numbers[from_lane];
+}
+
+fn team_take_word(lane: u32, from_lane: u32) -> u32 {
+    return team_words[from_lane];
 }

@@ -12,13 +12,19 @@ fn team_least(x: u32, lane: u32) -> u32 {
     return subgroupMin(x);
 }
 
-// What member `from` has; `from` is the same for all.
-fn team_give(x: f32, lane: u32) {
+// What members take from each other; `from_lane` is the same for all.
+fn team_give_both(x: f32, word: u32, lane: u32) {
     team_given = x;
+    team_given_word = word;
 }
 
 fn team_take(lane: u32, from_lane: u32) -> f32 {
     return subgroupShuffle(team_given, from_lane);
 }
 
+fn team_take_word(lane: u32, from_lane: u32) -> u32 {
+    return subgroupShuffle(team_given_word, from_lane);
+}
+
 var<private> team_given: f32;
+var<private> team_given_word: u32;
