@@ -115,13 +115,13 @@ impl Engine {
     }
 
     /// Drops the older half of what follows the first `keep` tokens, so that a full sequence can go on: in whole pages,
-    /// `keep` rounded up to such, and nothing that a window reaches. What stays moves to the positions that became free, its keys are rotated; none of them
-    /// more than once in its life where sequences are shortened in no other way.
+    /// `keep` rounded up to such, and nothing that a window reaches. What stays moves to the positions that became free, its
+    /// keys are rotated; none of them more than once in its life where sequences are shortened in no other way.
     ///
     /// # Errors
-    /// Fewer than two pages follow, or no page that no window reaches; the sequence has holes; pages that others read would have to be copied and none is free
-    /// for that; there is no such sequence. Nothing has changed, except that after a failure of a device the sequence has
-    /// ended.
+    /// Fewer than two pages follow, or no page that no window reaches; the sequence has holes; pages that others read would
+    /// have to be copied and none is free for that; there is no such sequence. Nothing has changed, except that after a
+    /// failure of a device the sequence has ended.
     pub fn shift(&mut self, sequence: SequenceId, keep: Tokens) -> Result<Shifted, EngineError> {
         let page = self.kv.layout().page();
         let table = self.kv.whole().table(sequence)?;
@@ -143,8 +143,8 @@ impl Engine {
             books.remove(sequence, from, to)?;
             books.shift(sequence, (to, end), delta)
         };
-        drop_on(&mut self.kv.clone())?;
-        let copies = drop_on(&mut self.kv)?;
+        let before = self.kv.clone();
+        let copies = drop_on(&mut self.kv).inspect_err(|_| self.kv = before)?;
         match self.copy_and_turn(copies) {
             Ok(turned) => Ok(Shifted { dropped: Tokens(dropped), turned }),
             Err(why) => {
