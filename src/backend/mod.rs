@@ -197,6 +197,48 @@ pub enum BackendError {
     Prepare { device: String, node: String, why: String },
     #[error("{device}: a worker failed: {why}")]
     Worker { device: String, why: String },
+    #[error("{device}: {why}")]
+    Lost { device: String, why: String },
+}
+
+/// What a device will not get over by being asked again; each with its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault<'a> {
+    /// It has less memory than it was asked for.
+    OutOfMemory(&'a str),
+    /// It is gone, with all that lay on it.
+    Lost(&'a str),
+}
+
+impl<'a> Fault<'a> {
+    /// The device.
+    pub fn device(self) -> &'a str {
+        match self {
+            Fault::OutOfMemory(device) | Fault::Lost(device) => device,
+        }
+    }
+}
+
+impl BackendError {
+    /// Whether the device is at fault for good.
+    pub fn fault(&self) -> Option<Fault<'_>> {
+        match self {
+            BackendError::OutOfMemory { device, .. } => Some(Fault::OutOfMemory(device)),
+            BackendError::Lost { device, .. } => Some(Fault::Lost(device)),
+            BackendError::NotDriven { .. }
+            | BackendError::NoBuffer { .. }
+            | BackendError::OutOfBuffer { .. }
+            | BackendError::ReadOnly { .. }
+            | BackendError::NoProgram { .. }
+            | BackendError::NoCaches { .. }
+            | BackendError::NoState { .. }
+            | BackendError::OutOfCells { .. }
+            | BackendError::NoEvent { .. }
+            | BackendError::Argument { .. }
+            | BackendError::Prepare { .. }
+            | BackendError::Worker { .. } => None,
+        }
+    }
 }
 
 /// One device. Methods may be called from several threads; events order work across queues.

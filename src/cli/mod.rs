@@ -25,6 +25,7 @@ mod sim;
 mod steps;
 mod synth;
 mod tokenize;
+mod trace;
 
 use std::io;
 use std::process::ExitCode;

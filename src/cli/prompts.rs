@@ -1,11 +1,10 @@
 //! `run --parallel`: the prompts of a file, side by side → their texts in the order of the file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::run::{Style, show_memory};
@@ -58,11 +57,17 @@ impl Asked<'_> {
 }
 
 impl Many<'_> {
-    /// Continues every prompt; a trace of the steps goes to `trace`.
+    /// Continues every prompt; what the steps did goes to `steps`.
     ///
     /// # Errors
     /// A device failed, or a prompt could not be continued; the others are then shown all the same.
-    pub fn run(&self, engine: &mut Engine, sampler: &Sampler, prompts: &[String], trace: Option<File>) -> Result<()> {
+    pub fn run(
+        &self,
+        engine: &mut Engine,
+        sampler: &Sampler,
+        prompts: &[String],
+        steps: Option<&mut Steps>,
+    ) -> Result<()> {
         let context = engine.context();
         // A text without an end of its own, or that may drop what it had, has its part of the cache.
         let part = context.0 / self.parallel / Tokens::PAGE.0 * Tokens::PAGE.0;
@@ -84,14 +89,10 @@ impl Many<'_> {
             };
             asked.push(Asked { prompt, text: String::new(), outcome });
         }
-        let mut steps = trace.is_some().then(Steps::new);
-        let shown = self.serve(&mut queue, &places, &mut asked, steps.as_mut());
+        let shown = self.serve(&mut queue, &places, &mut asked, steps);
         let moved = queue.report().moved;
         drop(queue);
-        let written = |(mut file, steps): (File, Steps)| file.write_all(steps.document().as_bytes());
-        let traced = trace.zip(steps).map_or(Ok(()), written);
         shown?;
-        traced.context("cannot write the trace")?;
         report(engine, &asked, started.elapsed(), moved);
         match asked.iter().filter(|asked| matches!(asked.outcome, Some(Err(_)) | None)).count() {
             0 => Ok(()),

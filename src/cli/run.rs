@@ -11,7 +11,8 @@ use clap::Args as ClapArgs;
 use super::args::{EngineArgs, MOST_TOKENS, SampleArgs};
 use super::prompts::{self, Many};
 use super::session::{self, SessionArgs};
-use super::{Usage, chat, interrupt, note, open, shipped};
+use super::steps::Steps;
+use super::{Usage, chat, interrupt, note, open, shipped, trace};
 use crate::bench::host;
 use crate::engine::{Engine, Finish, Generate, Generated, SavedFile};
 use crate::inspect::prose;
@@ -40,8 +41,9 @@ pub(super) struct Args {
     /// With --parallel: an object a line instead of text
     #[arg(long, requires = "parallel")]
     json: bool,
-    /// With --parallel: write a trace of the steps and of what was weighed between them, for Perfetto or Chrome
-    #[arg(long, value_name = "FILE", requires = "parallel")]
+    /// Write what every device did and when, on the rows of `sim --trace`, for Perfetto or Chrome; with --parallel also the
+    /// steps and what was weighed between them. Work that a device would have under way together is waited for
+    #[arg(long, value_name = "FILE", conflicts_with = "conversation")]
     trace: Option<PathBuf>,
     /// Chat: lines from the keyboard, answers from the model [-cnv]
     #[arg(long, conflicts_with_all = ["file", "no_conversation"])]
@@ -128,17 +130,23 @@ pub(super) fn run(args: Args, start: Instant) -> Result<()> {
     style.shift = style.shift.map(|keep| keep.max(Tokens(tokenizer.adds_bos().into())));
     open::tokenizer_notes(tokenizer).iter().for_each(|n| note(&format!("note: {n}")));
     interrupt::listen()?;
-    match task {
+    let mut steps = trace.as_ref().map(|_| {
+        engine.session().trace();
+        Steps::new(engine.session().machine().devices.len())
+    });
+    let done = match task {
         Task::Lines(prompts) => {
             let many = Many { style: &style, parallel, echo: !args.no_display_prompt, json: args.json };
-            many.run(&mut engine, &sampler, &prompts, trace)
+            many.run(&mut engine, &sampler, &prompts, steps.as_mut())
         }
         Task::Text(prompt) => {
             let text = Text { style: &style, session: &args.session, target, echo: !args.no_display_prompt };
             text.run(&mut engine, sampler, &prompt)
         }
         Task::Chat(first) => chat::chat(&mut engine, sampler, &style, args.system_prompt, first),
-    }
+    };
+    let traced = trace.zip(steps).map_or(Ok(()), |(file, steps)| trace::write(file, engine.session(), steps));
+    done.and(traced)
 }
 
 /// What is asked for.
@@ -303,8 +311,9 @@ pub(super) fn report(engine: &Engine, generated: &Generated, ready: Option<Durat
     show_memory(engine);
 }
 
-/// What was allocated, on stderr.
+/// What was allocated, on stderr, and what devices did that it had to be allocated again for.
 pub(super) fn show_memory(engine: &Engine) {
+    engine.incidents().iter().for_each(|incident| note(&format!("note: {incident}")));
     let memory = engine.memory();
     let resident = host::resident().map_or("unknown".to_owned(), |b| b.to_string());
     note(&format!(

@@ -7,19 +7,22 @@ use serde_json::{Value, json};
 
 use crate::engine::{Compacted, StepReport};
 use crate::kv::Price;
-use crate::sim::trace_document;
 
 /// What was noted so far.
 pub(super) struct Steps {
     start: Instant,
+    /// The process that they are shown as.
+    process: usize,
     events: Vec<Value>,
     moved: Compacted,
 }
 
 impl Steps {
-    /// Nothing yet; time starts now.
-    pub fn new() -> Steps {
-        Steps { start: Instant::now(), events: Vec::new(), moved: Compacted::default() }
+    /// Nothing yet; time starts now. The processes before are those of `devices`.
+    pub fn new(devices: usize) -> Steps {
+        let process = devices + 1;
+        let name = json!({ "ph": "M", "name": "process_name", "pid": process, "tid": 0, "args": { "name": "steps" } });
+        Steps { start: Instant::now(), process, events: vec![name], moved: Compacted::default() }
     }
 
     /// Notes a step that ended now and began at `since`.
@@ -27,7 +30,7 @@ impl Steps {
         let micros = |at: Instant| (at - self.start).as_secs_f64() * 1e6;
         let (from, to) = (micros(since), micros(Instant::now()));
         let StepReport { rows, sequences, prompts, waiting, pages, price, moved } = report;
-        let event = |ph: &str, name: &str, ts: f64, args: Value| json!({ "ph": ph, "name": name, "pid": 1, "tid": 1, "ts": ts, "args": args });
+        let event = |ph: &str, name: &str, ts: f64, args: Value| json!({ "ph": ph, "name": name, "pid": self.process, "tid": 1, "ts": ts, "args": args });
         let made = json!({
             "rows": rows, "sequences": sequences, "prompts": prompts, "waiting": waiting,
             "cell_moves": moved.moves - self.moved.moves, "moved_bytes": moved.bytes.saturating_sub(self.moved.bytes).0,
@@ -44,9 +47,9 @@ impl Steps {
         self.moved = moved;
     }
 
-    /// The JSON document.
-    pub fn document(&self) -> String {
-        trace_document(&self.events)
+    /// What was noted.
+    pub fn events(self) -> Vec<Value> {
+        self.events
     }
 }
 

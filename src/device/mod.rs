@@ -6,6 +6,7 @@ mod scratch;
 mod shipped;
 mod support;
 mod verify;
+mod without;
 
 use serde::{Deserialize, Serialize};
 

@@ -49,7 +49,8 @@ pub fn supports(device: &DeviceSpec, graph: &Graph, node: &Node) -> Result<(), U
     }
 }
 
-/// Whether the kernels of `device` read weights that lie in `layout`.
+/// Whether the kernels of `device` read weights that lie in `layout`. What is streamed to one that does not is brought
+/// into the file's layout on its way.
 pub fn reads_layout(device: &DeviceSpec, layout: Layout) -> bool {
     match (device.types, device.kind, layout) {
         (Types::Kernels, BackendKind::Vulkan, Layout::Panel16) => false,

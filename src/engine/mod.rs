@@ -1,9 +1,11 @@
 //! Sequences of tokens → logits and text: a model, its session, its cache and its tokenizer under one roof.
 //! Cuts prompts into steps, puts many sequences into one and keeps the books; what runs where is the plan's business.
 
+mod begun;
 mod cells;
 mod generate;
 mod queue;
+mod recover;
 mod request;
 mod saved;
 mod share;
@@ -16,7 +18,7 @@ use thiserror::Error;
 
 use crate::backend;
 use crate::device::{BackendKind, Machine};
-use crate::exec::{ExecError, GraphSource, Open, Progress, Session, SessionLimits, Setup, Together, dealt};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, Together, dealt};
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
@@ -29,11 +31,13 @@ use crate::tensor::DType;
 use crate::text::{TextError, Tokenizer};
 use crate::units::{Bytes, Tokens};
 
+use begun::Begun;
 use step::StepRows;
 
 pub use cells::{Compacted, Shifted};
 pub use generate::{Finish, Generate, Generated};
 pub use queue::{Finished, Queue, QueueLimits, RequestId, StepReport};
+pub use recover::{Incident, Opener, Remedy};
 pub use request::Request;
 pub use saved::{FactOf, Loaded, SavedError, SavedFile};
 pub use step::{Piece, Wanted};
@@ -89,6 +93,8 @@ pub enum EngineError {
     Holes(SequenceId),
     #[error("{0} was lost when a device failed")]
     Lost(SequenceId),
+    #[error("{incident}, which failed: {why}")]
+    Incurable { incident: Incident, why: Box<EngineError> },
     #[error("cells are read in pages of {needed}, the cache is to have pages of {found}")]
     Page { needed: u32, found: u32 },
     #[error("request {0} does not run")]
@@ -105,6 +111,35 @@ pub struct Engine {
     session: Session,
     kv: Books,
     rows: StepRows,
+    begun: Begun,
+    opened: Opened,
+}
+
+/// How the session was opened, and is again if a device fails.
+struct Opened {
+    opener: Opener,
+    machine: Machine,
+    options: EngineOptions,
+    /// How often the device at fault has been asked for less.
+    tries: u32,
+    incidents: Vec<Incident>,
+}
+
+impl Opened {
+    /// Plans and loads the model on what there is of the machine.
+    fn open(&self, gguf: &Arc<Gguf>, model: &Model, progress: Progress<'_>) -> Result<Session, EngineError> {
+        let Opened { machine, options, .. } = self;
+        let tokens = Tokens(options.step.0.clamp(1, options.context.0.max(1)));
+        let sliding = Some(Sliding { sequences: options.sequences, step: tokens });
+        let (keys, values) = (options.cache_keys, options.cache_values);
+        let cache = CacheSpec { cells: options.context, keys, values, sliding };
+        let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
+        let source = Box::new(ModelSource { model: model.clone(), cache });
+        let home = |graph: &Graph| dealt(graph, gguf, machine, options.keep_mapping);
+        let (together, residency) = Together::new(source, home, teams(machine, options.together as usize))?;
+        let setup = Setup { open: &*self.opener, ..Setup::new(machine.clone(), limits) };
+        Ok(Session::open(Box::new(together), gguf, setup, |_, _| residency, progress)?)
+    }
 }
 
 /// What a chunk of a compaction takes unless told otherwise: a few milliseconds of copying, as many commands as a large
@@ -144,7 +179,7 @@ impl Engine {
         options: EngineOptions,
         progress: Progress<'_>,
     ) -> Result<Engine, EngineError> {
-        Engine::open_with(&backend::open, machine, gguf, options, progress)
+        Engine::open_with(Arc::new(backend::open), machine, gguf, options, progress)
     }
 
     /// As [`Engine::open_on`], with devices that `open` opens.
@@ -152,7 +187,7 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::open_on`].
     pub fn open_with(
-        open: Open<'_>,
+        opener: Opener,
         machine: Machine,
         gguf: Gguf,
         options: EngineOptions,
@@ -167,19 +202,12 @@ impl Engine {
         let model = Model::from_gguf(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(gguf.metadata());
         let context = Tokens(options.context.pages().saturating_mul(Tokens::PAGE.0));
-        let tokens = Tokens(options.step.0.clamp(1, context.0.max(1)));
-        let sliding = Some(Sliding { sequences: options.sequences, step: tokens });
-        let (keys, values) = (options.cache_keys, options.cache_values);
-        let cache = CacheSpec { cells: context, keys, values, sliding };
-        let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
-        let source = Box::new(ModelSource { model: model.clone(), cache });
-        let home = |graph: &Graph| dealt(graph, &gguf, &machine, options.keep_mapping);
-        let (together, residency) = Together::new(source, home, teams(&machine, options.together as usize))?;
-        let setup = Setup { open, ..Setup::new(machine.clone(), limits) };
-        let session = Session::open(Box::new(together), &gguf, setup, |_, _| residency, progress)?;
+        let options = EngineOptions { context, ..options };
+        let mut opened = Opened { opener, machine, options, tries: 0, incidents: Vec::new() };
+        let session = opened.session(&|opened| opened.open(&gguf, &model, progress))?;
         let kv = books(&session, context, options.layout);
-        let rows = StepRows::with_room(tokens, &kv);
-        Ok(Engine { gguf, model, tokenizer, session, kv, rows })
+        let rows = StepRows::with_room(session.limits().tokens, &kv);
+        Ok(Engine { gguf, model, tokenizer, session, kv, rows, begun: Begun::default(), opened })
     }
 
     /// The model file.

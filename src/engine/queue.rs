@@ -215,8 +215,10 @@ impl<'e> Queue<'e> {
         if found >= most {
             return Err(EngineError::Step { what: "sequences", most: most as u32, found: found + 1 });
         }
-        let sequence = self.engine.fork(running.sequence)?;
-        if let Err(full) = self.engine.kv.reserve(sequence, running.left()) {
+        let sequence = running.sequence;
+        self.certain()?;
+        let sequence = self.engine.fork(sequence)?;
+        if let Err(full) = self.engine.kv.reserve(sequence, self.running[at].left()) {
             self.engine.end(sequence)?;
             return Err(full.into());
         }
@@ -234,6 +236,8 @@ impl<'e> Queue<'e> {
 
 impl Drop for Queue<'_> {
     fn drop(&mut self) {
+        // Where that fails, sequences that stay are as before their prompts.
+        let _ = self.engine.certain();
         for running in self.running.drain(..) {
             // A sequence that is gone holds nothing.
             let _ = match running.own {

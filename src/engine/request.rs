@@ -50,6 +50,8 @@ pub(super) struct Running {
     /// Tokens that need not be evaluated, and those that are in the sequence.
     shared: usize,
     fed: usize,
+    /// Of those, the ones that steps under way append.
+    uncertain: usize,
     /// Most tokens of the request that are fed before something is dropped.
     room: usize,
     pub shift: Option<Tokens>,
@@ -84,6 +86,7 @@ impl Running {
             ignore_end,
             shared,
             fed: shared,
+            uncertain: 0,
             room,
             shift,
             owed: Tokens(0),
@@ -136,6 +139,21 @@ impl Running {
     /// Tokens that may still be fed.
     pub fn left(&self) -> Tokens {
         Tokens(self.room.saturating_sub(self.fed) as u32)
+    }
+
+    /// Notes that as many of what it was fed last are not certain to be there.
+    pub fn begun(&mut self, count: usize) {
+        self.uncertain += count;
+    }
+
+    /// Notes that what it was fed is in the sequence.
+    pub fn is_certain(&mut self) {
+        self.uncertain = 0;
+    }
+
+    /// Notes that what steps under way were to append is not in the sequence.
+    pub fn is_undone(&mut self) {
+        self.fed -= std::mem::take(&mut self.uncertain);
     }
 
     /// Notes that `count` more tokens are in the sequence; of the last, `logits` if it is the last there is. `text` gets

@@ -32,6 +32,15 @@ pub struct Piece<'a> {
     pub wanted: Wanted,
 }
 
+/// How far a step is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Run {
+    /// Until its logits are there.
+    ToItsEnd,
+    /// Others may follow before it has ended; what it wrote is not known to be there.
+    Begin,
+}
+
 /// The rows of a step while it is put together.
 pub(super) struct StepRows {
     writes: IndexVec<CacheClassId, Writes>,
@@ -84,7 +93,7 @@ impl Engine {
         for piece in pieces {
             self.add(*piece)?;
         }
-        self.run_step()?;
+        self.run_step(Run::ToItsEnd)?;
         Ok(self.session.logits())
     }
 
@@ -99,8 +108,11 @@ impl Engine {
         let step = self.session.limits().tokens.index();
         let (head, last) = ids.split_at((ids.len() - 1) / step * step);
         let pieces = head.chunks(step).map(|ids| (ids, Wanted::None)).chain([(last, Wanted::Last)]);
+        // While one device has work of a step, another has work of the one before.
+        let together = self.may_begin();
         for (ids, wanted) in pieces {
-            self.one(Piece { sequence, ids, wanted }, mark)?;
+            let how = if together && wanted == Wanted::None { Run::Begin } else { Run::ToItsEnd };
+            self.one(Piece { sequence, ids, wanted }, mark, how)?;
         }
         Ok(self.session.logits())
     }
@@ -121,16 +133,20 @@ impl Engine {
         let SessionLimits { tokens, outputs } = self.session.limits();
         let step = tokens.index().min(outputs.index());
         for (i, ids) in ids.chunks(step).enumerate() {
-            self.one(Piece { sequence, ids, wanted: Wanted::All }, mark)?;
+            self.one(Piece { sequence, ids, wanted: Wanted::All }, mark, Run::ToItsEnd)?;
             rows(i * step, self.session.logits());
         }
         Ok(())
     }
 
     /// A step of one piece; a failure brings its sequence back to `mark`.
-    fn one(&mut self, piece: Piece<'_>, mark: Mark) -> Result<(), EngineError> {
+    fn one(&mut self, piece: Piece<'_>, mark: Mark, how: Run) -> Result<(), EngineError> {
         self.begin_step();
-        let done = self.add(piece).and_then(|()| self.run_step());
+        let done = match self.add(piece) {
+            Ok(()) => self.run_step(how),
+            // What was begun before counts no more.
+            Err(why) => self.certain().and(Err(why)),
+        };
         if done.is_err() && self.kv.length(piece.sequence).is_ok() {
             self.bring_back(piece.sequence, mark)?;
         }
@@ -245,17 +261,46 @@ impl Engine {
         again
     }
 
-    /// Runs the step that was put together; its logits are the session's.
-    pub(super) fn run_step(&mut self) -> Result<(), EngineError> {
+    /// Runs the step that was put together; its logits are the session's. After an error nothing is appended any more of it,
+    /// nor of the steps that were under way.
+    pub(super) fn run_step(&mut self, how: Run) -> Result<(), EngineError> {
         self.tables()?;
-        let rows = &self.rows;
-        let input =
-            StepInput { ids: &rows.ids, positions: &rows.positions, output_rows: &rows.outputs, tables: &rows.tables };
-        if let Err(why) = self.session.step(&input) {
-            self.take_back()?;
-            return Err(why.into());
+        let mut run = self.attempt(how);
+        while let Err(EngineError::Exec(why)) = &run {
+            run = match self.recover(why) {
+                Ok(true) => self.attempt(Run::ToItsEnd),
+                Ok(false) => break,
+                Err(incurable) => Err(incurable),
+            };
         }
-        self.rows.pieces.iter().try_for_each(|(sequence, _)| Ok(self.kv.written(*sequence)?))
+        match (&run, how) {
+            (Err(_), _) => self.take_back()?,
+            (Ok(()), Run::Begin) => {
+                self.begun.note(&mut self.rows.pieces);
+                return Ok(());
+            }
+            (Ok(()), Run::ToItsEnd) => {
+                self.rows.pieces.iter().try_for_each(|(sequence, _)| self.kv.written(*sequence))?;
+            }
+        }
+        self.ended(run)
+    }
+
+    /// Runs the step that was put together, if none of its sequences is lost.
+    fn attempt(&mut self, how: Run) -> Result<(), EngineError> {
+        let StepRows { ids, positions, outputs, tables, pieces, .. } = &self.rows;
+        if let Some(&(lost, _)) = pieces.iter().find(|(sequence, _)| self.kv.length(*sequence).is_err()) {
+            return Err(EngineError::Lost(lost));
+        }
+        let input = StepInput { ids, positions, output_rows: outputs, tables };
+        match how {
+            Run::ToItsEnd => self.session.step(&input)?,
+            // Those before it must end all the same.
+            Run::Begin => {
+                self.session.begin(&input).map(|()| &[][..]).or_else(|why| self.session.finish().and(Err(why)))?
+            }
+        };
+        Ok(())
     }
 
     /// Where the rows of every piece are read and written, class by class.

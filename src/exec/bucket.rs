@@ -1,16 +1,16 @@
 //! A plan → a bucket that runs without it: prepared programs, and every copy with its buffers and ranges resolved.
 //! Prepares once; nothing here runs.
 
-use std::ops::Range;
-
 use super::ExecError;
 use super::devices::Devices;
-use crate::backend::{BoundSlice, BufferSpan, ProgramId, SplitWork};
-use crate::device::DeviceId;
-use crate::graph::{Graph, Input, RowDim};
+use crate::backend::{Bindings, BoundSlice, BufferSpan, ProgramId, SplitWork};
+use crate::device::{DeviceId, reads_layout};
+use crate::graph::{Graph, Input, NodeId, RowDim, Weight};
 use crate::index::IndexVec;
-use crate::plan::{Plan, Span, SplitId, Transfer, Upload, View};
-use crate::residency::slice_bytes;
+use crate::plan::{Plan, Span, SplitId, Transfer, TransferId, Upload, UploadId, View};
+use crate::residency::{Layout, slice_bytes};
+use crate::tensor::DType;
+use crate::tensor::panel::PANEL_ROWS;
 use crate::units::{Bytes, Tokens};
 
 /// A prepared plan.
@@ -18,27 +18,31 @@ pub(super) struct Bucket {
     /// What is written before the first split.
     pub inputs: Vec<(Input, DeviceId, Span)>,
     /// One a split, in plan order.
-    pub stages: Vec<Stage>,
-    /// What each device's upload queue does, in order.
-    pub uploads: IndexVec<DeviceId, Vec<Fetch>>,
+    pub stages: IndexVec<SplitId, Stage>,
+    /// Weights that are brought, in order of their splits.
+    pub fetches: IndexVec<UploadId, Fetch>,
+    /// Values that cross, in order of their splits.
+    pub sends: IndexVec<TransferId, Send>,
     /// Where the logits are.
     pub logits: (DeviceId, Span),
 }
 
-/// A split and the copies that follow it.
+/// A prepared split.
 pub(super) struct Stage {
     pub device: DeviceId,
     pub program: ProgramId,
-    /// The device's uploads that it reads.
-    pub uploads: Range<usize>,
-    /// Values that cross behind it.
-    pub sends: Vec<Send>,
+    /// Whether it has nothing to do in a step without outputs.
+    pub outputs: bool,
 }
 
 /// A value that crosses; of its rows only those that a step has.
 pub(super) struct Send {
     pub from: DeviceId,
     pub to: DeviceId,
+    /// The split behind which it does.
+    pub after: SplitId,
+    /// Whether only such splits read it.
+    pub outputs: bool,
     pub dim: RowDim,
     /// Bytes of a row.
     pub row: Bytes,
@@ -64,66 +68,70 @@ pub(super) struct Fetch {
     pub src: BufferSpan,
     /// Its place in the ring.
     pub dst: BufferSpan,
+    /// The panels that are unpacked on its way, if the device does not read them.
+    pub unpack: Option<Panels>,
+    /// The split that reads it.
+    pub split: SplitId,
     /// The split whose end it waits for.
     pub after: Option<SplitId>,
 }
 
+/// Matrices of panels.
+pub(super) struct Panels {
+    pub dtype: DType,
+    /// Columns, and rows of each matrix.
+    pub cols: usize,
+    pub rows: usize,
+    /// Bytes of a row.
+    pub row: usize,
+    /// Matrices.
+    pub count: usize,
+}
+
 impl Bucket {
     /// Prepares all splits of `plan` on `devices`.
-    pub fn prepare(devices: &mut Devices, graph: &Graph, plan: &Plan) -> Result<Bucket, ExecError> {
+    pub fn prepare(devices: &Devices, graph: &Graph, plan: &Plan) -> Result<Bucket, ExecError> {
         let views: IndexVec<DeviceId, View> =
             devices.all.ids().map(|device| plan.view(device, graph.inputs().len())).collect();
+        let mut bindings: IndexVec<DeviceId, Bindings> = devices.all.iter().map(|d| d.bindings.clone()).collect();
+        let idle = idle(graph, plan);
         let mut bucket = Bucket {
             inputs: plan.inputs.iter().map(|copy| (graph.inputs()[copy.input], copy.device, copy.span)).collect(),
-            stages: Vec::with_capacity(plan.splits.len()),
-            uploads: devices.all.iter().map(|_| Vec::new()).collect(),
+            stages: IndexVec::new(),
+            fetches: IndexVec::new(),
+            sends: plan.transfers.iter().map(|transfer| send(graph, plan, &idle, transfer)).collect(),
             logits: (plan.placements[graph.output()].device, plan.values[graph.output()]),
         };
-        // Both lists ascend by split.
-        let (mut uploads, mut transfers) = (plan.uploads.iter().peekable(), plan.transfers.iter().peekable());
+        // They ascend by split.
+        let mut uploads = plan.uploads.iter().peekable();
         for (id, split) in plan.splits.iter_ids() {
             let device = split.device;
-            let first = bucket.uploads[device].len();
-            let (mut streamed, mut bound) = (Vec::new(), Vec::new());
+            let mut streamed = Vec::new();
             while let Some(upload) = uploads.next_if(|upload| upload.split == id) {
                 let (fetch, slice) = fetch(devices, graph, upload)?;
-                streamed.push(fetch);
-                bound.push(slice);
+                bucket.fetches.push(fetch);
+                streamed.push(slice.slice.weight);
+                bindings[device].weights[slice.slice.weight].push(slice);
             }
-            let program = with(devices, device, bound, |devices| {
-                let Devices { all, .. } = devices;
-                let View { values, inputs } = &views[device];
-                let work = SplitWork { graph, split, values, inputs, bindings: &all[device].bindings };
-                all[device].backend.prepare(&work)
-            })?;
-            bucket.uploads[device].extend(streamed);
-            let uploads = first..bucket.uploads[device].len();
-            let sent = std::iter::from_fn(|| transfers.next_if(|transfer| transfer.after == id));
-            let sends = sent.map(|transfer| send(graph, plan, transfer)).collect();
-            bucket.stages.push(Stage { device, program, uploads, sends });
+            let View { values, inputs } = &views[device];
+            let work = SplitWork { graph, split, values, inputs, bindings: &bindings[device] };
+            let program = devices.all[device].backend.prepare(&work)?;
+            for weight in streamed {
+                bindings[device].weights[weight].pop();
+            }
+            bucket.stages.push(Stage { device, program, outputs: split.nodes.iter().all(|&node| idle[node]) });
         }
         Ok(bucket)
     }
 
-    /// The longest copy that a step makes between devices.
-    pub fn longest_copy(&self, most: impl Fn(RowDim) -> Tokens) -> Bytes {
-        let sent = self.stages.iter().flat_map(|stage| &stage.sends).map(|send| send.spans(most(send.dim)).0.len);
-        let fetched = self.uploads.iter().flatten().map(|fetch| fetch.src.span.len);
-        sent.chain(fetched).max().unwrap_or_default()
+    /// The longest copies that a step makes to a device: of values, and of weights.
+    pub fn longest_copies(&self, to: DeviceId, most: impl Fn(RowDim) -> Tokens) -> (Bytes, Bytes) {
+        let sent = self.sends.iter().filter(|send| send.to == to).map(|send| send.spans(most(send.dim)).0.len);
+        let fetches = self.fetches.iter().filter(|fetch| self.stages[fetch.split].device == to);
+        let panel = |fetch: &Fetch| fetch.unpack.as_ref().map_or(0, Panels::panel);
+        let fetched = fetches.map(|fetch| fetch.src.span.len.max(Bytes::of_len(panel(fetch))));
+        (sent.max().unwrap_or_default(), fetched.max().unwrap_or_default())
     }
-}
-
-/// Runs `job` while `bound` is bound on `device` beside what lives there.
-fn with<T>(devices: &mut Devices, device: DeviceId, bound: Vec<BoundSlice>, job: impl FnOnce(&Devices) -> T) -> T {
-    let ids: Vec<_> = bound.iter().map(|slice| slice.slice.weight).collect();
-    for slice in bound {
-        devices.all[device].bindings.weights[slice.slice.weight].push(slice);
-    }
-    let done = job(devices);
-    for id in ids {
-        devices.all[device].bindings.weights[id].pop();
-    }
-    done
 }
 
 /// From where to where an upload goes, and how its split finds it.
@@ -136,20 +144,49 @@ fn fetch(devices: &Devices, graph: &Graph, upload: &Upload) -> Result<(Fetch, Bo
     let lost = || ExecError::NoKeeper { what: weight.name.clone(), memory: upload.from };
     let from = devices.keepers.get(upload.from).copied().flatten().ok_or_else(lost)?;
     let kept = devices.all[from].bindings.weights[id].iter().find(|kept| kept.slice.holds(range)).ok_or_else(lost)?;
-    let len = slice_bytes(weight, range, kept.layout);
     let before = slice_bytes(weight, &(kept.slice.range.start..range.start), kept.layout);
-    let src = Span { offset: kept.at.span.offset + before, len };
+    let src = Span { offset: kept.at.span.offset + before, len: slice_bytes(weight, range, kept.layout) };
+    let readable = reads_layout(devices.all[upload.to].backend.spec(), kept.layout);
+    let layout = if readable { kept.layout } else { Layout::Gguf };
+    let len = slice_bytes(weight, range, layout);
+    let unpack = (layout != kept.layout).then(|| Panels::of(weight, range.len()));
     let dst = BufferSpan { buffer: devices.all[upload.to].ring, span: Span { len, ..upload.span } };
-    let fetch = Fetch { from, src: BufferSpan { span: src, ..kept.at }, dst, after: upload.after };
-    Ok((fetch, BoundSlice { slice: upload.slice.clone(), layout: kept.layout, at: dst }))
+    let src = BufferSpan { span: src, ..kept.at };
+    let fetch = Fetch { from, src, dst, unpack, split: upload.split, after: upload.after };
+    Ok((fetch, BoundSlice { slice: upload.slice.clone(), layout, at: dst }))
 }
 
-fn send(graph: &Graph, plan: &Plan, transfer: &Transfer) -> Send {
-    let Transfer { value, to, span, .. } = *transfer;
+impl Panels {
+    fn of(weight: &Weight, count: usize) -> Panels {
+        let (dtype, cols, rows) = (weight.dtype, weight.cols as usize, weight.rows as usize);
+        let row = dtype.row_bytes(weight.cols.into()).map_or(0, Bytes::index);
+        Panels { dtype, cols, rows, row, count }
+    }
+
+    /// Bytes of a panel.
+    pub fn panel(&self) -> usize {
+        self.row * PANEL_ROWS
+    }
+}
+
+/// The nodes of splits that make nothing but rows for outputs.
+fn idle(graph: &Graph, plan: &Plan) -> IndexVec<NodeId, bool> {
+    let mut idle: IndexVec<NodeId, bool> = graph.node_ids().map(|_| false).collect();
+    for split in plan.splits.iter() {
+        let only = split.nodes.iter().all(|&node| graph.node(node).out.rows == RowDim::Outputs);
+        split.nodes.iter().for_each(|&node| idle[node] = only);
+    }
+    idle
+}
+
+fn send(graph: &Graph, plan: &Plan, idle: &IndexVec<NodeId, bool>, transfer: &Transfer) -> Send {
+    let Transfer { value, after, to, span } = *transfer;
     let out = graph.node(value).out;
     Send {
         from: plan.placements[value].device,
         to,
+        after,
+        outputs: graph.users(value).iter().all(|&user| plan.placements[user].device != to || idle[user]),
         dim: out.rows,
         row: out.element.bytes_of(out.cols.into()),
         src: plan.values[value].offset,

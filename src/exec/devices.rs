@@ -34,6 +34,11 @@ pub(super) struct Devices {
 }
 
 impl Devices {
+    /// No devices.
+    pub fn none() -> Devices {
+        Devices { all: IndexVec::new(), keepers: IndexVec::new() }
+    }
+
     /// Opens every device of `machine` and gives it what `residency` and `plan`, the largest one, say.
     pub fn open(
         machine: &Machine,

@@ -5,7 +5,11 @@ mod admit;
 mod bucket;
 mod cells;
 mod devices;
+mod flight;
+mod flights;
 mod homes;
+mod items;
+mod lanes;
 mod load;
 mod nodes;
 mod part;
@@ -20,7 +24,7 @@ use thiserror::Error;
 use crate::backend::BackendError;
 use crate::device::MemoryId;
 use crate::graph::{Batch, Graph};
-use crate::plan::{PlanError, SplitId};
+use crate::plan::{Event, PlanError, SplitId};
 use crate::residency::Axis;
 use crate::tensor::quant::QuantError;
 
@@ -38,6 +42,15 @@ pub trait GraphSource: Send + Sync {
     /// # Errors
     /// The model cannot be built.
     fn graph(&self, batch: Batch) -> Result<Graph, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// What the devices did in one step, and when: times count from when noting began.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traced {
+    /// The bucket, see [`Session::planned`].
+    pub batch: Batch,
+    /// In the order in which they began.
+    pub events: Vec<Event>,
 }
 
 /// Why a session cannot start or go on.
@@ -58,8 +71,10 @@ pub enum ExecError {
         "a step of {tokens} tokens and {outputs} outputs; this session takes at most {most_tokens} and {most_outputs}"
     )]
     TooLarge { tokens: usize, outputs: usize, most_tokens: u32, most_outputs: u32 },
-    #[error("the system refuses threads to load the weights with: {0}")]
+    #[error("the system refuses threads: {0}")]
     Threads(String),
+    #[error("the session was given up when a device failed")]
+    Closed,
     #[error("{what} has {found} entries, needed {needed}")]
     Length { what: &'static str, needed: usize, found: usize },
     #[error("token id {id} is not below the vocabulary's {vocab}")]

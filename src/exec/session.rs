@@ -7,15 +7,17 @@ use super::admit::vocab_of;
 use super::bucket::Bucket;
 use super::cells::Caches;
 use super::devices::{Devices, Open};
+use super::flight::Prepared;
+use super::flights::Flights;
+use super::items::Items;
 use super::load::Progress;
-use super::step::{Flight, run};
-use super::{ExecError, GraphSource};
-use crate::backend::{self, CellMove, CellTable, CellTurn, Queue};
+use super::{ExecError, GraphSource, Traced};
+use crate::backend::{self, CellMove, CellTable, CellTurn};
 use crate::device::{DeviceId, Machine, MemoryId};
 use crate::gguf::Gguf;
 use crate::graph::{Batch, CacheClass, Graph, State, StateId};
 use crate::index::{CacheClassId, IndexVec};
-use crate::plan::{MemoryUse, Plan, PlanError, Policy, Span, partition, plan};
+use crate::plan::{MemoryUse, Plan, PlanError, Policy, partition, plan};
 use crate::residency::Residency;
 use crate::units::{Bytes, Tokens};
 
@@ -67,18 +69,15 @@ pub struct Session {
     machine: Machine,
     policy: Policy,
     residency: Residency,
-    devices: Devices,
+    devices: Arc<Devices>,
     limits: SessionLimits,
-    buckets: BTreeMap<Batch, Bucket>,
+    buckets: BTreeMap<Batch, Arc<Prepared>>,
     /// The bucket that serves each batch shape seen so far.
     routes: BTreeMap<Batch, Batch>,
-    flight: Flight,
+    flights: Flights,
     caches: Caches,
     vocab: u32,
     width: usize,
-    /// Rows of the last step, and how many floats they are.
-    logits: Vec<f32>,
-    floats: usize,
     /// What was allocated.
     most: Most,
 }
@@ -122,22 +121,21 @@ impl Session {
         let residency = homes(&graph, &machine);
         let graph = partition(&graph, &residency)?;
         let first = plan(&graph, &residency, &machine, &policy)?;
-        let devices = Devices::open(&machine, open, (&graph, &residency, &first), gguf, progress)?;
+        let devices = Arc::new(Devices::open(&machine, open, (&graph, &residency, &first), gguf, progress)?);
+        let width = graph.node(graph.output()).out.cols as usize;
         let mut session = Session {
             source,
             machine,
             policy,
             residency,
-            flight: Flight::new(&devices),
+            flights: Flights::new(&devices, batch, graph.classes(), width),
             caches: Caches::prepare(&devices, &graph)?,
             devices,
             limits,
             buckets: BTreeMap::new(),
             routes: BTreeMap::from([(batch, batch)]),
             vocab: vocab_of(&graph),
-            width: graph.node(graph.output()).out.cols as usize,
-            logits: Vec::new(),
-            floats: 0,
+            width,
             most: Most::of(&first),
         };
         session.prepare(batch, &graph, &first)?;
@@ -185,6 +183,7 @@ impl Session {
     /// # Errors
     /// The bucket cannot be planned or prepared.
     pub fn warm_up(&mut self, tokens: usize, outputs: usize) -> Result<(), ExecError> {
+        self.opened()?;
         self.bucket(tokens, outputs).map(|_| ())
     }
 
@@ -194,10 +193,73 @@ impl Session {
     /// # Errors
     /// The input does not fit the session, or a device failed.
     pub fn step(&mut self, input: &StepInput<'_>) -> Result<&[f32], ExecError> {
+        let what = self.prepared(input)?;
+        self.flights.run(&what, input)
+    }
+
+    /// Begins one step behind those that are under way: while one device has work of this step, another may have work of
+    /// the one before. Of steps under way only the last one's logits are kept.
+    ///
+    /// # Errors
+    /// The input does not fit the session, or the system refuses threads: the step has not begun.
+    pub fn begin(&mut self, input: &StepInput<'_>) -> Result<(), ExecError> {
+        let what = self.prepared(input)?;
+        self.flights.begin(&what, input)
+    }
+
+    /// Waits for the steps under way; the logits of the last, as [`Session::step`] returns them.
+    ///
+    /// # Errors
+    /// A device failed in one of them: the rows that they were to write into the cache hold anything.
+    pub fn finish(&mut self) -> Result<&[f32], ExecError> {
+        self.flights.finish()
+    }
+
+    /// Whether steps that are begun one behind the other are under way together.
+    pub fn overlaps(&self) -> bool {
+        self.devices.all.len() > 1
+    }
+
+    /// Notes from now on what the devices do in every step. Every piece of work is then waited for before the next of the
+    /// same queue begins, which takes time on devices that would have several under way.
+    pub fn trace(&mut self) {
+        self.flights.trace();
+    }
+
+    /// What was noted since [`Session::trace`], step by step; nothing is from now on.
+    pub fn traced(&mut self) -> Vec<Traced> {
+        self.flights.traced()
+    }
+
+    /// The graph and the plan of a bucket, such as that of a [`Traced`] step.
+    ///
+    /// # Errors
+    /// There is none of this size.
+    pub fn planned(&self, batch: Batch) -> Result<(Graph, Plan), ExecError> {
+        let graph = partition(&graph_of(&*self.source, batch)?, &self.residency)?;
+        let plan = plan(&graph, &self.residency, &self.machine, &self.policy)?;
+        Ok((graph, plan))
+    }
+
+    /// Gives back everything on all devices; from now on every call that needs some fails.
+    pub fn close(&mut self) {
+        self.buckets.clear();
+        self.routes.clear();
+        self.devices = Arc::new(Devices::none());
+        let largest = Batch { tokens: self.limits.tokens, outputs: self.limits.outputs };
+        self.flights = Flights::new(&self.devices, largest, &self.caches.classes, self.width);
+    }
+
+    /// Refuses work once it was closed.
+    fn opened(&self) -> Result<(), ExecError> {
+        if self.devices.all.is_empty() { Err(ExecError::Closed) } else { Ok(()) }
+    }
+
+    fn prepared(&mut self, input: &StepInput<'_>) -> Result<Arc<Prepared>, ExecError> {
+        self.opened()?;
         input.admit(self.limits, self.vocab)?;
         let key = self.bucket(input.ids.len(), input.output_rows.len())?;
-        run(&self.devices, &self.buckets[&key], &mut self.flight, input)?;
-        self.read_logits(key, input.output_rows.len())
+        Ok(Arc::clone(&self.buckets[&key]))
     }
 
     /// Token ids are below this.
@@ -207,7 +269,7 @@ impl Session {
 
     /// The logits of the last step that succeeded.
     pub fn logits(&self) -> &[f32] {
-        &self.logits[..self.floats]
+        self.flights.logits()
     }
 
     /// The caches, of keys and values of all layers.
@@ -231,6 +293,8 @@ impl Session {
     /// A cell is past the smallest cache of the class, and nothing has changed; or a device failed, and the cells that were to change
     /// hold anything.
     pub fn rearrange(&mut self, class: CacheClassId, moves: &[CellMove]) -> Result<(), ExecError> {
+        self.opened()?;
+        self.flights.settle();
         self.caches.rearrange(&self.devices, class, moves)
     }
 
@@ -239,6 +303,8 @@ impl Session {
     /// # Errors
     /// As for [`Session::rearrange`].
     pub fn turn(&mut self, class: CacheClassId, turns: &[CellTurn]) -> Result<(), ExecError> {
+        self.opened()?;
+        self.flights.settle();
         self.caches.turn(&self.devices, class, turns)
     }
 
@@ -248,6 +314,8 @@ impl Session {
     /// # Errors
     /// A cell is past the smallest cache of the class, `bytes` is not as long as the rows, or a device failed.
     pub fn read_cells(&mut self, class: CacheClassId, cells: &[u32], bytes: &mut [u8]) -> Result<(), ExecError> {
+        self.opened()?;
+        self.flights.settle();
         self.caches.read(&self.devices, class, cells, bytes)
     }
 
@@ -256,21 +324,9 @@ impl Session {
     /// # Errors
     /// As for [`Session::read_cells`]; nothing has changed unless a device failed.
     pub fn write_cells(&mut self, class: CacheClassId, cells: &[u32], bytes: &[u8]) -> Result<(), ExecError> {
+        self.opened()?;
+        self.flights.settle();
         self.caches.write(&self.devices, class, cells, bytes)
-    }
-
-    fn read_logits(&mut self, key: Batch, outputs: usize) -> Result<&[f32], ExecError> {
-        let floats = outputs * self.width;
-        if self.logits.len() < floats {
-            self.logits.resize(floats, 0.0);
-        }
-        let (device, span) = self.buckets[&key].logits;
-        let at = self.devices.in_arena(device, Span { len: Bytes::of_len(4 * floats), ..span });
-        let bytes = bytemuck::cast_slice_mut(&mut self.logits[..floats]);
-        self.floats = 0;
-        self.devices.all[device].backend.read(Queue::Compute, at, bytes, &[])?;
-        self.floats = floats;
-        Ok(&self.logits[..floats])
     }
 
     /// The bucket that a step of this size runs in, prepared if it is new.
@@ -284,26 +340,26 @@ impl Session {
         if let Some(&served_by) = self.routes.get(&batch) {
             return Ok(served_by);
         }
-        let graph = partition(&graph_of(&*self.source, batch)?, &self.residency)?;
-        let planned = plan(&graph, &self.residency, &self.machine, &self.policy);
         // Packing is not monotonic in the batch; the largest bucket's plan fits every step.
-        match planned {
-            Ok(plan) if self.most.serves(&plan) => self.prepare(batch, &graph, &plan)?,
-            Ok(_) | Err(PlanError::OverBudget { .. }) => {
+        match self.planned(batch) {
+            Ok((graph, plan)) if self.most.serves(&plan) => self.prepare(batch, &graph, &plan)?,
+            Ok(_) | Err(ExecError::Plan(PlanError::OverBudget { .. })) => {
                 let largest = Batch { tokens: self.limits.tokens, outputs: self.limits.outputs };
                 self.routes.insert(batch, largest);
                 return Ok(largest);
             }
-            Err(why) => return Err(why.into()),
+            Err(why) => return Err(why),
         }
         self.routes.insert(batch, batch);
         Ok(batch)
     }
 
     fn prepare(&mut self, batch: Batch, graph: &Graph, plan: &Plan) -> Result<(), ExecError> {
-        let bucket = Bucket::prepare(&mut self.devices, graph, plan)?;
-        self.flight.reserve(&bucket, batch);
-        self.buckets.insert(batch, bucket);
+        let bucket = Bucket::prepare(&self.devices, graph, plan)?;
+        let items = Items::of(&bucket, self.devices.all.len());
+        let what = Arc::new(Prepared { batch, bucket, items });
+        self.flights.reserve(&what, batch);
+        self.buckets.insert(batch, what);
         Ok(())
     }
 }

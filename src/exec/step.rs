@@ -1,87 +1,64 @@
-//! A bucket and a step's input → splits, transfers and uploads in the order that the plan's contract asks for.
+//! One item of a step → calls of the devices that it is about, in exactly the order and with the waits that the plan's
+//! contract asks for.
 //!
 //! A split waits for the weights and values that were brought for it, a transfer for the split that makes the value and
 //! for its target's splits before, an upload for the split whose bytes of the ring it overwrites. Uploads go ahead as far
-//! as that lets them. When a step ends, also with an error, nothing of it is under way. Never allocates.
+//! as that lets them. At its end a lane waits for what it has begun. Never allocates once its room is made.
 
-use super::bucket::{Bucket, Send, Stage};
+use super::bucket::{Bucket, Panels, Send};
 use super::devices::Devices;
-use super::{ExecError, StepInput};
+use super::flight::Step;
+use super::items::{Item, LaneId, device_of};
+use super::{StepInput, items};
 use crate::backend::{Args, BackendError, BufferSpan, Event, Queue};
 use crate::device::DeviceId;
-use crate::graph::{Batch, Input, RowDim};
-use crate::index::{Id, IndexVec};
-use crate::plan::{Span, SplitId};
-use crate::units::{Bytes, Tokens};
+use crate::graph::Batch;
+use crate::plan::{self, Activity, Span, SplitId, TransferId, UploadId};
+use crate::tensor::panel::{PANEL_ROWS, unpack};
+use crate::units::{Bytes, Nanos, Tokens};
 
 /// The most that is copied at a time from device to device.
 const PIECE: usize = 1 << 20;
 
-/// What a step keeps while it runs. Its room is made ahead, see [`Flight::reserve`].
-pub(super) struct Flight {
+/// What a lane keeps from item to item.
+#[derive(Default)]
+pub(super) struct Lane {
     /// Host memory through which bytes get from device to device.
     staging: Vec<u8>,
-    /// The end of every split that was submitted.
-    splits: Vec<Event>,
-    lanes: IndexVec<DeviceId, Lane>,
-    waits: Vec<Event>,
-}
-
-/// One device in a step.
-#[derive(Default)]
-struct Lane {
+    /// And in which they are unpacked.
+    unpacked: Vec<u8>,
     /// Its last split.
     last: Option<Event>,
     /// Its last incoming value that no split has waited for.
     arrived: Option<Event>,
-    /// Its uploads so far, in order.
-    uploaded: Vec<Event>,
+    /// Its last upload.
+    uploaded: Option<Event>,
 }
 
-impl Flight {
-    pub fn new(devices: &Devices) -> Flight {
-        let lanes = devices.all.iter().map(|_| Lane::default()).collect();
-        Flight { staging: Vec::new(), splits: Vec::new(), lanes, waits: Vec::with_capacity(3) }
-    }
-
+impl Lane {
     /// Makes room for steps of `bucket`, whose batch is `batch`.
-    pub fn reserve(&mut self, bucket: &Bucket, batch: Batch) {
-        let longest = bucket.longest_copy(|dim| batch.rows(dim)).index().min(PIECE);
+    pub fn reserve(&mut self, lane: LaneId, bucket: &Bucket, batch: Batch) {
+        let device = device_of(lane);
+        let (sent, fetched) = bucket.longest_copies(device, |dim| batch.rows(dim));
+        let longest = if lane == items::main(device) { sent } else { fetched };
+        let panel = bucket.fetches.iter().filter_map(|fetch| fetch.unpack.as_ref()).map(Panels::panel).max();
+        let longest = longest.index().min(PIECE.max(panel.unwrap_or(0)));
         if self.staging.len() < longest {
             self.staging.resize(longest, 0);
         }
-        self.begin();
-        self.splits.reserve(bucket.stages.len());
-        for (device, uploads) in bucket.uploads.iter_ids() {
-            self.lanes[device].uploaded.reserve(uploads.len());
+        if panel.is_some() && self.unpacked.len() < longest {
+            self.unpacked.resize(longest, 0);
         }
     }
 
-    fn begin(&mut self) {
-        self.splits.clear();
-        for device in self.lanes.ids() {
-            let lane = &mut self.lanes[device];
-            (lane.last, lane.arrived) = (None, None);
-            lane.uploaded.clear();
+    /// Waits for all that was begun.
+    fn end(&mut self, devices: &Devices, device: DeviceId) -> Result<(), BackendError> {
+        let mut ended = Ok(());
+        for event in [self.last.take(), self.arrived.take(), self.uploaded.take()].into_iter().flatten() {
+            ended = ended.and(devices.all[device].backend.wait(event));
         }
+        ended
     }
-}
-
-/// Runs one step up to its last split.
-///
-/// # Errors
-/// The first that a device reports; what the others do for the step is waited for all the same.
-pub(super) fn run(
-    devices: &Devices,
-    bucket: &Bucket,
-    flight: &mut Flight,
-    input: &StepInput<'_>,
-) -> Result<(), ExecError> {
-    flight.begin();
-    let mut step = Step { devices, bucket, flight, args: args(input) };
-    let done = step.run(input);
-    let ended = step.end();
-    Ok(done.and(ended)?)
 }
 
 /// What splits are told of a step.
@@ -93,92 +70,163 @@ pub(super) fn args<'a>(input: &StepInput<'a>) -> Args<'a> {
     }
 }
 
-struct Step<'a> {
-    devices: &'a Devices,
-    bucket: &'a Bucket,
-    flight: &'a mut Flight,
-    args: Args<'a>,
+/// One lane in one step.
+pub(super) struct Doing<'a> {
+    pub devices: &'a Devices,
+    pub step: &'a Step,
+    pub lane: &'a mut Lane,
+    pub device: DeviceId,
 }
 
-impl Step<'_> {
-    fn run(&mut self, input: &StepInput<'_>) -> Result<(), BackendError> {
-        for &(what, device, span) in &self.bucket.inputs {
-            let data = match what {
-                Input::TokenIds => input.ids,
-                Input::Positions => input.positions,
-                Input::OutputRows => input.output_rows,
-            };
-            let span = Span { len: Bytes::of_len(4 * data.len()), ..span };
-            let at = self.devices.in_arena(device, span);
-            let backend = &self.devices.all[device].backend;
-            let written = backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[])?;
-            self.flight.lanes[device].arrived = Some(written);
+impl Doing<'_> {
+    /// Does one item, now that what it needs is done. Of a step that has failed only the end is still to be done.
+    ///
+    /// # Errors
+    /// The first that a device reports.
+    pub fn item(&mut self, item: Item) -> Result<(), BackendError> {
+        if self.step.has_failed() && item != Item::End {
+            return Ok(());
         }
-        for stage in &self.bucket.stages {
-            self.bring()?;
-            self.submit(stage)?;
-            stage.sends.iter().try_for_each(|send| self.send(send))?;
+        match item {
+            Item::End => self.lane.end(self.devices, self.device),
+            Item::Input(at) => self.input(at),
+            Item::Fetch(upload) => self.fetch(upload),
+            Item::Run(split, brought) => self.run(split, brought),
+            Item::Take(transfer, made) => self.take(transfer, made),
+            Item::Logits(split) => self.logits(split),
+            Item::Offer | Item::Taken => Ok(()),
         }
+    }
+
+    /// Passes over an item that has nothing to do in this step.
+    pub fn pass(&mut self, item: Item) {
+        // Who waits for a split that did not run waits for those before it.
+        if let (Item::Run(split, _), Some(last)) = (item, self.lane.last) {
+            self.step.ran(split, last);
+        }
+    }
+
+    fn input(&mut self, at: usize) -> Result<(), BackendError> {
+        let (what, device, span) = self.step.what.bucket.inputs[at];
+        let data = self.step.input(what);
+        let span = Span { len: Bytes::of_len(4 * data.len()), ..span };
+        let at = self.devices.in_arena(device, span);
+        let backend = &self.devices.all[device].backend;
+        self.lane.arrived = Some(backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[])?);
         Ok(())
     }
 
-    /// Uploads all that waits for nothing but splits that were submitted.
-    fn bring(&mut self) -> Result<(), BackendError> {
-        for (to, fetches) in self.bucket.uploads.iter_ids() {
-            let brought = self.flight.lanes[to].uploaded.len();
-            for fetch in &fetches[brought..] {
-                let after = match fetch.after.map(|split| self.flight.splits.get(SplitId::index(split))) {
-                    Some(None) => break,
-                    Some(Some(&event)) => Some(event),
-                    None => None,
-                };
-                let way = Way { from: (fetch.from, fetch.src), to: (to, fetch.dst), queue: Queue::Upload };
-                let (carried, done) = carry(self.devices, &mut self.flight.staging, way, None, after);
-                self.flight.lanes[to].uploaded.extend(done);
-                carried?;
+    fn fetch(&mut self, id: UploadId) -> Result<(), BackendError> {
+        let fetch = &self.step.what.bucket.fetches[id];
+        let start = self.step.now();
+        let after = fetch.after.and_then(|split| self.step.split(split));
+        let way = Way { from: (fetch.from, fetch.src), to: (self.device, fetch.dst), queue: Queue::Upload };
+        let (carried, done) = match &fetch.unpack {
+            None => carry(self.devices, &mut self.lane.staging, way, None, after),
+            Some(panels) => self.unpacked(way, panels, after),
+        };
+        if let Some(event) = done {
+            self.step.fetched(id, event);
+            self.lane.uploaded = Some(event);
+        }
+        carried?;
+        self.timed(done, plan::Queue::Upload, Activity::Upload(id), start)
+    }
+
+    /// Copies panels as rows, some panels at a time, after `free`; and the last write that was begun, as [`carry`].
+    fn unpacked(
+        &mut self,
+        way: Way,
+        panels: &Panels,
+        free: Option<Event>,
+    ) -> (Result<(), BackendError>, Option<Event>) {
+        let ((from, src), (to, dst)) = (way.from, way.to);
+        let Lane { staging, unpacked, .. } = &mut *self.lane;
+        let each = (staging.len() / panels.panel().max(1)).max(1) * PANEL_ROWS;
+        let part = |whole: BufferSpan, at: usize, len: usize| {
+            let span = Span { offset: whole.span.offset + Bytes::of_len(at), len: Bytes::of_len(len) };
+            BufferSpan { span, ..whole }
+        };
+        let padded = panels.rows.next_multiple_of(PANEL_ROWS);
+        let mut done = None;
+        for (matrix, first) in (0..panels.count).flat_map(|m| (0..panels.rows).step_by(each).map(move |row| (m, row))) {
+            let rows = each.min(panels.rows - first);
+            let packed = &mut staging[..rows.next_multiple_of(PANEL_ROWS) * panels.row];
+            let plain = &mut unpacked[..rows * panels.row];
+            let read_from = part(src, (matrix * padded + first) * panels.row, packed.len());
+            let read = self.devices.all[from].backend.read(way.queue, read_from, packed, &[]);
+            let written = read.and_then(|()| {
+                let panel = panels.panel();
+                for (panel, rows) in packed.chunks_exact(panel).zip(plain.chunks_mut(panel)) {
+                    unpack(panels.dtype, panels.cols, panel, rows);
+                }
+                let write_to = part(dst, (matrix * panels.rows + first) * panels.row, plain.len());
+                self.devices.all[to].backend.write(way.queue, write_to, plain, free.as_slice())
+            });
+            match written {
+                Ok(written) => done = Some(written),
+                Err(why) => return (Err(why), done),
             }
         }
-        Ok(())
+        (Ok(()), done)
     }
 
-    fn submit(&mut self, stage: &Stage) -> Result<(), BackendError> {
-        let Flight { lanes, waits, splits, .. } = &mut *self.flight;
-        let lane = &mut lanes[stage.device];
-        waits.clear();
-        waits.extend(lane.arrived);
+    fn run(&mut self, id: SplitId, brought: Option<UploadId>) -> Result<(), BackendError> {
+        let start = self.step.now();
+        let program = self.step.what.bucket.stages[id].program;
+        let arrived = self.lane.arrived.unwrap_or(Event(0));
+        let uploaded = brought.map_or(Event(0), |upload| self.step.upload(upload));
         // A queue works in order: its last upload's end is the end of all.
-        waits.extend(lane.uploaded[..stage.uploads.end].last());
-        let done = self.devices.all[stage.device].backend.submit(stage.program, &self.args, waits)?;
-        (lane.last, lane.arrived) = (Some(done), None);
-        splits.push(done);
-        Ok(())
+        let waits = match (self.lane.arrived, brought) {
+            (None, None) => &[][..],
+            (Some(_), None) => &[arrived],
+            (None, Some(_)) => &[uploaded],
+            (Some(_), Some(_)) => &[arrived, uploaded],
+        };
+        let done = self.devices.all[self.device].backend.submit(program, &self.step.args(), waits)?;
+        (self.lane.last, self.lane.arrived) = (Some(done), None);
+        self.step.ran(id, done);
+        self.timed(Some(done), plan::Queue::Compute, Activity::Split(id), start)
     }
 
     /// Copies a value that was made to where it is read.
-    fn send(&mut self, send: &Send) -> Result<(), BackendError> {
-        let from = send.from;
-        let rows = match send.dim {
-            RowDim::Tokens => self.args.tokens,
-            RowDim::Outputs => self.args.outputs,
-        };
-        let (src, dst) = send.spans(rows);
-        let (src, dst) = (self.devices.in_arena(from, src), self.devices.in_arena(send.to, dst));
-        let way = Way { from: (from, src), to: (send.to, dst), queue: Queue::Peer };
-        let Flight { lanes, staging, .. } = &mut *self.flight;
-        let (carried, done) = carry(self.devices, staging, way, lanes[from].last, lanes[send.to].last);
-        lanes[send.to].arrived = done.or(lanes[send.to].arrived);
-        carried
+    fn take(&mut self, id: TransferId, made: SplitId) -> Result<(), BackendError> {
+        let send: &Send = &self.step.what.bucket.sends[id];
+        let start = self.step.now();
+        let (src, dst) = send.spans(self.step.rows(send.dim));
+        let (src, dst) = (self.devices.in_arena(send.from, src), self.devices.in_arena(send.to, dst));
+        let way = Way { from: (send.from, src), to: (send.to, dst), queue: Queue::Peer };
+        let made = self.step.split(made);
+        let (carried, done) = carry(self.devices, &mut self.lane.staging, way, made, self.lane.last);
+        self.lane.arrived = done.or(self.lane.arrived);
+        carried?;
+        self.timed(done, plan::Queue::Peer, Activity::Transfer(id), start)
     }
 
-    /// Waits for all that was submitted.
-    fn end(&mut self) -> Result<(), BackendError> {
-        let mut ended = Ok(());
-        for (device, lane) in self.flight.lanes.iter_ids() {
-            for &event in [lane.last.as_ref(), lane.arrived.as_ref(), lane.uploaded.last()].into_iter().flatten() {
-                ended = ended.and(self.devices.all[device].backend.wait(event));
-            }
+    fn logits(&mut self, made: SplitId) -> Result<(), BackendError> {
+        let (device, span) = self.step.what.bucket.logits;
+        let mut logits = self.step.logits.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut logits[..self.step.floats]);
+        if bytes.is_empty() {
+            return Ok(());
         }
-        ended
+        let at = self.devices.in_arena(device, Span { len: Bytes::of_len(bytes.len()), ..span });
+        self.devices.all[device].backend.read(Queue::Compute, at, bytes, self.step.split(made).as_slice())
+    }
+
+    /// Where times are wanted, waits for the end of what was begun at `start` and notes both.
+    fn timed(
+        &self,
+        done: Option<Event>,
+        queue: plan::Queue,
+        what: Activity,
+        start: Option<Nanos>,
+    ) -> Result<(), BackendError> {
+        if let (Some(_), Some(event)) = (start, done) {
+            self.devices.all[self.device].backend.wait(event)?;
+            self.step.note(plan::Lane { device: self.device, queue }, what, start);
+        }
+        Ok(())
     }
 }
 

@@ -4,9 +4,9 @@
 use super::cost::{node_time, upload_time};
 use super::policy::{Offload, Policy};
 use super::reason::{Placement, Price, Reason, Rule};
-use crate::device::{DeviceId, Machine, MemoryId, reads_layout, supports};
+use crate::device::{DeviceId, Machine, MemoryId, supports};
 use crate::graph::{Graph, NodeId, WeightId};
-use crate::residency::{Home, Residency};
+use crate::residency::Residency;
 use crate::units::Tokens;
 
 /// What decides: the same for all nodes of a graph.
@@ -41,18 +41,16 @@ impl<'a> Chooser<'a> {
             return at_home;
         }
         let Some(accelerator) = self.accelerator(node, self.machine.devices[home].memory) else { return at_home };
-        let (moves, rule) = self.rule((node, weight), home, accelerator);
+        let (moves, rule) = self.rule(node, home, accelerator);
         match moves {
             true => Placement { device: accelerator, reason: Reason::Offloaded { weight, rule } },
             false => Placement { device: home, reason: Reason::Stays { weight, accelerator, rule } },
         }
     }
 
-    fn rule(&self, (node, weight): (NodeId, WeightId), home: DeviceId, accelerator: DeviceId) -> (bool, Rule) {
+    fn rule(&self, node: NodeId, home: DeviceId, accelerator: DeviceId) -> (bool, Rule) {
         let spec = &self.machine.devices[accelerator];
-        let here = |held: &&Home| held.memory == self.machine.devices[home].memory;
-        let readable = self.residency.weights[weight].iter().filter(here).all(|held| reads_layout(spec, held.layout));
-        if !readable || supports(spec, self.graph, self.graph.node(node)).is_err() {
+        if supports(spec, self.graph, self.graph.node(node)).is_err() {
             return (false, Rule::NoKernel);
         }
         let rows: Tokens = self.graph.rows(self.graph.node(node).out.rows);

@@ -20,7 +20,7 @@ pub use calibrate::{CalibrateError, Row, Side, calibrate};
 pub use causes::{Causes, causes};
 pub use memory::{Level, levels};
 pub use rows::{Flags, Measurement, Named, Rows, RowsError, Rule};
-pub use trace::{trace, trace_document};
+pub use trace::{Planned, measured, trace, trace_document};
 
 /// Whether devices copy while they compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

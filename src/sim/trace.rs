@@ -1,5 +1,5 @@
-//! Phases → the Trace Event Format that Perfetto and Chrome read: a process a device, a thread a queue, a complete event
-//! an activity, counters for memories. Times are microseconds; phases follow each other.
+//! Phases, simulated or measured, → the Trace Event Format that Perfetto and Chrome read: a process a device, a thread a
+//! queue, a complete event an activity, counters for memories. Times are microseconds; simulated phases follow each other.
 //!
 //! The format: "Trace Event Format", Google, 2016: `X` is a complete event, `M` metadata, `C` a counter.
 
@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::{Phase, Simulation, levels};
 use crate::device::{DeviceId, Machine};
+use crate::graph::Graph;
 use crate::index::Id;
-use crate::plan::{Activity, Event, Queue};
+use crate::plan::{Activity, Event, Plan, Queue};
 use crate::units::Nanos;
 
 /// The trace of the simulated steps on `machine`, as a JSON document.
@@ -16,11 +17,30 @@ pub fn trace(machine: &Machine, simulation: &Simulation) -> String {
     let mut events = names(machine);
     let mut from = Nanos::ZERO;
     for (name, phase) in simulation.phases() {
-        events.extend(phase.timeline.events.iter().map(|event| activity(phase, name, event, from)));
+        let of = Planned { graph: &phase.graph, plan: &phase.plan };
+        events.extend(phase.timeline.events.iter().map(|event| activity(of, name, event, from)));
         events.extend(counters(machine, phase, from));
         from += phase.timeline.end();
     }
     trace_document(&events)
+}
+
+/// What events of a step are about.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Its plan.
+    pub plan: &'a Plan,
+}
+
+/// The rows of a [`trace`] with what happened in steps that ran, each with its name and times that count from the first.
+pub fn measured<'a>(machine: &Machine, steps: impl Iterator<Item = (&'a str, Planned<'a>, &'a [Event])>) -> Vec<Value> {
+    let mut events = names(machine);
+    for (name, of, step) in steps {
+        events.extend(step.iter().map(|event| activity(of, name, event, Nanos::ZERO)));
+    }
+    events
 }
 
 /// The JSON document of events in this format.
@@ -58,15 +78,15 @@ fn names(machine: &Machine) -> Vec<Value> {
     events
 }
 
-fn activity(phase: &Phase, name: &str, event: &Event, from: Nanos) -> Value {
+fn activity(of: Planned<'_>, name: &str, event: &Event, from: Nanos) -> Value {
     let bytes = match event.what {
         Activity::Split(_) => None,
-        Activity::Transfer(id) => Some(phase.plan.transfers[id].span.len.0),
-        Activity::Upload(id) => Some(phase.plan.uploads[id].span.len.0),
+        Activity::Transfer(id) => Some(of.plan.transfers[id].span.len.0),
+        Activity::Upload(id) => Some(of.plan.uploads[id].span.len.0),
     };
     json!({
         "ph": "X",
-        "name": title(phase, event.what),
+        "name": title(of, event.what),
         "cat": name,
         "pid": process(event.lane.device),
         "tid": thread(event.lane.queue),
@@ -77,18 +97,18 @@ fn activity(phase: &Phase, name: &str, event: &Event, from: Nanos) -> Value {
 }
 
 /// A split by its first and last node, a copy by what is copied.
-fn title(phase: &Phase, what: Activity) -> String {
-    let node = |id| phase.graph.node(id).name.as_str();
+fn title(of: Planned<'_>, what: Activity) -> String {
+    let node = |id| of.graph.node(id).name.as_str();
     match what {
-        Activity::Split(id) => match phase.plan.splits[id].nodes.as_slice() {
+        Activity::Split(id) => match of.plan.splits[id].nodes.as_slice() {
             [] => id.to_string(),
             [only] => format!("{id} {}", node(*only)),
             [first, .., last] => format!("{id} {} .. {}", node(*first), node(*last)),
         },
-        Activity::Transfer(id) => format!("{id} {}", node(phase.plan.transfers[id].value)),
+        Activity::Transfer(id) => format!("{id} {}", node(of.plan.transfers[id].value)),
         Activity::Upload(id) => {
-            let slice = &phase.plan.uploads[id].slice;
-            let weight = &phase.graph.weights()[slice.weight];
+            let slice = &of.plan.uploads[id].slice;
+            let weight = &of.graph.weights()[slice.weight];
             match slice.range.len() == weight.count as usize {
                 true => format!("{id} {}", weight.name),
                 false => format!("{id} {}[{}..{}]", weight.name, slice.range.start, slice.range.end),

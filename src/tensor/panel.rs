@@ -1,4 +1,4 @@
-//! Weights regrouped for vectors: sixteen rows become one panel in which equal words of the sixteen lie side by side.
+//! Weights regrouped for vectors: sixteen rows become one panel in which equal words of the sixteen lie side by side, and back.
 //! The bytes of a panel are those of its rows in another order (Q8_0 codes also lose their sign by a flipped top bit),
 //! so sizes stay those of the file. Pure functions over bytes; never reads or writes a number.
 
@@ -106,6 +106,29 @@ pub fn unpack_row(dtype: DType, panel: &[u8], lane: usize, row: &mut [u8]) {
     }
 }
 
+/// The rows of a panel, at most sixteen, as in a GGUF file: the inverse of [`pack`].
+///
+/// # Panics
+/// As [`pack`].
+pub fn unpack(dtype: DType, cols: usize, panel: &[u8], rows: &mut [u8]) {
+    let fields = fields(dtype).expect("a type with panels");
+    let (block, row) = (dtype.block().bytes as usize, dtype.row_bytes(cols as u64).expect("whole blocks").index());
+    assert_eq!(panel.len(), row * PANEL_ROWS, "a panel holds sixteen rows");
+    assert!(rows.len() <= panel.len() && rows.len().is_multiple_of(row), "at most sixteen whole rows");
+    for (i, panel) in panel.chunks_exact(block * PANEL_ROWS).enumerate() {
+        let mut panel = panel;
+        for field in fields {
+            let (part, rest) = panel.split_at(field.word * field.words * PANEL_ROWS);
+            let at = i * block + field.at;
+            match field.word {
+                2 => transpose_back::<2>(part, rows, row, at, 0),
+                _ => transpose_back::<4>(part, rows, row, at, flip(dtype)),
+            }
+            panel = rest;
+        }
+    }
+}
+
 /// [`pack`] of the blocks from `first` on, as many as `dst` holds: a part of a panel.
 ///
 /// # Panics
@@ -124,6 +147,18 @@ pub fn pack_part(dtype: DType, row_bytes: usize, rows: &[u8], first: usize, dst:
                 _ => transpose::<4>(rows, row_bytes, at, part, flip(dtype)),
             }
             dst = rest;
+        }
+    }
+}
+
+/// Writes the words of `W` bytes of sixteen rows, word by word, into each row from offset `at` on; more than there are rows
+/// are left out.
+fn transpose_back<const W: usize>(src: &[u8], rows: &mut [u8], row_bytes: usize, at: usize, flip: u8) {
+    let words = src.len() / (W * PANEL_ROWS);
+    let src = src.as_chunks::<W>().0;
+    for (r, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+        for (w, word) in row[at..at + words * W].as_chunks_mut::<W>().0.iter_mut().enumerate() {
+            *word = src[w * PANEL_ROWS + r].map(|b| b ^ flip);
         }
     }
 }

@@ -15,7 +15,7 @@ use loadmaster::text::TokenId;
 use loadmaster::units::Tokens;
 
 use crate::batching::{open, options, shipped};
-use crate::several_devices::{Fuse, faulty};
+use crate::hooked::{Fuse, faulty};
 
 /// Small numbers by turns (a linear congruential generator, constants of Knuth's MMIX).
 struct Dice(u64);
@@ -199,7 +199,7 @@ fn a_fault_anywhere_ends_some_requests_and_spoils_none() {
     for layout in [KvLayout::default(), KvLayout::Contiguous] {
         let sizes = EngineOptions { context: Tokens(320), layout, ..options() };
         let machine = Machine::isolated(BackendKind::Cpu, 2, 1, sizes.budget);
-        let mut engine = Engine::open_with(&opened, machine, shipped(), sizes, &|_, _| {}).unwrap();
+        let mut engine = Engine::open_with(Arc::clone(&opened), machine, shipped(), sizes, &|_, _| {}).unwrap();
         let pages = engine.usage().free;
         let all = served(&mut engine, &requests);
         let expected: Vec<Vec<TokenId>> = all.into_iter().map(Result::unwrap).collect();

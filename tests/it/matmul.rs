@@ -6,7 +6,7 @@ use loadmaster::backend::cpu::simd::matmul::{
     scratch_bytes,
 };
 use loadmaster::tensor::DType;
-use loadmaster::tensor::panel::{Layout, PANEL_ROWS, pack, panel_bytes, panel_supported};
+use loadmaster::tensor::panel::{self, Layout, PANEL_ROWS, pack, panel_bytes, panel_supported};
 use loadmaster::tensor::quant::{can_decode, decode, random_blocks};
 use proptest::prelude::*;
 
@@ -358,6 +358,12 @@ fn a_panel_is_a_permutation_of_its_rows() {
         };
         if dtype != DType::Q8_0 {
             assert_eq!(sorted(&case.gguf), sorted(&case.panels), "{dtype}");
+        }
+        for rows in [1, 9, 16] {
+            let row = case.gguf.len() / 16;
+            let mut found = vec![0xa5; rows * row];
+            panel::unpack(dtype, 512, &case.panels, &mut found);
+            assert!(found == case.gguf[..found.len()], "{dtype}: {rows} rows come back");
         }
         assert_eq!(panel_bytes(dtype, 17, 512).unwrap().index(), 2 * case.panels.len());
         assert_eq!(panel_bytes(dtype, u64::MAX, 512), None);

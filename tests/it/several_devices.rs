@@ -19,6 +19,7 @@ use loadmaster::synth::{ModelShape, Synth, named, names};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
+use crate::hooked::{Fuse, burn, faulty};
 use crate::reference::nmse;
 
 const WHOLE: CacheClassId = CacheClassId::WHOLE;
@@ -257,16 +258,6 @@ struct Asked {
     todo: Option<(Vec<Event>, Late)>,
 }
 
-/// Calls that are let through before one fails; below zero none does.
-pub type Fuse = Arc<AtomicI64>;
-
-fn burn(fuse: &Fuse, device: &DeviceSpec) -> Result<(), BackendError> {
-    match fuse.fetch_sub(1, Ordering::SeqCst) {
-        0 => Err(BackendError::Worker { device: device.name.clone(), why: "a fault".into() }),
-        _ => Ok(()),
-    }
-}
-
 /// A device that does nothing before somebody waits for it, and then what was waited for first and what stands before it
 /// in its queue last. What is not waited for as it must be comes out wrong.
 struct Lazy {
@@ -471,118 +462,6 @@ fn a_step_that_failed_leaves_nothing_under_way() {
     check(setup(isolated(2)), &|graph, _| by_turns(graph, &gguf));
 }
 
-/// A device of which a call fails now and then.
-struct Faulty {
-    inner: Box<dyn Backend>,
-    fuse: Fuse,
-}
-
-/// What opens such devices, which share a fuse.
-pub fn faulty(fuse: &Fuse) -> impl Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
-    |spec| Ok(Box::new(Faulty { inner: backend::open(spec)?, fuse: Arc::clone(fuse) }))
-}
-
-impl Faulty {
-    fn burn(&self) -> Result<(), BackendError> {
-        burn(&self.fuse, self.inner.spec())
-    }
-}
-
-impl Backend for Faulty {
-    fn spec(&self) -> &DeviceSpec {
-        self.inner.spec()
-    }
-
-    fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
-        self.inner.alloc(kind, bytes)
-    }
-
-    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
-        self.inner.adopt(bytes)
-    }
-
-    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
-        self.inner.free(buffer)
-    }
-
-    fn allocated(&self) -> Bytes {
-        self.inner.allocated()
-    }
-
-    fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
-        self.burn()?;
-        self.inner.write(queue, dst, src, waits)
-    }
-
-    fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
-        self.burn()?;
-        self.inner.read(queue, src, dst, waits)
-    }
-
-    fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
-        self.burn()?;
-        self.inner.copy(queue, src, dst, waits)
-    }
-
-    fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
-        self.burn()?;
-        self.inner.prepare(work)
-    }
-
-    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
-        self.inner.discard(program)
-    }
-
-    fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
-        self.burn()?;
-        self.inner.submit(program, args, waits)
-    }
-
-    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
-        self.burn()?;
-        self.inner.prepare_caches(work)
-    }
-
-    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
-        self.burn()?;
-        self.inner.rearrange(caches, moves, waits)
-    }
-
-    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
-        self.burn()?;
-        self.inner.turn(caches, turns, waits)
-    }
-
-    fn read_cells(
-        &self,
-        caches: CachesId,
-        state: StateId,
-        cells: &[u32],
-        dst: &mut [u8],
-        waits: &[Event],
-    ) -> Result<(), BackendError> {
-        self.burn()?;
-        self.inner.read_cells(caches, state, cells, dst, waits)
-    }
-
-    fn write_cells(
-        &self,
-        caches: CachesId,
-        state: StateId,
-        cells: &[u32],
-        src: &[u8],
-        waits: &[Event],
-    ) -> Result<Event, BackendError> {
-        self.burn()?;
-        self.inner.write_cells(caches, state, cells, src, waits)
-    }
-
-    fn wait(&self, event: Event) -> Result<(), BackendError> {
-        self.burn()?;
-        self.inner.wait(event)
-    }
-}
-
 /// Whichever call of a step fails, on whichever device: the step says so, and the next one is right.
 #[test]
 fn a_fault_anywhere_in_a_step_is_an_error_and_the_next_step_is_right() {
@@ -590,7 +469,7 @@ fn a_fault_anywhere_in_a_step_is_an_error_and_the_next_step_is_right() {
     let fuse: Fuse = Arc::new(AtomicI64::new(-1));
     let wrapped = faulty(&fuse);
     let policy = streaming(Offload::AtLeast(Tokens(1)), 100 << 10);
-    let setup = Setup { policy, open: &wrapped, ..setup(with_accelerator()) };
+    let setup = Setup { policy, open: &*wrapped, ..setup(with_accelerator()) };
     let mut session = open(&gguf, DType::F16, setup, |graph, _| cache_away(graph, &gguf, false)).unwrap();
     let expected = bits(&logits(&mut session, TOKENS).unwrap());
     fuse.store(1 << 40, Ordering::SeqCst);
@@ -616,7 +495,7 @@ fn a_fault_in_work_on_cells_is_an_error_and_the_next_step_is_right() {
     let gguf = made(&deeper("llama-tiny"), DType::Q4K);
     let fuse: Fuse = Arc::new(AtomicI64::new(-1));
     let wrapped = faulty(&fuse);
-    let setup = Setup { open: &wrapped, ..setup(isolated(3)) };
+    let setup = Setup { open: &*wrapped, ..setup(isolated(3)) };
     let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
     let mut session = open(&gguf, DType::F16, setup, deal).unwrap();
     let expected = bits(&logits(&mut session, TOKENS).unwrap());

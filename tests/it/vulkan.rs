@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loadmaster::backend::vulkan::{AdapterFacts, Caps, Gpu, VulkanBackend};
 use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
-use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::engine::{Engine, EngineOptions, Opener};
 use loadmaster::exec::{Session, Setup, dealt};
 use loadmaster::gguf::Gguf;
 use loadmaster::graph::Graph;
@@ -48,7 +48,7 @@ pub fn backend_over(gpu: &Arc<Gpu>) -> VulkanBackend {
 }
 
 /// A machine of the processor and such devices, all over memories of their own.
-fn beside(cards: usize) -> Machine {
+pub fn beside(cards: usize) -> Machine {
     let processor = Machine::single(BackendKind::Cpu, 2, Bytes(1 << 32)).devices[DeviceId(0)].clone();
     let card = |i: usize| DeviceSpec { name: format!("vulkan:{i}"), ..machine().devices[DeviceId(0)].clone() };
     let cards = (0..cards).map(card);
@@ -56,7 +56,9 @@ fn beside(cards: usize) -> Machine {
 }
 
 /// Devices of one adapter each, but the processor.
-fn open_over(gpu: &Arc<Gpu>) -> impl Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> {
+pub fn open_over(
+    gpu: &Arc<Gpu>,
+) -> impl Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> + Send + Sync + use<> {
     let gpu = Arc::clone(gpu);
     move |spec| match spec.kind {
         BackendKind::Vulkan => Ok(Box::new(VulkanBackend::over(spec.clone(), Arc::clone(&gpu)))),
@@ -140,17 +142,23 @@ fn whole_models_give_the_logits_of_the_cpu() {
     }
 }
 
-/// Weights that stay with the processor in the file's layout are brought to the card as it computes.
+/// Weights that stay with the processor, in the file's layout or in panels, are brought to the card as it computes.
 #[test]
 fn streamed_weights_give_the_logits_of_the_cpu() {
     let Some(gpu) = device() else { return };
     let open_over = open_over(&gpu);
-    for (shape, dtype) in [("llama-tiny", DType::Q5_0), ("qwen3moe-tiny", DType::F16)] {
+    let cases = [
+        ("llama-tiny", DType::Q5_0, true),
+        ("qwen3moe-tiny", DType::F16, true),
+        ("llama-tiny", DType::Q8_0, false),
+        ("qwen3moe-tiny", DType::Q6K, false),
+    ];
+    for (shape, dtype, mapped) in cases {
         let gguf = made(&deeper(shape), dtype);
         let expected = Expected::of(&gguf, (shape, dtype), DType::F16);
         let policy = streaming(Offload::AtLeast(Tokens(1)), 1 << 20);
         let setup = Setup { open: &open_over, policy, ..setup(beside(1)) };
-        let away = |graph: &Graph, _: &Machine| cache_away(graph, &gguf, true);
+        let away = |graph: &Graph, _: &Machine| cache_away(graph, &gguf, mapped);
         let mut session = open(&gguf, DType::F16, setup, away).unwrap();
         assert!(session.memories()[MemoryId(1)].rings > Bytes::ZERO);
         compare(&format!("{shape} {dtype} streamed"), &mut session, &expected, &[40, 7]);
@@ -161,7 +169,7 @@ fn streamed_weights_give_the_logits_of_the_cpu() {
 #[test]
 fn cut_layers_give_the_logits_of_the_cpu() {
     let Some(gpu) = device() else { return };
-    let open_over = open_over(&gpu);
+    let open_over: Opener = Arc::new(open_over(&gpu));
     let ids: Vec<u32> = (0..40).map(|i| i * 37 % 500).collect();
     for (shape, dtype) in [("llama-tiny", DType::F32), ("qwen3moe-tiny", DType::F16)] {
         let bytes = Synth::new(&named(shape).unwrap(), dtype, 5).unwrap().to_bytes().unwrap();
@@ -169,7 +177,7 @@ fn cut_layers_give_the_logits_of_the_cpu() {
         let mut one = Engine::open(gguf(), options(), &|_, _| {}).unwrap();
         let cut = EngineOptions { together: 2, ..options() };
         let pair = Machine::isolated(BackendKind::Vulkan, 2, 2, Bytes(1 << 32));
-        let mut two = Engine::open_with(&open_over, pair, gguf(), cut, &|_, _| {}).unwrap();
+        let mut two = Engine::open_with(Arc::clone(&open_over), pair, gguf(), cut, &|_, _| {}).unwrap();
         let weights: Vec<Bytes> = two.memories().map(|(_, held)| held.weights).collect();
         assert!(weights[0] > Bytes::ZERO && weights[1].0 * 3 > weights[0].0, "{weights:?}");
         let expected = reference::logits(&mut one, &ids, 40);

@@ -26,6 +26,11 @@ impl Faults {
         locked(&self.0).error.get_or_insert(why);
     }
 
+    /// Whether the device is gone.
+    pub fn is_lost(&self) -> bool {
+        locked(&self.0).lost.is_some()
+    }
+
     /// Fails if something was reported that nobody was told of, or the device is gone.
     pub fn told(&self) -> Result<(), String> {
         let mut known = locked(&self.0);

@@ -108,6 +108,11 @@ impl Gpu {
         self.faults.told()
     }
 
+    /// Whether the device is gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.faults.is_lost()
+    }
+
     /// Gives the device up, for all who share it: what is asked of it from now on fails, as after any other loss.
     pub fn give_up(&self) {
         self.device.destroy();

@@ -83,7 +83,15 @@ impl VulkanBackend {
     }
 
     fn failed(&self, why: String) -> BackendError {
-        BackendError::Worker { device: self.spec.name.clone(), why }
+        failed(&self.gpu, &self.spec.name, why)
+    }
+
+    /// An error, or that the device is gone where it is.
+    fn told(&self, why: BackendError) -> BackendError {
+        if !self.gpu.is_lost() {
+            return why;
+        }
+        self.gpu.sound().map_or_else(|lost| self.failed(lost), |()| why)
     }
 
     fn same_len(&self, needed: Bytes, found: usize) -> Result<(), BackendError> {
@@ -96,10 +104,16 @@ impl VulkanBackend {
     }
 }
 
+/// What a call fails with.
+fn failed(gpu: &Gpu, device: &str, why: String) -> BackendError {
+    let device = device.to_owned();
+    if gpu.is_lost() { BackendError::Lost { device, why } } else { BackendError::Worker { device, why } }
+}
+
 impl Tables {
     /// Bytes into a range; what is less than a word at its ends is merged with what lies beside it.
     fn put(&mut self, gpu: &Gpu, device: &str, dst: BufferSpan, src: &[u8]) -> Result<Event, BackendError> {
-        let failed = |why| BackendError::Worker { device: device.into(), why };
+        let failed = |why| failed(gpu, device, why);
         let (memory, range) = self.buffers.range(device, dst)?;
         for place in memory.places(range) {
             let (bytes, at) = (&src[place.part], place.offset);
@@ -124,7 +138,7 @@ impl Tables {
 
     /// A range into bytes.
     fn get(&mut self, gpu: &Gpu, device: &str, src: BufferSpan, dst: &mut [u8]) -> Result<(), BackendError> {
-        let failed = |why| BackendError::Worker { device: device.into(), why };
+        let failed = |why| failed(gpu, device, why);
         let (memory, range) = self.buffers.range(device, src)?;
         let mut done = 0;
         while done < dst.len() {
@@ -144,7 +158,10 @@ impl Backend for VulkanBackend {
     }
 
     fn alloc(&self, _kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
-        let refused = |why| BackendError::OutOfMemory { device: self.spec.name.clone(), need: bytes, why };
+        let refused = |why| match self.gpu.is_lost() {
+            true => self.failed(why),
+            false => BackendError::OutOfMemory { device: self.spec.name.clone(), need: bytes, why },
+        };
         let memory = Memory::new(&self.gpu, bytes).map_err(refused)?;
         Ok(self.tables().buffers.add(memory))
     }
@@ -188,7 +205,7 @@ impl Backend for VulkanBackend {
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         let mut tables = self.tables();
         let (limits, device) = (ArgLimits::of(work), &self.spec.name);
-        let dispatches = build::dispatches(&self.gpu, device, &tables.buffers, work)?;
+        let dispatches = build::dispatches(&self.gpu, device, &tables.buffers, work).map_err(|why| self.told(why))?;
         let words = arguments::usual_words(&limits);
         let arguments = dispatches.first().map(|first| Arguments::new(&self.gpu, first.arguments(), words));
         let arguments = arguments.transpose().map_err(|why| self.failed(why))?;
@@ -240,7 +257,8 @@ impl Backend for VulkanBackend {
 
     fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
         let mut tables = self.tables();
-        let caches = Caches::prepare(&self.gpu, &self.spec.name, &tables.buffers, work)?;
+        let caches =
+            Caches::prepare(&self.gpu, &self.spec.name, &tables.buffers, work).map_err(|why| self.told(why))?;
         Ok(tables.caches.push(caches))
     }
 

@@ -3,6 +3,7 @@
 use super::{Finished, Queue, RequestId, StepReport};
 use crate::engine::request::Running;
 use crate::engine::share::share;
+use crate::engine::step::Run;
 use crate::engine::{Engine, EngineError, Finish, Piece, Request, Wanted};
 use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::units::Tokens;
@@ -16,6 +17,9 @@ impl Queue<'_> {
     /// the requests that run end with the next step.
     pub fn step(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<bool, EngineError> {
         self.drop_lost()?;
+        if self.running.iter().any(Running::is_waiting) {
+            self.certain()?;
+        }
         self.shift(text)?;
         self.admit()?;
         loop {
@@ -30,13 +34,17 @@ impl Queue<'_> {
                 break;
             }
         }
-        self.engine.run_step()?;
+        // While one device has work of a prompt's step, another has work of the one before.
+        let begin = self.engine.may_begin() && self.parts.iter().all(|part| !part.last);
+        let how = if begin { Run::Begin } else { Run::ToItsEnd };
+        let run = self.engine.run_step(how);
+        self.ended(run, how)?;
         self.note();
         if self.report.prompts > 0 {
             // What was read can be shared now.
             self.blocked = None;
         }
-        self.advance(text)?;
+        self.advance(how, text)?;
         let steps = self.running.iter().map(Running::left).max().unwrap_or_default();
         self.tidy.step(self.engine, steps)?;
         Ok(!(self.running.is_empty() && self.waiting.is_empty()))
@@ -59,6 +67,22 @@ impl Queue<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Waits for the steps under way.
+    pub(super) fn certain(&mut self) -> Result<(), EngineError> {
+        let certain = self.engine.certain();
+        self.ended(certain, Run::ToItsEnd)
+    }
+
+    /// Tells the requests whether what they were fed is certain, or that it is not there.
+    fn ended(&mut self, run: Result<(), EngineError>, how: Run) -> Result<(), EngineError> {
+        match (&run, how) {
+            (Ok(()), Run::Begin) => {}
+            (Ok(()), Run::ToItsEnd) => self.running.iter_mut().for_each(Running::is_certain),
+            (Err(_), _) => self.running.iter_mut().for_each(Running::is_undone),
+        }
+        run
     }
 
     /// Ends the requests whose sequences were lost when a device failed.
@@ -156,7 +180,7 @@ impl Queue<'_> {
     }
 
     /// Tells the requests what the step made of their parts, and ends those that are done.
-    fn advance(&mut self, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
+    fn advance(&mut self, how: Run, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
         let (mut all, width) = (true, self.logits.len());
         let Engine { session, tokenizer: Ok(tokenizer), .. } = &*self.engine else { return Ok(()) };
         let mut rows = session.logits().chunks_exact(width.max(1));
@@ -172,6 +196,7 @@ impl Queue<'_> {
             });
             let id = running.id;
             running.fed(part.tokens, logits, tokenizer, &mut |piece| text(id, piece));
+            running.begun(if how == Run::Begin { part.tokens } else { 0 });
         }
         let first = self.running.first().map(|running| running.id);
         for at in (0..self.running.len()).rev() {
@@ -195,6 +220,9 @@ impl Queue<'_> {
 
     /// Ends a running request and gives back its pages.
     pub(super) fn end(&mut self, at: usize, finish: Result<Finish, EngineError>) -> Result<(), EngineError> {
+        // Its sequence, or the number of it, is taken up by others.
+        let certain = self.certain();
+        let finish = finish.and_then(|finish| certain.map(|()| finish));
         let running = self.running.remove(at);
         let outcome = finish.map(|finish| running.generated(finish));
         let (id, sequence) = (running.id, running.sequence);

@@ -1,0 +1,221 @@
+//! A device that is lost, or has less memory than it said → an engine that goes on without it, or with less of it: the
+//! session is given up, planned and loaded again, and what its sequences have read is read again into the cells that the
+//! books have for it. What was asked for then ends as if nothing had happened, and [`Incident`]s tell what did.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Engine, EngineError, Opened};
+use crate::backend::{Backend, BackendError, CellTable, Fault, SequenceRows};
+use crate::device::{DeviceId, DeviceSpec, Machine};
+use crate::exec::{ExecError, Session, StepInput};
+use crate::kv::{Run, SequenceId};
+use crate::units::{Bytes, Tokens};
+
+/// Opens the backend of a device, as often as it must be.
+pub type Opener = Arc<dyn Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> + Send + Sync>;
+
+/// A memory that was refused is asked for so many times less before its device is left alone.
+const TRIES: u32 = 8;
+
+/// What a device did, and how the engine went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// The device.
+    pub device: String,
+    /// What it reported.
+    pub why: String,
+    /// What was done.
+    pub remedy: Remedy,
+    /// Tokens that were read again.
+    pub read_again: u64,
+}
+
+/// How an engine goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Without the device.
+    Without,
+    /// With so much of its memory.
+    Less(Bytes),
+}
+
+impl fmt::Display for Incident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Incident { device, why, remedy, read_again } = self;
+        match remedy {
+            Remedy::Without => write!(f, "{why}; went on without {device}")?,
+            Remedy::Less(budget) => write!(f, "{why}; went on with a budget of {budget} on {device}")?,
+        }
+        match read_again {
+            0 => Ok(()),
+            tokens => write!(f, ", {tokens} tokens were read again"),
+        }
+    }
+}
+
+/// What is done about a failure: the machine to go on with.
+pub(super) struct Cure {
+    pub machine: Machine,
+    pub incident: Incident,
+}
+
+/// What can be done about a failure on `machine`, where `tries` memories were made less before; nothing where no device
+/// would be left, or none is at fault for good.
+pub(super) fn cure(machine: &Machine, why: &ExecError, tries: u32) -> Option<Cure> {
+    let ExecError::Backend(error) = why else { return None };
+    let fault = error.fault()?;
+    let (id, spec) = machine.devices.iter_ids().find(|(_, spec)| spec.name == fault.device())?;
+    let made = |machine: Machine, remedy: Remedy| {
+        let (device, why) = (spec.name.clone(), error.to_string());
+        Cure { machine, incident: Incident { device, why, remedy, read_again: 0 } }
+    };
+    match fault {
+        Fault::OutOfMemory(_) if machine.devices.len() > 1 && tries < TRIES => {
+            let (machine, budget) = less(machine, id);
+            Some(made(machine, Remedy::Less(budget)))
+        }
+        Fault::OutOfMemory(_) | Fault::Lost(_) => Some(made(machine.without(id)?, Remedy::Without)),
+    }
+}
+
+/// The machine with a quarter less of what plans may use of a device's memory, and what that is.
+fn less(machine: &Machine, device: DeviceId) -> (Machine, Bytes) {
+    let memory = machine.devices[device].memory;
+    let mut less = machine.clone();
+    less.memories[memory].free = machine.memories[memory].free.saturating_sub(Bytes(machine.budget(memory).0 / 4));
+    let budget = less.budget(memory);
+    (less, budget)
+}
+
+impl Opened {
+    /// Opens a session, with less of the machine where devices fail at it; and what was done for that.
+    ///
+    /// # Errors
+    /// The last failure, for which there was no remedy.
+    pub(super) fn session(
+        &mut self,
+        open: &dyn Fn(&Opened) -> Result<Session, EngineError>,
+    ) -> Result<Session, EngineError> {
+        loop {
+            let why = match open(self) {
+                Err(EngineError::Exec(why)) => why,
+                done => return done,
+            };
+            let Some(cure) = cure(&self.machine, &why, self.tries) else { return Err(self.refused(why)) };
+            self.take(cure);
+        }
+    }
+
+    /// Goes on with what a cure leaves.
+    pub(super) fn take(&mut self, cure: Cure) {
+        self.tries = match cure.incident.remedy {
+            Remedy::Without => 0,
+            Remedy::Less(_) => self.tries + 1,
+        };
+        self.machine = cure.machine;
+        self.incidents.push(cure.incident);
+    }
+
+    /// Why there is no session, and what was tried before if something was.
+    fn refused(&self, why: ExecError) -> EngineError {
+        match self.incidents.last() {
+            Some(incident) => EngineError::Incurable { incident: incident.clone(), why: Box::new(why.into()) },
+            None => why.into(),
+        }
+    }
+}
+
+impl Engine {
+    /// What devices did that the engine went on after.
+    pub fn incidents(&self) -> &[Incident] {
+        &self.opened.incidents
+    }
+
+    /// Goes on after a failure, if there is a way: the books are as before and all that they hold is read again. False: there
+    /// is none, and nothing has changed.
+    ///
+    /// # Errors
+    /// There was a way, but it led nowhere: the engine has no session any more.
+    pub(super) fn recover(&mut self, why: &ExecError) -> Result<bool, EngineError> {
+        let Some(mut cure) = cure(&self.opened.machine, why, self.opened.tries) else { return Ok(false) };
+        loop {
+            self.session.close();
+            self.opened.take(cure);
+            let (gguf, model) = (Arc::clone(&self.gguf), self.model.clone());
+            self.session = self.opened.session(&|opened| opened.open(&gguf, &model, &|_, _| {}))?;
+            let again = match self.read_again() {
+                Ok(tokens) => {
+                    let last = self.opened.incidents.last_mut();
+                    last.into_iter().for_each(|incident| incident.read_again = tokens);
+                    return Ok(true);
+                }
+                Err(EngineError::Exec(again)) => again,
+                Err(other) => return Err(other),
+            };
+            let next = super::recover::cure(&self.opened.machine, &again, self.opened.tries);
+            cure = next.ok_or_else(|| self.opened.refused(again))?;
+        }
+    }
+
+    /// Reads again what all sequences have read, into the same cells; how many tokens these were. Sequences of which
+    /// not all is known any more end: those of which windows have given up rows, and those with keys that are owed a turn.
+    fn read_again(&mut self) -> Result<u64, EngineError> {
+        self.kv.forget_cached();
+        let mut there = vec![false; self.kv.cells().index()];
+        let mut tokens = 0;
+        for sequence in self.kv.whole().sequences().collect::<Vec<_>>() {
+            let saved = self.kv.save(sequence)?;
+            let turned = saved.runs.iter().any(|run| run.position != run.key_at);
+            if turned || self.kv.classes().len() > 1 && !saved.tokens.is_empty() {
+                self.kv.end(sequence)?;
+                continue;
+            }
+            let positions: Vec<u32> =
+                saved.runs.iter().flat_map(|run| (run.position..).take(run.len as usize)).collect();
+            tokens += self.read_sequence(sequence, &saved.tokens, &positions, &mut there)?;
+        }
+        Ok(tokens)
+    }
+
+    /// Reads the tokens of one sequence into its cells, but for those at its beginning that are `there`.
+    fn read_sequence(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        positions: &[u32],
+        there: &mut [bool],
+    ) -> Result<u64, EngineError> {
+        let runs: Vec<Run> = self.kv.whole().runs(sequence)?.collect();
+        let cell = |run: &Run| (run.page.0 * Tokens::PAGE.0 + run.first..).take(run.len.index());
+        let cells: Vec<u32> = runs.iter().flat_map(cell).collect();
+        let known = cells.iter().take_while(|&&cell| there[cell as usize]).count();
+        let step = self.session.limits().tokens.index();
+        for first in (known..cells.len()).step_by(step) {
+            let end = cells.len().min(first + step);
+            let table = table(&runs, &cells[first..end], end as u32);
+            let (ids, positions) = (&tokens[first..end], &positions[first..end]);
+            self.session.step(&StepInput { ids, positions, output_rows: &[], tables: &[table] })?;
+        }
+        cells.iter().for_each(|&cell| there[cell as usize] = true);
+        Ok((cells.len() - known) as u64)
+    }
+}
+
+/// The last of the first `length` cells of a sequence, which are in `runs`, to be written.
+fn table(runs: &[Run], cells: &[u32], length: u32) -> CellTable {
+    let mut table = CellTable { cells: cells.to_vec(), ..CellTable::default() };
+    let mut left = length;
+    for run in runs {
+        let len = run.len.0.min(left);
+        if len == 0 {
+            break;
+        }
+        table.pages.push(run.page.0);
+        table.live.push(u16::MAX >> (u16::BITS - len) << run.first);
+        left -= len;
+    }
+    let (rows, pages) = (cells.len() as u32, 0..table.pages.len() as u32);
+    table.sequences.push(SequenceRows { first: 0, rows, length: Tokens(length), behind: Tokens(0), pages });
+    table
+}

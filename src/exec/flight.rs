@@ -1,0 +1,227 @@
+//! A step under way: what it was given, how far each lane must have come before it begins, and what is known of it when it
+//! ends. Its room is made once and used again.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use super::StepInput;
+use super::bucket::Bucket;
+use super::items::{Items, LaneId};
+use crate::backend::{Args, BackendError, CellTable, Event};
+use crate::graph::{Batch, CacheClass, Input, RowDim};
+use crate::index::{CacheClassId, IndexVec};
+use crate::plan::{self, SplitId, UploadId};
+use crate::units::{Nanos, Tokens};
+
+/// A prepared bucket with its items.
+pub(super) struct Prepared {
+    pub batch: Batch,
+    pub bucket: Bucket,
+    pub items: Items,
+}
+
+/// A step, shared by the lanes.
+pub(super) struct Flight {
+    step: RwLock<Step>,
+}
+
+/// What a step is.
+pub(super) struct Step {
+    pub what: Arc<Prepared>,
+    input: Rows,
+    /// Items that each lane has done before the step's first.
+    pub base: IndexVec<LaneId, u64>,
+    /// The events of what was handed over.
+    splits: IndexVec<SplitId, AtomicU64>,
+    uploads: IndexVec<UploadId, AtomicU64>,
+    failed: AtomicBool,
+    why: Mutex<Option<BackendError>>,
+    /// The rows of logits, and how many floats they are.
+    pub logits: Mutex<Vec<f32>>,
+    pub floats: usize,
+    /// Times are counted from here, if they are.
+    pub clock: Option<Instant>,
+    pub trace: Mutex<Vec<plan::Event>>,
+}
+
+/// A copy of what a step is given.
+#[derive(Default)]
+struct Rows {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    output_rows: Vec<u32>,
+    tables: Vec<CellTable>,
+}
+
+impl Flight {
+    /// Room for steps of at most `batch` over caches of `classes`.
+    pub fn new(what: &Arc<Prepared>, batch: Batch, classes: &IndexVec<CacheClassId, CacheClass>) -> Flight {
+        let rows = |most: Tokens| Vec::with_capacity(most.index());
+        let table = |class: &CacheClass| {
+            let pages = class.cells.pages() as usize;
+            let sequences = Vec::with_capacity(batch.tokens.index());
+            let (pages, live) = (Vec::with_capacity(pages), Vec::with_capacity(pages));
+            CellTable { cells: rows(batch.tokens), sequences, pages, live }
+        };
+        let input = Rows {
+            ids: rows(batch.tokens),
+            positions: rows(batch.tokens),
+            output_rows: rows(batch.outputs),
+            tables: classes.iter().map(table).collect(),
+        };
+        let step = Step {
+            what: Arc::clone(what),
+            input,
+            base: what.items.lanes.ids().map(|_| 0).collect(),
+            splits: IndexVec::new(),
+            uploads: IndexVec::new(),
+            failed: AtomicBool::new(false),
+            why: Mutex::default(),
+            logits: Mutex::default(),
+            floats: 0,
+            clock: None,
+            trace: Mutex::default(),
+        };
+        Flight { step: RwLock::new(step) }
+    }
+
+    /// The step, while it is gone along.
+    pub fn step(&self) -> RwLockReadGuard<'_, Step> {
+        self.step.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The step, between two of them.
+    pub fn idle(&self) -> RwLockWriteGuard<'_, Step> {
+        self.step.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Step {
+    /// Makes it another step, with rows of logits that are so wide.
+    pub fn set(&mut self, what: &Arc<Prepared>, input: &StepInput<'_>, width: usize) {
+        self.what = Arc::clone(what);
+        self.input.set(input);
+        events(&mut self.splits, what.bucket.stages.len());
+        events(&mut self.uploads, what.bucket.fetches.len());
+        *self.failed.get_mut() = false;
+        *unpoisoned(&mut self.why) = None;
+        self.floats = input.output_rows.len() * width;
+        let logits = unpoisoned(&mut self.logits);
+        logits.resize(self.floats.max(logits.len()), 0.0);
+        unpoisoned(&mut self.trace).clear();
+    }
+
+    /// What splits are told of it.
+    pub fn args(&self) -> Args<'_> {
+        let Rows { ids, output_rows, tables, .. } = &self.input;
+        Args { tokens: Tokens(ids.len() as u32), outputs: Tokens(output_rows.len() as u32), tables }
+    }
+
+    /// One of its inputs.
+    pub fn input(&self, input: Input) -> &[u32] {
+        match input {
+            Input::TokenIds => &self.input.ids,
+            Input::Positions => &self.input.positions,
+            Input::OutputRows => &self.input.output_rows,
+        }
+    }
+
+    /// Rows that it has.
+    pub fn rows(&self, dim: RowDim) -> Tokens {
+        let Args { tokens, outputs, .. } = self.args();
+        match dim {
+            RowDim::Tokens => tokens,
+            RowDim::Outputs => outputs,
+        }
+    }
+
+    /// The event of a split that was handed over, or of the last before it that was.
+    pub fn split(&self, id: SplitId) -> Option<Event> {
+        let event = self.splits[id].load(Ordering::Acquire);
+        (event > 0).then_some(Event(event))
+    }
+
+    /// The event of an upload that was begun.
+    pub fn upload(&self, id: UploadId) -> Event {
+        Event(self.uploads[id].load(Ordering::Acquire))
+    }
+
+    /// A split was handed over.
+    pub fn ran(&self, id: SplitId, event: Event) {
+        self.splits[id].store(event.0, Ordering::Release);
+    }
+
+    /// An upload was begun.
+    pub fn fetched(&self, id: UploadId, event: Event) {
+        self.uploads[id].store(event.0, Ordering::Release);
+    }
+
+    /// Notes why it failed; the first counts.
+    pub fn fail(&self, why: BackendError) {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether it has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Why it failed, if it did.
+    pub fn failure(&mut self) -> Option<BackendError> {
+        unpoisoned(&mut self.why).take()
+    }
+
+    /// Notes what a lane has done since `start`, if times are wanted.
+    pub fn note(&self, lane: plan::Lane, what: plan::Activity, start: Option<Nanos>) {
+        if let (Some(start), Some(end)) = (start, self.now()) {
+            let event = plan::Event { step: 0, lane, what, start, end };
+            self.trace.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        }
+    }
+
+    /// What was noted, in the order in which it began.
+    pub fn events(&mut self) -> Vec<plan::Event> {
+        let mut events = std::mem::take(unpoisoned(&mut self.trace));
+        events.sort_by_key(|event| (event.start, event.end, event.lane));
+        events
+    }
+
+    /// The time, if times are wanted.
+    pub fn now(&self) -> Option<Nanos> {
+        self.clock.map(|clock| Nanos(clock.elapsed().as_nanos() as u64))
+    }
+}
+
+impl Rows {
+    fn set(&mut self, input: &StepInput<'_>) {
+        let StepInput { ids, positions, output_rows, tables } = *input;
+        for (own, given) in
+            [(&mut self.ids, ids), (&mut self.positions, positions), (&mut self.output_rows, output_rows)]
+        {
+            own.clear();
+            own.extend_from_slice(given);
+        }
+        self.tables.truncate(tables.len());
+        self.tables.resize_with(tables.len(), CellTable::default);
+        for (own, given) in self.tables.iter_mut().zip(tables) {
+            own.cells.clone_from(&given.cells);
+            own.sequences.clone_from(&given.sequences);
+            own.pages.clone_from(&given.pages);
+            own.live.clone_from(&given.live);
+        }
+    }
+}
+
+/// Room for so many events, none of which has come.
+fn events<I: crate::index::Id>(of: &mut IndexVec<I, AtomicU64>, count: usize) {
+    of.ids().for_each(|id| *of[id].get_mut() = 0);
+    while of.len() < count {
+        of.push(AtomicU64::new(0));
+    }
+}
+
+fn unpoisoned<T>(mutex: &mut Mutex<T>) -> &mut T {
+    mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
