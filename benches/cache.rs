@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use loadmaster::engine::{CHUNK, Engine, EngineOptions};
 use loadmaster::gguf::Gguf;
 use loadmaster::kv::{Depth, KvLayout, SequenceId};
+use loadmaster::plan::Offload;
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
@@ -30,6 +31,8 @@ fn main() {
         together: 1,
         layout: KvLayout::default(),
         sequences: 1,
+        gpu_layers: None,
+        offload: Offload::Auto,
     };
     let gguf = Gguf::from_bytes("llama-1b, four layers", bytes).expect("just made");
     let mut engine = Engine::open(gguf, options, &|_, _| {}).expect("fits memory");

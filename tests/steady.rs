@@ -70,6 +70,8 @@ fn options() -> EngineOptions {
         together: 1,
         layout: KvLayout::default(),
         sequences: 1,
+        gpu_layers: None,
+        offload: Offload::Auto,
         budget: Bytes(1 << 32),
     }
 }

@@ -7,9 +7,13 @@ mod calibrate;
 mod compare;
 mod difference;
 mod divergence;
+mod families;
+mod foresight;
 pub mod host;
 mod perplexity;
 mod record;
+mod record_file;
+mod spread;
 mod timing;
 
 pub use base_file::{BaseError, BaseFile};
@@ -20,6 +24,10 @@ pub use compare::{
 };
 pub use difference::{Difference, LogitsDifference, OtherToken};
 pub use divergence::{Divergence, DivergenceSummary, Estimate};
+pub use families::{DeviceTime, FamilyError, FamilyNanos, FamilyTrial, time_families};
+pub use foresight::{Foresight, MemoryFacts, foresee, memories};
 pub use perplexity::{Perplexity, PerplexityError, Scored, evaluate, score};
-pub use record::{Model, Record, Row};
+pub use record::{Adapter, Kind, MachineFacts, Model, Record, Row, Settings, VERSION};
+pub use record_file::{MOST_BYTES, RecordError, parse_record, read_record};
+pub use spread::Spread;
 pub use timing::{Samples, Test, time, tokens};

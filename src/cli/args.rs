@@ -1,5 +1,6 @@
 //! Groups of options that several subcommands share.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -9,6 +10,7 @@ use crate::backend::vulkan::{self, AdapterFacts};
 use crate::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use crate::graph::CACHE_TYPES;
 use crate::kv::KvLayout;
+use crate::plan::Offload;
 use crate::residency::CacheHome;
 use crate::sample::SampleOptions;
 use crate::tensor::DType;
@@ -73,7 +75,7 @@ impl CacheArgs {
 }
 
 /// How a model is run.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Engine")]
 pub(super) struct EngineArgs {
     /// Threads, of each device [default: physical cores available to the process]
@@ -93,8 +95,8 @@ pub(super) struct EngineArgs {
     pub cache_type_v: DType,
     /// How cells of the cache are given out: any page serves, or those of one step lie side by side
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = Layout::Paged)]
-    kv: Layout,
-    /// Layers to put on a GPU [-ngl]; what computes is named by --devices
+    pub kv: Layout,
+    /// Layers to put on cards, from the last, and the others with the processor [-ngl]; what computes is named by --devices
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
     pub n_gpu_layers: Option<GpuLayers>,
     /// Devices over which the layers are dealt: cpu, vulkan:0 and so on; each `cpu` has a memory of its own, as a card has
@@ -108,11 +110,14 @@ pub(super) struct EngineArgs {
     /// Keep weights in the file mapping instead of rearranging them in memory: starts sooner, computes slower
     #[arg(long)]
     pub mmap: bool,
+    /// When ops whose weights the processor has run on a card; commands that plan have an option of their own.
+    #[arg(skip = Offload::Auto)]
+    pub offload: Offload,
 }
 
 /// What `--kv` of commands that run takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Layout {
+pub(super) enum Layout {
     /// Pages of 16
     Paged,
     /// Neighbours; brought together when there are none
@@ -120,14 +125,14 @@ enum Layout {
 }
 
 /// What several devices do of a layer.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct SplitArgs {
     /// What several devices share: layers, each with its own, or every layer, cut into parts [-sm]
     #[arg(long, value_enum, value_name = "MODE", default_value_t = SplitMode::Layer)]
-    split_mode: SplitMode,
+    pub split_mode: SplitMode,
     /// Devices that work on a layer together under --split-mode tensor, paired by their links [default: all]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=64))]
-    max_gpu: Option<u32>,
+    pub max_gpu: Option<u32>,
 }
 
 impl SplitArgs {
@@ -142,7 +147,7 @@ impl SplitArgs {
 
 /// What devices share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SplitMode {
+pub(super) enum SplitMode {
     /// Each has layers of its own
     Layer,
     /// Groups work on every layer together: heads and hidden columns are cut
@@ -156,6 +161,15 @@ pub(super) enum DeviceName {
     Cpu,
     /// A Vulkan adapter, by its number.
     Vulkan(usize),
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Vulkan(index) => write!(f, "vulkan:{index}"),
+        }
+    }
 }
 
 /// What was asked of GPUs.

@@ -16,8 +16,8 @@ use super::{Usage, note, open};
 use crate::backend;
 use crate::backend::vulkan::{self, AdapterFacts};
 use crate::bench::{
-    Against, Comparison, FLOAT_BOUND, FamilyTime, Model, NodeDifference, OtherToken, QUANTISED_BOUND, Record, Trial,
-    compare, host, tokens,
+    Against, Comparison, FLOAT_BOUND, FamilyTime, Kind, Model, NodeDifference, OtherToken, QUANTISED_BOUND, Record,
+    Trial, compare, host, tokens,
 };
 use crate::device::DeviceSpec;
 use crate::gguf::Gguf;
@@ -141,7 +141,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let Comparison { against, families } = comparison;
     let commit = option_env!("LOADMASTER_COMMIT").unwrap_or_default().to_owned();
     let document = Document {
-        record: Record::new(WHAT, against, commit, super::bench::now()),
+        record: Record::new(Kind::Compare, WHAT, against, commit, super::bench::now()),
         model: Model::of(&gguf, path.display().to_string()),
         devices: facts,
         tokens: TokenFacts { source, step: args.ubatch_size.min(ids.len() as u32), ids },

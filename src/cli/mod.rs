@@ -110,6 +110,12 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     if error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(gone) {
         return ExitCode::SUCCESS;
     }
+    note(&format!("error: {}", in_one_line(error)));
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+}
+
+/// An error with its causes.
+fn in_one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         // Many messages quote their cause already.
@@ -119,8 +125,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             text = format!("{text}: {cause}");
         }
     }
-    note(&format!("error: {text}"));
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+    text
 }
 
 /// A line on stderr, harmless to a terminal.

@@ -79,6 +79,8 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most)
         together: args.split.together(),
         layout: args.layout(),
         sequences: most.sequences,
+        gpu_layers: args.n_gpu_layers.and_then(GpuLayers::asked),
+        offload: args.offload,
     };
     let bar = Bar::bytes("loading");
     let engine = Engine::open_on(machine, gguf, options, &|done, total| bar.at(done.0, total.0));

@@ -18,14 +18,14 @@ use thiserror::Error;
 
 use crate::backend;
 use crate::device::{BackendKind, Machine};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, Together, dealt};
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, Together, dealt_as};
 use crate::fit::teams;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
 use crate::index::{CacheClassId, IndexVec};
 use crate::kv::{Books, Budget, KvError, KvLayout, SequenceId, Usage, Window};
 use crate::models::{CacheSpec, Model, ModelError, Sliding};
-use crate::plan::MemoryUse;
+use crate::plan::{MemoryUse, Offload, Policy};
 use crate::sample::SampleError;
 use crate::tensor::DType;
 use crate::text::{TextError, Tokenizer};
@@ -67,6 +67,10 @@ pub struct EngineOptions {
     pub layout: KvLayout,
     /// Sequences that run at a time: layers that look back over a window keep one a sequence. More wait for room there.
     pub sequences: u32,
+    /// Layers, from the last, that accelerators have beside processors; none: in proportion to the memories' budgets.
+    pub gpu_layers: Option<u32>,
+    /// When ops whose weights are in host memory run on an accelerator all the same.
+    pub offload: Offload,
 }
 
 /// Why the engine cannot start or go on.
@@ -135,9 +139,10 @@ impl Opened {
         let cache = CacheSpec { cells: options.context, keys, values, sliding };
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
         let source = Box::new(ModelSource { model: model.clone(), cache });
-        let home = |graph: &Graph| dealt(graph, gguf, machine, options.keep_mapping);
+        let home = |graph: &Graph| dealt_as(graph, gguf, machine, options.keep_mapping, options.gpu_layers);
         let (together, residency) = Together::new(source, home, teams(machine, options.together as usize))?;
-        let setup = Setup { open: &*self.opener, ..Setup::new(machine.clone(), limits) };
+        let policy = Policy { offload: options.offload, ..Policy::default() };
+        let setup = Setup { open: &*self.opener, policy, ..Setup::new(machine.clone(), limits) };
         Ok(Session::open(Box::new(together), gguf, setup, |_, _| residency, progress)?)
     }
 }

@@ -33,8 +33,20 @@ pub fn homes(graph: &Graph, gguf: &Gguf, memory: MemoryId, keep_mapping: bool) -
 /// states and vectors, in proportion to the memories' budgets, and what follows them last. A vector that several devices
 /// read has a copy on each. Whether it all fits is for the plan to say.
 pub fn dealt(graph: &Graph, gguf: &Gguf, machine: &Machine, keep_mapping: bool) -> Residency {
+    dealt_as(graph, gguf, machine, keep_mapping, None)
+}
+
+/// As [`dealt`], with so many layers, from the last, on accelerators and all others on processors, where there are both:
+/// the embedding then is with the processors, what follows the layers with the accelerators if they have more than all.
+pub fn dealt_as(
+    graph: &Graph,
+    gguf: &Gguf,
+    machine: &Machine,
+    keep_mapping: bool,
+    gpu_layers: Option<u32>,
+) -> Residency {
     let mut residency = homes(graph, gguf, MemoryId::from_index(0), keep_mapping);
-    let deal = Deal::new(graph, &residency, machine);
+    let deal = Deal::new(graph, &residency, machine, gpu_layers);
     let mut readers: Vec<BTreeSet<Seat>> = vec![BTreeSet::new(); graph.weights().len()];
     for (_, node) in graph.nodes() {
         let seat = Seat::of(node);
@@ -101,16 +113,41 @@ struct Deal {
 }
 
 impl Deal {
-    fn new(graph: &Graph, residency: &Residency, machine: &Machine) -> Deal {
-        let memories: Vec<MemoryId> = machine.devices.iter().map(|device| device.memory).collect();
+    fn new(graph: &Graph, residency: &Residency, machine: &Machine, gpu_layers: Option<u32>) -> Deal {
+        let sizes = sizes(graph, residency);
+        let devices = |accelerators: bool| machine.devices.iter().filter(move |d| d.is_accelerator() == accelerators);
+        let memories = |accelerators| -> Vec<MemoryId> { devices(accelerators).map(|device| device.memory).collect() };
+        let (hosts, cards) = (memories(false), memories(true));
+        match gpu_layers.filter(|_| !hosts.is_empty() && !cards.is_empty()) {
+            None => {
+                let all: Vec<MemoryId> = machine.devices.iter().map(|device| device.memory).collect();
+                Deal::over(&sizes, machine, &all)
+            }
+            Some(asked) => {
+                let layers = sizes.keys().filter(|seat| matches!(seat, Seat::Layer(_))).count() as u32;
+                let first = layers.saturating_sub(asked);
+                let on_card = |seat: &Seat| match seat {
+                    Seat::First => false,
+                    Seat::Layer(layer) => *layer >= first,
+                    Seat::Last => asked > layers,
+                };
+                let (above, below) = sizes.into_iter().partition(|(seat, _)| on_card(seat));
+                let (card, host) = (Deal::over(&above, machine, &cards), Deal::over(&below, machine, &hosts));
+                let last = if on_card(&Seat::Last) { card.last } else { host.last };
+                Deal { first: host.first, last, layers: host.layers.into_iter().chain(card.layers).collect() }
+            }
+        }
+    }
+
+    /// Seats over memories, in proportion to their budgets.
+    fn over(sizes: &BTreeMap<Seat, f64>, machine: &Machine, memories: &[MemoryId]) -> Deal {
         let host = MemoryId::from_index(0);
         let (first, last) = (memories.first().copied().unwrap_or(host), memories.last().copied().unwrap_or(host));
-        let sizes = sizes(graph, residency);
         let all = sizes.values().sum::<f64>().max(1.0);
         let budget = |memory: MemoryId| machine.budget(memory).0 as f64;
         let budgets: f64 = memories.iter().map(|&memory| budget(memory)).sum();
         let (mut layers, mut before) = (BTreeMap::new(), 0.0);
-        for (&seat, size) in &sizes {
+        for (&seat, size) in sizes {
             let middle = (before + size / 2.0) / all * budgets;
             let mut end = 0.0;
             let reaches = |memory: &&MemoryId| {

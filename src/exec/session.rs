@@ -162,6 +162,20 @@ impl Session {
         &self.machine
     }
 
+    /// What it plans by.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The bucket that serves steps of this size, which is prepared if it is new: see [`Session::planned`].
+    ///
+    /// # Errors
+    /// The bucket cannot be planned or prepared.
+    pub fn serving(&mut self, tokens: usize, outputs: usize) -> Result<Batch, ExecError> {
+        self.opened()?;
+        self.bucket(tokens, outputs)
+    }
+
     /// Bytes allocated in all memories.
     pub fn memory(&self) -> MemoryUse {
         let sum = |of: fn(&MemoryUse) -> Bytes| self.most.memories.iter().map(of).sum();

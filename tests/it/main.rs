@@ -54,6 +54,7 @@ mod shape_file;
 mod shift;
 mod sim;
 mod simd;
+mod sweep;
 mod text_chat;
 mod text_encode;
 mod text_hostile;

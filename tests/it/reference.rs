@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use loadmaster::engine::{Engine, EngineOptions};
 use loadmaster::gguf::Gguf;
 use loadmaster::kv::KvLayout;
+use loadmaster::plan::Offload;
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
@@ -21,6 +22,8 @@ pub fn options() -> EngineOptions {
         together: 1,
         layout: KvLayout::default(),
         sequences: 1,
+        gpu_layers: None,
+        offload: Offload::Auto,
         budget: Bytes(4 << 30),
     }
 }

@@ -7,6 +7,7 @@ use std::io::Cursor;
 use loadmaster::engine::{Engine, EngineOptions, Loaded};
 use loadmaster::gguf::Gguf;
 use loadmaster::kv::KvLayout;
+use loadmaster::plan::Offload;
 use loadmaster::synth::{ModelShape, Synth, named};
 use loadmaster::tensor::DType;
 use loadmaster::text::TokenId;
@@ -28,6 +29,8 @@ pub fn least(layout: KvLayout) -> Engine {
         together: 1,
         layout,
         sequences: 1,
+        gpu_layers: None,
+        offload: Offload::Auto,
         budget: Bytes(1 << 30),
     };
     Engine::open(Gguf::from_bytes("least", bytes).unwrap(), options, &|_, _| {}).unwrap()
