@@ -105,7 +105,7 @@ fn fields<T: DeserializeOwned>(found: Map<String, Json>, model: &Json) -> Result
     };
     let spoils = |(key, value): (String, Json)| {
         let mut model = model.clone();
-        *model.get_mut(&key)? = value;
+        model.as_object_mut()?.insert(key.clone(), value);
         serde_json::from_value::<T>(model).err().map(|why| (key, why))
     };
     // A field that lacks spoils nothing; the message names it.

@@ -1,6 +1,8 @@
 //! Samples → their median and how far they lie around it, and from that whether two sets of samples differ beyond their
 //! noise. Whole numbers in, so that nothing is infinite.
 
+use serde::Serialize;
+
 /// Standard errors of a median that an interval has on each side.
 const ERRORS: f64 = 3.0;
 
@@ -12,7 +14,7 @@ const ERROR_OF_MEDIAN: f64 = 1.4826 * 1.2533;
 pub(super) const LEAST: usize = 3;
 
 /// What samples say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Spread {
     /// Half of the samples are below, half above; of an even number the higher of the two in the middle.
     pub median: u64,

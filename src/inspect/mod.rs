@@ -28,7 +28,7 @@ pub use diff::{Diff, MemoryChange, Move, Totals, diff};
 pub use dot::dot;
 pub use escape::{escape, one_line, prose};
 pub use facts::{Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
-pub use html::html;
+pub use html::{Page, html, markup, page};
 pub use json::{json, shape};
 pub use machine::machine;
 pub use nearest::nearest;

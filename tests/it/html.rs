@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use crate::placements::Case;
 
 /// What ends a script, an attribute, a tag, a string of JSON or JavaScript, or reorders text.
-const HOSTILE: [&str; 8] = [
+pub const HOSTILE: [&str; 8] = [
     "</script><script>alert(1)</script>",
     "\"><img src=x onerror=alert(1)>",
     "'><svg/onload=alert(1)>",

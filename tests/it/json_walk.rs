@@ -1,5 +1,6 @@
 //! Reads JSON inputs as far as anything does; the fuzz targets run the same. Any text is refused or read whole.
 
+use loadmaster::bench::{Reported, diff_records, parse_record, report};
 use loadmaster::device::Machine;
 use loadmaster::graph::{Batch, Graph};
 use loadmaster::models::{CacheSpec, Model, ShapeFile};
@@ -48,5 +49,19 @@ pub fn model_file(text: &str) -> Result<(), String> {
         let batch = Batch { tokens: Tokens(tokens), outputs: Tokens(1) };
         model.graph(batch, cache).map_err(|e| e.to_string())?;
     }
+    Ok(())
+}
+
+/// Reads a record of `bench`, writes it and reads it again, compares it with itself, and makes the page of it.
+///
+/// # Errors
+/// The message of the refusal.
+pub fn record(text: &str) -> Result<(), String> {
+    let record = parse_record("text", text.as_bytes()).map_err(|e| e.to_string())?;
+    let again = serde_json::to_string(&record).expect("what was read can be written");
+    let again = parse_record("again", again.as_bytes()).expect("what was read can be written and read");
+    assert!(diff_records(&record, &again).is_empty());
+    let page = report(&Reported { records: vec![("a".into(), record), ("b".into(), again)], left_out: Vec::new() });
+    assert!(!page.contains("<script") && !page.contains("NaN"));
     Ok(())
 }

@@ -27,7 +27,7 @@ const TABLE: [(&str, &str); 21] = [
     ("synth", "vocab gguf"),
     ("engine", "vocab graph gguf device residency plan fit backend exec models kv text sample"),
     ("inspect", "vocab graph gguf device residency plan models"),
-    ("bench", "vocab graph gguf device residency plan backend exec models kv text sample engine"),
+    ("bench", "vocab graph gguf device residency plan backend exec models kv text sample engine inspect"),
     (
         "cli",
         "vocab graph gguf device residency plan backend exec models kv text sample synth engine inspect bench sim fit",

@@ -44,6 +44,7 @@ mod plan_numbers;
 mod plan_partition;
 mod plan_random;
 mod quant;
+mod records;
 mod recover;
 mod reference;
 mod sample;

@@ -50,7 +50,8 @@ fn every_combination_is_a_row_and_what_does_not_run_says_why() {
     for row in read.rows.iter().filter(|row| row.not_run.is_none()) {
         let steps = if row.settings.n_gen > 0 { 2 } else { 8 / row.settings.n_ubatch };
         assert_eq!(row.foresight.n_steps, steps);
-        assert!(row.foresight.predicted_ns > Some(0) && row.median_ts == row.rate().unwrap());
+        assert!(row.foresight.predicted_ns > Some(0));
+        assert!((row.median_ts / row.rate().unwrap() - 1.0).abs() < 1e-9);
         assert_eq!(row.memories.len(), row.settings.devices.split(',').count());
         assert!(row.memories.iter().all(|memory| memory.allocated == Some(memory.planned()) && memory.planned() > 0));
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Renders pages of `inspect --format html` with headless Chromium at the widths of a phone and a desktop, in light and dark.
+# Renders pages of `inspect --format html` and `bench report` with headless Chromium at the widths of a phone and a desktop, in light and dark.
 # Fails when the console has an error or a page is wider than its window.
 #
 #   tests/scripts/html_shots.sh FOLDER PAGE.html...      screenshots go to FOLDER
@@ -26,7 +26,7 @@ for page in "$@"; do
 <script>
 onload = () => {
     const page = document.querySelector("iframe").contentDocument;
-    const rows = page.querySelectorAll("#rows tr").length;
+    const rows = page.querySelectorAll("tbody tr").length;
     document.body.dataset.found = "wide " + (page.documentElement.scrollWidth - $width) + " rows " + rows;
 };
 </script></body>

@@ -2,7 +2,9 @@
 //! asked; records → a page, or what moved between two of them.
 
 mod batched;
+mod diff;
 mod families;
+mod report;
 mod sweep;
 mod table;
 
@@ -11,7 +13,7 @@ use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use self::sweep::SweepArgs;
@@ -25,8 +27,10 @@ use crate::units::Tokens;
 
 /// Measure speed with the tests of llama-bench
 #[derive(Debug, ClapArgs)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    records: Option<Records>,
     #[command(flatten)]
     model: ModelArg,
     /// Tokens of the prompt test, or several numbers; 0 leaves it out
@@ -58,6 +62,13 @@ pub(super) struct Args {
     families: bool,
     #[command(flatten)]
     sweep: SweepArgs,
+}
+
+/// What is done with records; a model of such a name is given as ./report or with -m.
+#[derive(Debug, Subcommand)]
+enum Records {
+    Report(report::Args),
+    Diff(diff::Args),
 }
 
 impl Args {
@@ -101,6 +112,11 @@ const WHAT: &str = "speed of token generation and prompt processing, in the test
 that plans gave all steps of a repetition, memories are what plans take and what devices count as allocated, in bytes";
 
 pub(super) fn run(args: Args) -> Result<()> {
+    match &args.records {
+        Some(Records::Report(args)) => return report::run(args),
+        Some(Records::Diff(args)) => return diff::run(args),
+        None => {}
+    }
     let combinations = args.sweep.combinations();
     match combinations.as_slice() {
         [one] if !args.parallel.is_empty() => batched::side_by_side(&args, one),

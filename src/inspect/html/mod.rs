@@ -3,21 +3,19 @@
 //! so that no name ends the script; the page forbids itself the network.
 
 mod chart;
+mod frame;
 mod map;
 mod nodes;
 
 use std::fmt::Write;
 
-use super::escape::escape;
 use super::{Planned, Report, Source};
 use crate::plan::MemoryUse;
 use crate::units::Bytes;
 
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+pub use self::frame::{Page, markup, page};
 
-/// What the page may load: nothing but what is in it.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
+const SCRIPT: &str = include_str!("page.js");
 
 /// Colours for devices; with more of them, the number in each cell tells them apart.
 const COLOURS: usize = 8;
@@ -25,23 +23,17 @@ const COLOURS: usize = 8;
 /// The page; a part that could not be made is there as the reason why.
 pub fn html(report: &Report<'_>) -> String {
     let title = title(report);
-    let mut out = String::new();
-    // Writing to a String does not fail.
-    let _ = write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header><h1>{title}</h1>\n"
-    );
+    let mut body = format!("<header><h1>{title}</h1>\n");
+    let mut script = None;
     match (&report.graph, &report.plan) {
-        (Ok(_), Ok(planned)) => sections(planned, &mut out),
-        (Err(why), _) => missing("no graph", why, &mut out),
-        (Ok(_), Err(why)) => missing("no plan", why, &mut out),
+        (Ok(_), Ok(planned)) => {
+            sections(planned, &mut body);
+            script = Some(SCRIPT);
+        }
+        (Err(why), _) => missing("no graph", why, &mut body),
+        (Ok(_), Err(why)) => missing("no plan", why, &mut body),
     }
-    out.push_str("</body>\n</html>\n");
-    out
+    page(&Page { title: &title, style: "", body: &body, script })
 }
 
 fn title(report: &Report<'_>) -> String {
@@ -67,7 +59,7 @@ fn sections(planned: &Planned<'_>, out: &mut String) {
     chart::memory(planned, &timeline, out);
     out.push_str("</section>\n<section><h2>Nodes</h2>\n");
     nodes::nodes(planned, out);
-    let _ = write!(out, "</section>\n</main>\n<script>\n{SCRIPT}</script>\n");
+    out.push_str("</section>\n</main>\n");
 }
 
 fn totals(planned: &Planned<'_>, time: crate::units::Nanos, out: &mut String) {
@@ -109,20 +101,4 @@ impl Planned<'_> {
     fn memory_raw(&self, id: crate::device::MemoryId) -> &str {
         &self.machine.memories[id].name
     }
-}
-
-/// Text from anywhere, for text and quoted attributes of HTML.
-fn markup(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in escape(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
