@@ -1,14 +1,19 @@
-// Values that are multiplied, number by number.
+// Values that are multiplied, number by number, and as many as there are of what was decoded.
 
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 
-// Numbers from `at` on times those that were decoded.
-fn x_dot(at: u32, count: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = 0u; i < count; i++) {
-        sum += x[at + i] * w_x[i];
-    }
-    return sum;
+// Numbers `4 i` to `4 i + 3` of a run that begins at `at` and has `count`, zero behind them.
+fn x_four(at: u32, i: u32, count: u32) -> vec4<f32> {
+    let first = at + 4u * i;
+    return there(vec4<f32>(x[first], x[first + 1u], x[first + 2u], x[first + 3u]), i, count);
+}
+
+fn w_four(i: u32, count: u32) -> vec4<f32> {
+    return there(vec4<f32>(w_x[4u * i], w_x[4u * i + 1u], w_x[4u * i + 2u], w_x[4u * i + 3u]), i, count);
+}
+
+fn there(four: vec4<f32>, i: u32, count: u32) -> vec4<f32> {
+    return select(vec4<f32>(), four, vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count));
 }
 
 // One invocation: one element behind a head's product.

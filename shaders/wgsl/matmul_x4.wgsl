@@ -2,11 +2,11 @@
 
 @group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;
 
-// Numbers from `at` on times those that were decoded, of which there are thirty-two.
-fn x_dot(at: u32, count: u32) -> f32 {
-    var sum = vec4<f32>();
-    for (var i = 0u; i < 8u; i++) {
-        sum += x[(at >> 2u) + i] * vec4<f32>(w_x[4u * i], w_x[4u * i + 1u], w_x[4u * i + 2u], w_x[4u * i + 3u]);
-    }
-    return (sum.x + sum.y) + (sum.z + sum.w);
+// Numbers `4 i` to `4 i + 3` of a run that begins at `at`.
+fn x_four(at: u32, i: u32, count: u32) -> vec4<f32> {
+    return x[(at >> 2u) + i];
+}
+
+fn w_four(i: u32, count: u32) -> vec4<f32> {
+    return vec4<f32>(w_x[4u * i], w_x[4u * i + 1u], w_x[4u * i + 2u], w_x[4u * i + 3u]);
 }

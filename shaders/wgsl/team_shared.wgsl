@@ -12,6 +12,17 @@ fn team_sum(x: f32, lane: u32) -> f32 {
     return sum;
 }
 
+// The sum over the eight members whose numbers differ in the last three bits, the first first.
+fn eight_sum(x: f32, lane: u32) -> f32 {
+    team_give(x, lane);
+    let first = lane & ~7u;
+    var sum = 0.0;
+    for (var i = 0u; i < 8u; i++) {
+        sum += team_numbers[first + i];
+    }
+    return sum;
+}
+
 fn team_max(x: f32, lane: u32) -> f32 {
     team_give(x, lane);
     var most = team_numbers[0];

@@ -4,6 +4,16 @@ fn team_sum(x: f32, lane: u32) -> f32 {
     return subgroupAdd(x);
 }
 
+// The sum over the eight members whose numbers differ in the last three bits, the first first.
+fn eight_sum(x: f32, lane: u32) -> f32 {
+    let first = lane & ~7u;
+    var sum = 0.0;
+    for (var i = 0u; i < 8u; i++) {
+        sum += subgroupShuffle(x, first + i);
+    }
+    return sum;
+}
+
 fn team_max(x: f32, lane: u32) -> f32 {
     return subgroupMax(x);
 }

@@ -135,8 +135,9 @@ fn run(graph: &Graph, kind: BackendKind, backend: &dyn Backend) -> Vec<f32> {
         backend.write(Queue::Compute, at, bytemuck::cast_slice(&data), &[]).unwrap();
     }
     let first = tokens.0 * 2 / 3;
-    let table: Vec<u32> = [3, 0, 5, 1, 7, 2, 6, 4].to_vec();
     let (own, rest) = (Tokens(first).pages(), tokens.0 - first);
+    let mut table: Vec<u32> = [3, 0, 5, 1, 7, 2, 6, 4, 8].to_vec();
+    table.truncate((own + Tokens(rest).pages()) as usize);
     let sequences = [
         SequenceRows { first: 0, rows: first, length: Tokens(first), behind: Tokens(0), pages: 0..own },
         SequenceRows {
@@ -196,14 +197,16 @@ fn check(cases: &[Case<'_>], caps: Caps) {
 /// Sums of single precision in another order, and functions that a driver may round by a few units.
 const FLOAT: f64 = 1e-11;
 
-/// A product of every type for a row, for an odd number of them, and with many rows of a weight of more columns, with bias
-/// and residual.
-fn products(many: (u32, u32), case: impl FnOnce(&[Case<'_>])) {
+/// A product of every type for a row, for several, for one tile that is not full, and for many rows with a weight of more
+/// columns, with bias and residual.
+fn products(many: &[(u32, u32)], case: impl FnOnce(&[Case<'_>])) {
     let mut grows: Vec<(String, u32, Box<Grow>)> = Vec::new();
     for dtype in types() {
         let block = dtype.block().elements;
         let odd = if block == 1 { 67 } else { block };
-        for (rows, cols, tokens, whole) in [(37, odd, 1, false), (5, 3 * odd, 13, true), (many.0, 512, many.1, true)] {
+        let few = [(37, odd, 1, false), (5, 3 * odd, 7, true), (66, odd, 13, true)];
+        let many = many.iter().map(|&(rows, tokens)| (rows, 512, tokens, true));
+        for (rows, cols, tokens, whole) in few.into_iter().chain(many) {
             let grow = move |g: &mut Grown| {
                 let (x, weight) = (g.value("x", cols), g.weight("w", dtype, (1, rows, cols)));
                 let bias = whole.then(|| g.weight("bias", DType::F32, (1, 1, rows)));
@@ -225,13 +228,13 @@ fn products(many: (u32, u32), case: impl FnOnce(&[Case<'_>])) {
 
 #[test]
 fn products_with_every_type_are_those_of_the_numbers_that_blocks_stand_for() {
-    products((70, 17), |cases| check(cases, Caps::DEVICE));
+    products(&[(70, 130)], |cases| check(cases, Caps::DEVICE));
 }
 
 /// Weights and buffers larger than what a kernel sees or a device allows.
 #[test]
 fn products_over_windows_and_over_several_buffers_are_the_same() {
-    products((900, 5), |cases| check(cases, WINDOWS));
+    products(&[(900, 12), (70, 30)], |cases| check(cases, WINDOWS));
 }
 
 /// Drivers of hardware are not held to it: one may contract a product and a sum in the kernel of one row and not in that
@@ -252,9 +255,9 @@ fn a_row_of_a_product_has_the_same_bits_in_every_batch_on_the_processor() {
                 let case = Case { name: "product".into(), tokens, bound: 0.0, grow: &grow };
                 run(&graph(&case, false), BackendKind::Vulkan, &*backend).iter().map(|x| x.to_bits()).collect()
             };
-            let all = bits(40);
-            assert_eq!(all.len(), 40 * 33);
-            for tokens in [1, 2, 7, 8] {
+            let all = bits(70);
+            assert_eq!(all.len(), 70 * 33);
+            for tokens in [1, 7, 8, 9, 32, 40] {
                 assert_eq!(bits(tokens), all[..33 * tokens as usize], "{device}: {dtype}, {tokens} rows");
             }
         }

@@ -24,6 +24,8 @@ pub struct Gpu {
     pub(super) align: u64,
     /// Invocations of a team.
     pub(super) lanes: u32,
+    /// Rows of a tile of a product with many.
+    pub(super) tile: u32,
     /// What the device reported outside of any call.
     faults: Arc<Faults>,
     kernels: Mutex<HashMap<Source, Arc<Kernel>>>,
@@ -50,6 +52,9 @@ impl Caps {
 /// Members of a team that shares workgroup memory.
 const SHARED_LANES: u32 = 64;
 
+/// Workgroup memory that tiles of 64 rows take; those of 32 rows take less than the 16 KiB that every device has.
+const LARGE_TILE: u32 = 17 << 10;
+
 impl Gpu {
     /// Opens an adapter; `caps` says what of it is used.
     ///
@@ -69,7 +74,7 @@ impl Gpu {
 
     fn of(adapter: &wgpu::Adapter, caps: Caps) -> Result<Arc<Gpu>, String> {
         let (limits, info) = (adapter.limits(), adapter.get_info());
-        let sized = info.subgroup_min_size == info.subgroup_max_size && (4..=128).contains(&info.subgroup_min_size);
+        let sized = info.subgroup_min_size == info.subgroup_max_size && (8..=128).contains(&info.subgroup_min_size);
         let features = adapter.features() & wgpu::Features::SUBGROUP;
         let subgroups = caps.subgroups && sized && !features.is_empty();
         let wanted = wgpu::DeviceDescriptor {
@@ -98,6 +103,7 @@ impl Gpu {
             },
             align,
             lanes: if subgroups { info.subgroup_min_size } else { SHARED_LANES },
+            tile: if limits.max_compute_workgroup_storage_size < LARGE_TILE { 32 } else { 64 },
             faults,
             kernels: Mutex::default(),
         }))

@@ -1,4 +1,5 @@
-//! How much memory of its own an adapter has: what wgpu does not tell, asked of the driver itself.
+//! What wgpu leaves to its callers to vouch for: how much memory of its own an adapter has, asked of the driver itself,
+//! and kernels whose loops are not counted a second time.
 #![allow(unsafe_code)]
 
 use crate::units::Bytes;
@@ -16,4 +17,13 @@ pub fn own_memory(adapter: &wgpu::Adapter) -> Option<Bytes> {
     let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
     let own = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
     own.map(|heap| Bytes(heap.size)).max().filter(|&bytes| bytes > Bytes::ZERO)
+}
+
+/// Kernels of this text. Their loops are not counted at run time, which keeps drivers from unrolling them; indices are
+/// checked as in any other module.
+pub fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+    // SAFETY: all texts are this program's own, and all their loops are `for` loops that count up to a constant, a
+    // parameter or an argument of the step by steps that stay below 2^30 past it, as all that they count fits a binding.
+    unsafe { device.create_shader_module_trusted(text, checks) }
 }

@@ -1,6 +1,7 @@
 //! The texts of kernels, put together for a type or two, and compiled.
 
 use super::gpu::Gpu;
+use super::heaps;
 use crate::tensor::DType;
 
 macro_rules! shader {
@@ -16,8 +17,10 @@ pub enum File {
     Rows,
     /// Norms.
     Norm,
-    /// Products with weights, those of experts too.
+    /// Products with weights for few rows, those of experts too.
     MatMul,
+    /// Products with weights for many rows.
+    Tiles,
     /// Rotations.
     Rope,
     /// Writes into caches.
@@ -48,7 +51,8 @@ impl File {
         match self {
             File::Rows => shader!("rows"),
             File::Norm => shader!("norm"),
-            File::MatMul => shader!("matmul"),
+            File::MatMul => shader!("matmul_rows"),
+            File::Tiles => shader!("matmul_tiles"),
             File::Rope => shader!("rope"),
             File::Cache => shader!("cache"),
             File::Attention => shader!("attention"),
@@ -63,7 +67,7 @@ impl File {
         match self {
             File::Rows => &[Read, Write, Write, Write],
             File::Norm => &[Read, Write, Write],
-            File::MatMul => &[Read, Read, Write, Write, Write, Write],
+            File::MatMul | File::Tiles => &[Read, Read, Write, Write, Write, Write],
             File::Rope => &[Read, Read, Write, Write, Write],
             File::Cache => &[Write, Write],
             File::Attention => &[Write, Write, Write, Write],
@@ -73,13 +77,13 @@ impl File {
         }
     }
 
-    /// Whether it writes rows of caches.
-    fn stores(self) -> bool {
+    /// What it shares with others, before its own text; what is multiplied may be read by `fours`.
+    fn shared(self, fours: bool) -> &'static [&'static str] {
         match self {
-            File::Cache | File::Cells => true,
-            File::Rows | File::Norm | File::MatMul | File::Rope | File::Attention | File::Elementwise | File::Moe => {
-                false
-            }
+            File::Cache | File::Cells => &[shader!("store")],
+            File::MatMul | File::Tiles if fours => &[shader!("matmul_x4"), shader!("matmul")],
+            File::MatMul | File::Tiles => &[shader!("matmul_x1"), shader!("matmul")],
+            File::Rows | File::Norm | File::Rope | File::Attention | File::Elementwise | File::Moe => &[],
         }
     }
 }
@@ -149,12 +153,7 @@ impl Source {
             text += &shader!("types/read").replace("DATA", binding).replace("WHOLE", &whole.to_string());
             text += &reader(dtype).unwrap_or_default().replace("DATA", binding);
         }
-        if self.file.stores() {
-            text += shader!("store");
-        }
-        if self.file == File::MatMul {
-            text += if self.fours { shader!("matmul_x4") } else { shader!("matmul_x1") };
-        }
+        self.file.shared(self.fours).iter().for_each(|shared| text += shared);
         let store = self.store.unwrap_or(DType::F32);
         text += &self.file.text().replace("STORE", &format!("store_{}", store.name()));
         // Where the team is a subgroup, its members are numbered as that numbers them.
@@ -209,7 +208,7 @@ impl Kernel {
         let device = &gpu.device;
         let text = wgpu::ShaderSource::Wgsl(source.text(gpu).into());
         let label = Some(source.entry);
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source: text });
+        let module = heaps::module(device, wgpu::ShaderModuleDescriptor { label, source: text });
         let uniform = entry(0, wgpu::BufferBindingType::Uniform);
         let storage = |access: &Access| wgpu::BufferBindingType::Storage { read_only: *access == Access::Read };
         let bound = (1..).zip(source.file.bindings()).map(|(i, access)| entry(i, storage(access)));

@@ -10,7 +10,16 @@ use crate::graph::ops;
 use crate::graph::{NodeId, RowDim};
 
 /// Rows that a row of a weight is decoded for at a time, where there are several.
-const TILE: u32 = 8;
+const SEVERAL: u32 = 8;
+
+/// Rows of a tile, where there are no more than that.
+const MANY: u32 = 32;
+
+/// Rows of a matrix that a tile takes, as the kernel has it.
+const TILE_WEIGHTS: u32 = 64;
+
+/// Members of a team that take a row of a weight together, as the kernel has it.
+const CLASSES: u32 = 8;
 
 /// How rows lie in a value: from one to the next, and from a head to the next.
 #[derive(Clone, Copy, Default)]
@@ -106,8 +115,9 @@ impl Builder<'_> {
                     bias: op.bias.map(|b| self.vector(b)).transpose()?,
                     routing: Some(self.bound(&routing)?),
                 };
-                let units = u64::from(used) * u64::from(weight.rows);
-                let bytes = weight.row_bytes.into();
+                let places = self.gpu.lanes / CLASSES;
+                let units = u64::from(used) * u64::from(weight.rows.div_ceil(places));
+                let bytes = u64::from(places) * u64::from(weight.row_bytes);
                 let count = Count { rows: rows.clone(), ..Count::each(value.dim, units, 1).reading(bytes) };
                 let source = weight.read_by(File::MatMul, "experts").with("TILE", 1);
                 self.product(source, (&weight, Some(part)), (value.dim, &rows), shape, (&operands, count))?;
@@ -116,7 +126,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// One row at a time for a single one, tiles of them for several.
+    /// One row at a time for a single one, several with each row of the weight, or tiles of many.
     fn tiled(
         &mut self,
         weight: &Matrix,
@@ -125,11 +135,24 @@ impl Builder<'_> {
         shape: Shape,
         operands: &Operands,
     ) -> Result<(), BackendError> {
-        for (tile, when) in [(1, 0..2), (TILE, 2..u32::MAX)] {
-            for part in &weight.windows {
-                let (units, bytes) = (u64::from(part.rows.end - part.rows.start), weight.row_bytes.into());
-                let count = Count { dim, rows: rows.clone(), when: when.clone(), tile, units, group: 1, bytes };
-                let source = weight.read_by(File::MatMul, "matmul").with("TILE", tile);
+        let places = self.gpu.lanes / CLASSES;
+        for part in &weight.windows {
+            let Range { start, end } = part.rows;
+            let teams = (end - start).div_ceil(places);
+            let matrices = (end - 1) / weight.rows - start / weight.rows + 1;
+            let tiles = matrices * weight.rows.div_ceil(TILE_WEIGHTS);
+            let (few, many) =
+                ((File::MatMul, "matmul", teams, places), (File::Tiles, "matmul_tiles", tiles, TILE_WEIGHTS));
+            let kinds = [
+                (few, 1, 0..2),
+                (few, SEVERAL, 2..SEVERAL + 1),
+                (many, MANY, SEVERAL + 1..MANY + 1),
+                (many, self.gpu.tile, MANY + 1..u32::MAX),
+            ];
+            for ((file, entry, units, each), tile, when) in kinds {
+                let bytes = u64::from(each) * u64::from(weight.row_bytes);
+                let count = Count { dim, rows: rows.clone(), when, tile, units: units.into(), group: 1, bytes };
+                let source = weight.read_by(file, entry).with("TILE", tile);
                 self.product(source, (weight, Some(part)), (dim, rows), shape, (operands, count))?;
             }
         }
