@@ -32,6 +32,7 @@ fn main() {
         layout: KvLayout::default(),
         sequences: 1,
         gpu_layers: None,
+        fitted: false,
         offload: Offload::Auto,
     };
     let gguf = Gguf::from_bytes("llama-1b, four layers", bytes).expect("just made");

@@ -71,6 +71,7 @@ fn options() -> EngineOptions {
         layout: KvLayout::default(),
         sequences: 1,
         gpu_layers: None,
+        fitted: false,
         offload: Offload::Auto,
         budget: Bytes(1 << 32),
     }

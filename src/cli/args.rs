@@ -96,7 +96,8 @@ pub(super) struct EngineArgs {
     /// How cells of the cache are given out: any page serves, or those of one step lie side by side
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = Layout::Paged)]
     pub kv: Layout,
-    /// Layers to put on cards, from the last, and the others with the processor [-ngl]; what computes is named by --devices
+    /// Layers to put on cards, from the last, and the others with the processor [-ngl]; `auto`: every weight where `fit`
+    /// predicts it to be fastest, the default beside cards; drivers that compute on the processor have a share by budgets
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
     pub n_gpu_layers: Option<GpuLayers>,
     /// Devices over which the layers are dealt: cpu, vulkan:0 and so on; each `cpu` has a memory of its own, as a card has
@@ -179,7 +180,7 @@ pub(super) enum GpuLayers {
     Count(u32),
     /// All of them.
     All,
-    /// As many as fit: none, here.
+    /// Where they are predicted to be fastest.
     Auto,
 }
 
@@ -219,6 +220,19 @@ impl EngineArgs {
 }
 
 impl EngineArgs {
+    /// Whether every weight is to be where that is predicted to be fastest.
+    pub fn fitted(&self) -> bool {
+        let hardware = |device: &DeviceName| match device {
+            DeviceName::Cpu => false,
+            DeviceName::Vulkan(index) => vulkan::adapters().get(*index).is_some_and(|facts| !facts.software),
+        };
+        match self.n_gpu_layers {
+            Some(GpuLayers::Auto) => true,
+            Some(GpuLayers::Count(_) | GpuLayers::All) => false,
+            None => self.devices.iter().any(hardware),
+        }
+    }
+
     /// Whether no card is named.
     pub fn only_processors(&self) -> bool {
         self.devices.iter().all(|device| *device == DeviceName::Cpu)

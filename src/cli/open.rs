@@ -80,6 +80,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most)
         layout: args.layout(),
         sequences: most.sequences,
         gpu_layers: args.n_gpu_layers.and_then(GpuLayers::asked),
+        fitted: args.fitted(),
         offload: args.offload,
     };
     let bar = Bar::bytes("loading");

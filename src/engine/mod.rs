@@ -4,6 +4,7 @@
 mod begun;
 mod cells;
 mod generate;
+mod placed;
 mod queue;
 mod recover;
 mod request;
@@ -18,8 +19,8 @@ use thiserror::Error;
 
 use crate::backend;
 use crate::device::{BackendKind, Machine};
-use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup, Together, dealt_as};
-use crate::fit::teams;
+use crate::exec::{ExecError, GraphSource, Progress, Session, SessionLimits, Setup};
+use crate::fit::FitError;
 use crate::gguf::Gguf;
 use crate::graph::{Batch, Graph};
 use crate::index::{CacheClassId, IndexVec};
@@ -69,6 +70,8 @@ pub struct EngineOptions {
     pub sequences: u32,
     /// Layers, from the last, that accelerators have beside processors; none: in proportion to the memories' budgets.
     pub gpu_layers: Option<u32>,
+    /// Instead, the homes that [`fit`](crate::fit::fit) predicts to be fastest, where processors and accelerators compute.
+    pub fitted: bool,
     /// When ops whose weights are in host memory run on an accelerator all the same.
     pub offload: Offload,
 }
@@ -81,6 +84,8 @@ pub enum EngineError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Exec(#[from] ExecError),
+    #[error(transparent)]
+    Fit(#[from] FitError),
     #[error(transparent)]
     Kv(#[from] KvError),
     #[error("text cannot be generated without a tokenizer: {0}")]
@@ -138,10 +143,9 @@ impl Opened {
         let (keys, values) = (options.cache_keys, options.cache_values);
         let cache = CacheSpec { cells: options.context, keys, values, sliding };
         let limits = SessionLimits { tokens, outputs: Tokens(options.outputs.0.clamp(1, tokens.0)) };
-        let source = Box::new(ModelSource { model: model.clone(), cache });
-        let home = |graph: &Graph| dealt_as(graph, gguf, machine, options.keep_mapping, options.gpu_layers);
-        let (together, residency) = Together::new(source, home, teams(machine, options.together as usize))?;
+        let source = ModelSource { model: model.clone(), cache };
         let policy = Policy { offload: options.offload, ..Policy::default() };
+        let (together, residency) = self.placed(source, gguf, &policy, limits)?;
         let setup = Setup { open: &*self.opener, policy, ..Setup::new(machine.clone(), limits) };
         Ok(Session::open(Box::new(together), gguf, setup, |_, _| residency, progress)?)
     }

@@ -73,6 +73,28 @@ pub fn dealt_as(
     residency
 }
 
+/// Homes that were found without the file, each in the layout that the device of its memory reads, as [`homes`] has it for
+/// processors.
+pub fn laid_out(
+    graph: &Graph,
+    gguf: &Gguf,
+    machine: &Machine,
+    keep_mapping: bool,
+    mut residency: Residency,
+) -> Residency {
+    let host = homes(graph, gguf, MemoryId::from_index(0), keep_mapping);
+    for id in residency.weights.ids() {
+        let Home { layout, storage, .. } = host.weights[id][0];
+        for home in &mut residency.weights[id] {
+            (home.layout, home.storage) = match reads_blocks(machine, home.memory) {
+                true => (Layout::Gguf, Storage::Allocated),
+                false => (layout, storage),
+            };
+        }
+    }
+    residency
+}
+
 /// Whether the device of a memory takes weights as files have them, into memory of its own: all but processors do.
 fn reads_blocks(machine: &Machine, memory: MemoryId) -> bool {
     machine.device_of(memory).is_some_and(|device| match machine.devices[device].kind {

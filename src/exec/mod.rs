@@ -29,7 +29,7 @@ use crate::residency::Axis;
 use crate::tensor::quant::QuantError;
 
 pub use devices::Open;
-pub use homes::{dealt, dealt_as, homes};
+pub use homes::{dealt, dealt_as, homes, laid_out};
 pub use load::Progress;
 pub use nodes::{Made, Nodes};
 pub use session::{Session, SessionLimits, Setup, StepInput};

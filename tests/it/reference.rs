@@ -23,6 +23,7 @@ pub fn options() -> EngineOptions {
         layout: KvLayout::default(),
         sequences: 1,
         gpu_layers: None,
+        fitted: false,
         offload: Offload::Auto,
         budget: Bytes(4 << 30),
     }

@@ -30,6 +30,7 @@ pub fn least(layout: KvLayout) -> Engine {
         layout,
         sequences: 1,
         gpu_layers: None,
+        fitted: false,
         offload: Offload::Auto,
         budget: Bytes(1 << 30),
     };

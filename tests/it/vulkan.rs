@@ -165,6 +165,44 @@ fn streamed_weights_give_the_logits_of_the_cpu() {
     }
 }
 
+/// A card with room for a quarter of the weights: where they lie is fitted, and what the processor keeps is streamed, or
+/// computed where it is. Budgets are kept to the byte.
+#[test]
+fn a_small_card_gives_the_logits_of_the_cpu() {
+    let Some(gpu) = device() else { return };
+    let open_over: Opener = Arc::new(open_over(&gpu));
+    let ids: Vec<u32> = (0..60).map(|i| i * 37 % 500).collect();
+    for (shape, dtype, bound) in [
+        ("llama-tiny", DType::F16, 1e-5),
+        ("qwen3moe-tiny", DType::F16, 1e-5),
+        ("deepseek2-tiny", DType::F32, 1e-5),
+        ("qwen3-tiny", DType::Q8_0, 2e-3),
+    ] {
+        let bytes = Synth::new(&deeper(shape), dtype, 5).unwrap().to_bytes().unwrap();
+        let gguf = || Gguf::from_bytes(shape, bytes.clone()).unwrap();
+        let options = EngineOptions { step: Tokens(32), ..options() };
+        let mut one = Engine::open(gguf(), options, &|_, _| {}).unwrap();
+        let expected = reference::logits(&mut one, &ids, 32);
+        for offload in [Offload::AtLeast(Tokens(1)), Offload::Never, Offload::AtLeast(Tokens(8))] {
+            let mut machine = beside(1);
+            let card = &mut machine.memories[MemoryId(1)];
+            card.free = Bytes(one.memory().weights.0 / 4 + (3 << 20));
+            let budget = machine.budget(MemoryId(1));
+            let options = EngineOptions { fitted: true, offload, ..options };
+            let mut mixed = Engine::open_with(Arc::clone(&open_over), machine, gguf(), options, &|_, _| {}).unwrap();
+            let error = nmse(&reference::logits(&mut mixed, &ids, 32), &expected);
+            let sizes: Vec<_> = mixed.memories().map(|(_, held)| held).collect();
+            eprintln!("{shape} {dtype} {offload:?}: nmse {error:.1e}, {:?} of {budget}", sizes[1]);
+            assert!(error <= bound, "{shape} {dtype}: {error:e}");
+            assert!(sizes[1].total() <= budget && sizes[1].weights > Bytes::ZERO && sizes[0].weights > Bytes::ZERO);
+            assert_eq!(sizes[1].rings > Bytes::ZERO, offload != Offload::Never);
+            let session = mixed.session();
+            let counted: Vec<Bytes> = session.allocated().iter().copied().collect();
+            assert_eq!(counted, sizes.iter().map(|held| held.total()).collect::<Vec<_>>(), "what devices count");
+        }
+    }
+}
+
 /// Two devices work on every layer together.
 #[test]
 fn cut_layers_give_the_logits_of_the_cpu() {
