@@ -167,18 +167,18 @@ impl Engine {
         for sequence in self.kv.whole().sequences().collect::<Vec<_>>() {
             let saved = self.kv.save(sequence)?;
             let turned = saved.runs.iter().any(|run| run.position != run.key_at);
-            if turned || self.kv.classes().len() > 1 && !saved.tokens.is_empty() {
+            if turned || self.kv.tail(sequence)? > Tokens(0) {
                 self.kv.end(sequence)?;
                 continue;
             }
-            let positions: Vec<u32> =
-                saved.runs.iter().flat_map(|run| (run.position..).take(run.len as usize)).collect();
-            tokens += self.read_sequence(sequence, &saved.tokens, &positions, &mut there)?;
+            let positions = saved.runs.iter().flat_map(|run| (run.position..).take(run.len as usize));
+            tokens += self.read_sequence(sequence, &saved.tokens, &positions.collect::<Vec<_>>(), &mut there)?;
         }
         Ok(tokens)
     }
 
-    /// Reads the tokens of one sequence into its cells, but for those at its beginning that are `there`.
+    /// Reads the tokens of one sequence into its cells, but for those at its beginning that are `there`: where layers look
+    /// back over windows, none counts as such.
     fn read_sequence(
         &mut self,
         sequence: SequenceId,
@@ -186,19 +186,27 @@ impl Engine {
         positions: &[u32],
         there: &mut [bool],
     ) -> Result<u64, EngineError> {
-        let runs: Vec<Run> = self.kv.whole().runs(sequence)?.collect();
-        let cell = |run: &Run| (run.page.0 * Tokens::PAGE.0 + run.first..).take(run.len.index());
-        let cells: Vec<u32> = runs.iter().flat_map(cell).collect();
-        let known = cells.iter().take_while(|&&cell| there[cell as usize]).count();
-        let step = self.session.limits().tokens.index();
-        for first in (known..cells.len()).step_by(step) {
-            let end = cells.len().min(first + step);
-            let table = table(&runs, &cells[first..end], end as u32);
-            let (ids, positions) = (&tokens[first..end], &positions[first..end]);
-            self.session.step(&StepInput { ids, positions, output_rows: &[], tables: &[table] })?;
+        let mut classes = Vec::new();
+        for books in self.kv.classes().iter() {
+            let runs: Vec<Run> = books.runs(sequence)?.collect();
+            let cell = |run: &Run| (run.page.0 * Tokens::PAGE.0 + run.first..).take(run.len.index());
+            let cells: Vec<u32> = runs.iter().flat_map(cell).collect();
+            classes.push((runs, cells));
         }
-        cells.iter().for_each(|&cell| there[cell as usize] = true);
-        Ok((cells.len() - known) as u64)
+        let known = match classes.as_slice() {
+            [(_, cells)] => cells.iter().take_while(|&&cell| there[cell as usize]).count(),
+            [] | [_, _, ..] => 0,
+        };
+        let step = self.session.limits().tokens.index();
+        for first in (known..tokens.len()).step_by(step) {
+            let end = tokens.len().min(first + step);
+            let tables: Vec<CellTable> =
+                classes.iter().map(|(runs, cells)| table(runs, &cells[first..end], end as u32)).collect();
+            let (ids, positions) = (&tokens[first..end], &positions[first..end]);
+            self.session.step(&StepInput { ids, positions, output_rows: &[], tables: &tables })?;
+        }
+        classes.iter().take(1).flat_map(|(_, cells)| cells).for_each(|&cell| there[cell as usize] = true);
+        Ok((tokens.len() - known) as u64)
     }
 }
 

@@ -9,7 +9,7 @@ use super::StepInput;
 use super::bucket::Bucket;
 use super::items::{Items, LaneId};
 use crate::backend::{Args, BackendError, CellTable, Event};
-use crate::graph::{Batch, CacheClass, Input, RowDim};
+use crate::graph::{Batch, CacheClass, RowDim};
 use crate::index::{CacheClassId, IndexVec};
 use crate::plan::{self, SplitId, UploadId};
 use crate::units::{Nanos, Tokens};
@@ -112,24 +112,15 @@ impl Step {
         unpoisoned(&mut self.trace).clear();
     }
 
-    /// What splits are told of it.
-    pub fn args(&self) -> Args<'_> {
-        let Rows { ids, output_rows, tables, .. } = &self.input;
-        Args { tokens: Tokens(ids.len() as u32), outputs: Tokens(output_rows.len() as u32), tables }
-    }
-
-    /// One of its inputs.
-    pub fn input(&self, input: Input) -> &[u32] {
-        match input {
-            Input::TokenIds => &self.input.ids,
-            Input::Positions => &self.input.positions,
-            Input::OutputRows => &self.input.output_rows,
-        }
+    /// What it was given.
+    pub fn input(&self) -> StepInput<'_> {
+        let Rows { ids, positions, output_rows, tables } = &self.input;
+        StepInput { ids, positions, output_rows, tables }
     }
 
     /// Rows that it has.
     pub fn rows(&self, dim: RowDim) -> Tokens {
-        let Args { tokens, outputs, .. } = self.args();
+        let Args { tokens, outputs, .. } = self.input().args();
         match dim {
             RowDim::Tokens => tokens,
             RowDim::Outputs => outputs,

@@ -8,12 +8,11 @@ use super::admit::vocab_of;
 use super::cells::Caches;
 use super::devices::{Devices, Open};
 use super::load::Progress;
-use super::step::args;
 use super::{ExecError, SessionLimits, StepInput, dealt};
 use crate::backend::{Queue, SplitWork};
 use crate::device::{DeviceId, DeviceSpec, Machine, scratch};
 use crate::gguf::Gguf;
-use crate::graph::{Element, Graph, Input, InputId, NodeId, Op, RowDim, StateId};
+use crate::graph::{Element, Graph, InputId, NodeId, Op, RowDim, StateId};
 use crate::index::{CacheClassId, Id, IndexVec};
 use crate::plan::{Plan, Policy, Span, Split, View, plan};
 use crate::tensor::quant::decode;
@@ -85,11 +84,7 @@ impl Nodes {
         step.admit(SessionLimits { tokens: batch.tokens, outputs: batch.outputs }, self.vocab)?;
         let backend = &self.devices.all[DEVICE].backend;
         for (id, input) in self.graph.inputs().iter_ids() {
-            let data = match input {
-                Input::TokenIds => step.ids,
-                Input::Positions => step.positions,
-                Input::OutputRows => step.output_rows,
-            };
+            let data = step.data(*input);
             if let Some(at) = self.input(id, Bytes::of_len(4 * data.len())) {
                 let at = self.devices.in_arena(DEVICE, at);
                 backend.wait(backend.write(Queue::Compute, at, bytemuck::cast_slice(data), &[])?)?;
@@ -115,7 +110,7 @@ impl Nodes {
         let View { values, inputs } = &self.view;
         let (graph, bindings) = (&self.graph, &device.bindings);
         let program = device.backend.prepare(&SplitWork { graph, split: &split, values, inputs, bindings })?;
-        let args = args(step);
+        let args = step.args();
         let once = |_| {
             let start = Instant::now();
             device.backend.wait(device.backend.submit(program, &args, &[])?)?;

@@ -12,7 +12,7 @@ use super::items::{Item, LaneId, device_of};
 use super::{StepInput, items};
 use crate::backend::{Args, BackendError, BufferSpan, Event, Queue};
 use crate::device::DeviceId;
-use crate::graph::Batch;
+use crate::graph::{Batch, Input};
 use crate::plan::{self, Activity, Span, SplitId, TransferId, UploadId};
 use crate::tensor::panel::{PANEL_ROWS, unpack};
 use crate::units::{Bytes, Nanos, Tokens};
@@ -61,12 +61,20 @@ impl Lane {
     }
 }
 
-/// What splits are told of a step.
-pub(super) fn args<'a>(input: &StepInput<'a>) -> Args<'a> {
-    Args {
-        tokens: Tokens(input.ids.len() as u32),
-        outputs: Tokens(input.output_rows.len() as u32),
-        tables: input.tables,
+impl<'a> StepInput<'a> {
+    /// What splits are told of it.
+    pub(super) fn args(&self) -> Args<'a> {
+        let StepInput { ids, output_rows, tables, .. } = *self;
+        Args { tokens: Tokens(ids.len() as u32), outputs: Tokens(output_rows.len() as u32), tables }
+    }
+
+    /// What it gives for an input of its graph.
+    pub(super) fn data(&self, what: Input) -> &'a [u32] {
+        match what {
+            Input::TokenIds => self.ids,
+            Input::Positions => self.positions,
+            Input::OutputRows => self.output_rows,
+        }
     }
 }
 
@@ -108,7 +116,7 @@ impl Doing<'_> {
 
     fn input(&mut self, at: usize) -> Result<(), BackendError> {
         let (what, device, span) = self.step.what.bucket.inputs[at];
-        let data = self.step.input(what);
+        let data = self.step.input().data(what);
         let span = Span { len: Bytes::of_len(4 * data.len()), ..span };
         let at = self.devices.in_arena(device, span);
         let backend = &self.devices.all[device].backend;
@@ -183,7 +191,7 @@ impl Doing<'_> {
             (None, Some(_)) => &[uploaded],
             (Some(_), Some(_)) => &[arrived, uploaded],
         };
-        let done = self.devices.all[self.device].backend.submit(program, &self.step.args(), waits)?;
+        let done = self.devices.all[self.device].backend.submit(program, &self.step.input().args(), waits)?;
         (self.lane.last, self.lane.arrived) = (Some(done), None);
         self.step.ran(id, done);
         self.timed(Some(done), plan::Queue::Compute, Activity::Split(id), start)

@@ -47,6 +47,43 @@ fn prompts_of_a_file_are_continued_side_by_side_as_one_by_one() {
 }
 
 #[test]
+fn a_trace_has_what_every_device_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let ran = loadmaster(&[
+        "run",
+        "-p",
+        "Once upon a time",
+        "-n",
+        "6",
+        "-t",
+        "1",
+        "--devices",
+        "cpu,cpu",
+        "--budget",
+        "100",
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let named = |name: &str| {
+        let named = events.iter().find(|event| event["name"] == "process_name" && event["args"]["name"] == name);
+        named.unwrap_or_else(|| panic!("no process {name}"))["pid"].as_u64().unwrap()
+    };
+    let of = |pid: u64, tid: u64| {
+        let here = |event: &&Value| event["ph"] == "X" && event["pid"] == pid && event["tid"] == tid;
+        events.iter().filter(here).count()
+    };
+    // A prompt and five steps of one token: a split of each device at least, and a value from the first to the second.
+    for device in [named("cpu:0"), named("cpu:1")] {
+        assert!(of(device, 1) >= 6, "{} splits", of(device, 1));
+    }
+    assert!(of(named("cpu:1"), 2) >= 6, "{} transfers", of(named("cpu:1"), 2));
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_said_and_the_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = prompts(&folder, &format!("Once upon a time\n{}\n", "The dog was happy. ".repeat(40)));

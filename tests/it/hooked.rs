@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use loadmaster::backend::{
     self, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn,
@@ -32,9 +33,20 @@ pub enum Call {
 /// Asked before a call is made.
 pub type Hook = Arc<dyn Fn(&DeviceSpec, Call) -> Result<(), BackendError> + Send + Sync>;
 
+/// Told how long writes and splits took, with what the hook took of it.
+pub type Timed = Arc<dyn Fn(&DeviceSpec, Call, Duration) + Send + Sync>;
+
 /// Opens devices of this version that ask `hook` before every call.
 pub fn hooked(hook: Hook) -> Opener {
-    Arc::new(move |spec| Ok(Box::new(Hooked { inner: backend::open(spec)?, hook: Arc::clone(&hook) })))
+    timed(hook, Arc::new(|_, _, _| {}))
+}
+
+/// The same, and `timed` is told of the calls that work.
+pub fn timed(hook: Hook, timed: Timed) -> Opener {
+    Arc::new(move |spec| {
+        let (inner, hook, timed) = (backend::open(spec)?, Arc::clone(&hook), Arc::clone(&timed));
+        Ok(Box::new(Hooked { inner, hook, timed }))
+    })
 }
 
 /// Calls that are let through before one fails; below zero none does.
@@ -57,11 +69,24 @@ pub fn faulty(fuse: &Fuse) -> Opener {
 struct Hooked {
     inner: Box<dyn Backend>,
     hook: Hook,
+    timed: Timed,
 }
 
 impl Hooked {
     fn ask(&self, call: Call) -> Result<&dyn Backend, BackendError> {
         (self.hook)(self.inner.spec(), call).map(|()| &*self.inner)
+    }
+
+    /// Asks, works, and tells how long that took.
+    fn work<T>(
+        &self,
+        call: Call,
+        work: impl FnOnce(&dyn Backend) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let start = Instant::now();
+        let done = work(self.ask(call)?);
+        (self.timed)(self.inner.spec(), call, start.elapsed());
+        done
     }
 }
 
@@ -87,7 +112,7 @@ impl Backend for Hooked {
     }
 
     fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
-        self.ask(Call::Write(queue))?.write(queue, dst, src, waits)
+        self.work(Call::Write(queue), |inner| inner.write(queue, dst, src, waits))
     }
 
     fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
@@ -107,7 +132,7 @@ impl Backend for Hooked {
     }
 
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
-        self.ask(Call::Submit)?.submit(program, args, waits)
+        self.work(Call::Submit, |inner| inner.submit(program, args, waits))
     }
 
     fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {

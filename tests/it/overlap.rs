@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use loadmaster::backend::{CellTable, Queue};
-use loadmaster::device::{BackendKind, DeviceId, Machine};
-use loadmaster::engine::{Engine, EngineOptions};
+use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine};
+use loadmaster::engine::{Engine, EngineOptions, Opener};
 use loadmaster::exec::{Session, Setup, StepInput, dealt};
 use loadmaster::graph::Graph;
 use loadmaster::plan::{Activity, Event, Lane, Offload, Queue as Row};
@@ -15,7 +15,7 @@ use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Nanos, Tokens};
 
 use crate::engine::model;
-use crate::hooked::{Call, Hook, hooked};
+use crate::hooked::{Call, timed};
 use crate::reference::options;
 use crate::several_devices::{
     bits, cache_away, deeper, isolated, lazy, logits, made, of_one, open, setup, streaming, with_accelerator,
@@ -24,22 +24,29 @@ use crate::several_devices::{
 /// How long each device was at each thing.
 type Busy = Arc<Mutex<BTreeMap<(String, &'static str), Duration>>>;
 
-/// Uploads and splits of every device but `cpu:0` where `all` is not so take as long as given.
-fn slow(busy: &Busy, all: bool, upload: Duration, split: Duration) -> Hook {
+/// Opens devices whose uploads and splits take longer by so much, but for those of `cpu:0` where `all` is not so.
+fn slow(busy: &Busy, all: bool, upload: Duration, split: Duration) -> Opener {
     let busy = Arc::clone(busy);
-    Arc::new(move |spec, call| {
-        let (what, time) = match call {
-            Call::Write(Queue::Upload) => ("link", upload),
-            Call::Submit => ("compute", split),
-            _ => return Ok(()),
+    let wait = move |spec: &DeviceSpec, call| {
+        let time = match call {
+            Call::Write(Queue::Upload) => upload,
+            Call::Submit => split,
+            _ => Duration::ZERO,
         };
         if all || spec.name != "cpu:0" {
-            let start = Instant::now();
             std::thread::sleep(time);
-            *busy.lock().unwrap().entry((spec.name.clone(), what)).or_default() += start.elapsed();
         }
         Ok(())
-    })
+    };
+    let note = move |spec: &DeviceSpec, call: Call, took| {
+        let what = match call {
+            Call::Write(Queue::Upload) => "link",
+            Call::Submit => "compute",
+            _ => return,
+        };
+        *busy.lock().unwrap().entry((spec.name.clone(), what)).or_default() += took;
+    };
+    timed(Arc::new(wait), Arc::new(note))
 }
 
 /// What `run` took over its bound, tried a few times if it is more than `enough`: others may use the machine, too.
@@ -60,7 +67,7 @@ fn weights_come_while_a_device_computes() {
     let gguf = made(&deeper("llama-tiny"), DType::Q4K);
     let expected = bits(&of_one(&gguf, DType::F16));
     let busy = Busy::default();
-    let slow = hooked(slow(&busy, false, Duration::from_millis(15), Duration::from_millis(15)));
+    let slow = slow(&busy, false, Duration::from_millis(15), Duration::from_millis(15));
     let policy = streaming(Offload::AtLeast(Tokens(1)), 1);
     let setup = Setup { policy, open: &*slow, ..setup(with_accelerator()) };
     let mut session = open(&gguf, DType::F16, setup, |graph, _| cache_away(graph, &gguf, false)).unwrap();
@@ -82,7 +89,7 @@ fn weights_come_while_a_device_computes() {
 #[test]
 fn steps_of_a_prompt_are_under_way_on_several_devices() {
     let busy = Busy::default();
-    let slow = hooked(slow(&busy, true, Duration::ZERO, Duration::from_millis(12)));
+    let slow = slow(&busy, true, Duration::ZERO, Duration::from_millis(12));
     let machine = Machine::isolated(BackendKind::Cpu, 2, 1, Bytes(1 << 32));
     let options = EngineOptions { context: Tokens(400), step: Tokens(16), ..options() };
     let mut engine = Engine::open_with(slow, machine, model("llama-tiny", DType::Q4K, 5), options, &|_, _| {}).unwrap();

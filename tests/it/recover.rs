@@ -224,6 +224,33 @@ fn where_no_device_is_left_the_error_says_so() {
     assert!(why.contains("cpu:1: it fell off the bus") && why.contains("cpu:0 needs"), "{why}");
 }
 
+/// Layers with windows have what they reach read again, too, as long as they have given up nothing; then the sequence is lost.
+#[test]
+fn windows_are_read_again_while_they_are_whole() {
+    let options = EngineOptions { context: Tokens(256), step: Tokens(16), sequences: 2, ..options() };
+    let gguf = || model("gemma3-tiny", DType::F16, 5);
+    let mut one = Engine::open(gguf(), options, &|_, _| {}).unwrap();
+    let ids: Vec<u32> = (0..200).map(|i| i * 37 % 500).collect();
+    for (first, whole) in [(20, true), (150, false)] {
+        let doom = Arc::new(Doom::default());
+        let mut engine = Engine::open_with(doom.opener(), cards(2), gguf(), options, &|_, _| {}).unwrap();
+        let (mine, its) = (engine.start(), one.start());
+        assert_eq!(engine.feed(mine, &ids[..first]).unwrap(), one.feed(its, &ids[..first]).unwrap());
+        doom.gone.lock().unwrap().insert("cpu:1".to_owned());
+        match engine.feed(mine, &ids[first..first + 5]) {
+            Ok(found) => assert!(whole && *found == *one.feed(its, &ids[first..first + 5]).unwrap()),
+            Err(why) => assert!(!whole && why.to_string().contains("was lost when a device failed"), "{why}"),
+        }
+        assert_eq!(engine.incidents().len(), 1);
+        assert_eq!(engine.length(mine).is_ok(), whole);
+        // What is read from now on is right in both cases.
+        let again = engine.start();
+        let other = one.start();
+        assert_eq!(engine.feed(again, &ids[..40]).unwrap(), one.feed(other, &ids[..40]).unwrap());
+        [its, other].into_iter().for_each(|sequence| one.end(sequence).unwrap());
+    }
+}
+
 /// A card that is given up in the middle of a text: what follows has the bits of the processor, which has read everything again.
 #[test]
 fn a_lost_adapter_costs_no_text() {

@@ -195,7 +195,7 @@ fn a_small_card_gives_the_logits_of_the_cpu() {
             eprintln!("{shape} {dtype} {offload:?}: nmse {error:.1e}, {:?} of {budget}", sizes[1]);
             assert!(error <= bound, "{shape} {dtype}: {error:e}");
             assert!(sizes[1].total() <= budget && sizes[1].weights > Bytes::ZERO && sizes[0].weights > Bytes::ZERO);
-            assert_eq!(sizes[1].rings > Bytes::ZERO, offload != Offload::Never);
+            assert!(sizes[1].rings > Bytes::ZERO || offload == Offload::Never);
             let session = mixed.session();
             let counted: Vec<Bytes> = session.allocated().iter().copied().collect();
             assert_eq!(counted, sizes.iter().map(|held| held.total()).collect::<Vec<_>>(), "what devices count");
