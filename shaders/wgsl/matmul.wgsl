@@ -3,8 +3,8 @@
 // other.
 //
 // A sum has one order in every kernel. Runs of 32 columns fall into eight classes, each run into that of its number modulo
-// eight; a class is summed number by number in the order of columns, each product fused with its sum, and then the classes
-// are, the first first.
+// eight. A class is summed in the order of columns, each product fused with its sum: number by number, or run by run where
+// those are exact sums of bytes. Then the classes are, the first first.
 
 struct Params {
     dim: u32,
@@ -38,6 +38,8 @@ struct Params {
     end_expert: u32,
     slotted: u32,
     routing_at: u32,
+    // Where scales of x begin.
+    scales_at: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -48,19 +50,6 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 const CLASSES: u32 = 8u;
-
-// The sum of a run behind `before`: numbers of x from `at` on, and what was decoded.
-fn run_sum(at: u32, count: u32, before: f32) -> f32 {
-    var sum = before;
-    for (var i = 0u; i < 8u; i++) {
-        sum = four_sum(w_four(i, count), x_four(at, i, count), sum);
-    }
-    return sum;
-}
-
-fn four_sum(a: vec4<f32>, b: vec4<f32>, before: f32) -> f32 {
-    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, before))));
-}
 
 // Writes a sum, plus bias, plus residual: of row `flat` of the weight, at `at` of the value.
 fn put(sum: f32, flat_bias: u32, at: u32) {

@@ -22,7 +22,7 @@ fn matmul(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
     let x_at = p.x_at + (row0 - p.from_row) * p.x_row + head * p.x_head;
     var sums: array<f32, TILE>;
     for (var run = lane % CLASSES; run * 32u < p.cols; run += CLASSES) {
-        w_run(p.w_at + (flat - p.first) * p.row_bytes, run);
+        w_take(p.w_at + (flat - p.first) * p.row_bytes, run);
         let count = min(32u, p.cols - run * 32u);
         for (var j = 0u; j < TILE; j++) {
             if (j < count_rows) {
@@ -59,7 +59,7 @@ fn experts(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
     let x_at = p.x_at + select(own / p.used, own, p.slotted != 0u) * p.cols;
     var mine = 0.0;
     for (var run = lane % CLASSES; run * 32u < p.cols; run += CLASSES) {
-        w_run(p.w_at + (flat - p.first) * p.row_bytes, run);
+        w_take(p.w_at + (flat - p.first) * p.row_bytes, run);
         mine = run_sum(x_at + run * 32u, min(32u, p.cols - run * 32u), mine);
     }
     let sum = eight_sum(mine, lane);

@@ -9,29 +9,11 @@ const WEIGHTS: u32 = 64u;
 const ACROSS: u32 = WEIGHTS / WIDE;
 const DOWN: u32 = TILE / HIGH;
 
-// Fours of a run, all rows of one after those of the other. Rows of x are turned by their four, so that both writing
-// and reading touch every bank.
-var<workgroup> w_tile: array<vec4<f32>, 512>;
-var<workgroup> x_tile: array<vec4<f32>, 8u * TILE>;
 // Where rows of x and of the value begin.
 var<workgroup> x_rows: array<u32, TILE>;
 
-// Brings a run: half of the members decode the weight, the others copy x.
-fn bring(own: u32, w_row: u32, run: u32) {
-    let count = min(32u, p.cols - run * 32u);
-    if (own < WEIGHTS) {
-        w_run(w_row, run);
-        for (var i = 0u; i < 8u; i++) {
-            w_tile[i * WEIGHTS + own] = w_four(i, count);
-        }
-    } else {
-        for (var k = own - WEIGHTS; k < 8u * TILE; k += 64u) {
-            let i = k % 8u;
-            let row = k / 8u;
-            x_tile[i * TILE + (row ^ i)] = x_four(x_rows[row] + run * 32u, i, count);
-        }
-    }
-}
+// The sums of the class at hand.
+var<private> sums: array<array<f32, ACROSS>, DOWN>;
 
 // One workgroup: a tile.
 @compute @workgroup_size(128)
@@ -58,23 +40,17 @@ fn matmul_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     let down = own / WIDE;
     var totals: array<array<f32, ACROSS>, DOWN>;
     for (var first_run = 0u; first_run < CLASSES; first_run++) {
-        var sums: array<array<f32, ACROSS>, DOWN>;
+        sums = array<array<f32, ACROSS>, DOWN>();
         for (var run = first_run; run * 32u < p.cols; run += CLASSES) {
             workgroupBarrier();
-            bring(own, w_row, run);
-            workgroupBarrier();
-            for (var i = 0u; i < 8u; i++) {
-                var ws: array<vec4<f32>, ACROSS>;
-                for (var a = 0u; a < ACROSS; a++) {
-                    ws[a] = w_tile[i * WEIGHTS + a * WIDE + across];
-                }
-                for (var d = 0u; d < DOWN; d++) {
-                    let four = x_tile[i * TILE + ((d * HIGH + down) ^ i)];
-                    for (var a = 0u; a < ACROSS; a++) {
-                        sums[d][a] = four_sum(ws[a], four, sums[d][a]);
-                    }
-                }
+            // Half of the members decode the weight, the others copy x.
+            if (own < WEIGHTS) {
+                bring_weight(own, w_row, run);
+            } else {
+                bring_values(own - WEIGHTS, run);
             }
+            workgroupBarrier();
+            add_run(across, down);
         }
         for (var d = 0u; d < DOWN; d++) {
             for (var a = 0u; a < ACROSS; a++) {

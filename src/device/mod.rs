@@ -15,7 +15,9 @@ use crate::index::IndexVec;
 use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 
 pub use file::MachineFileError;
-pub(crate) use scratch::{ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, ROUTE_FLOATS, attention_floats};
+pub(crate) use scratch::{
+    ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, ROUTE_FLOATS, acts_bytes, attention_floats,
+};
 pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, reads_layout, supports};
 pub use verify::MachineError;

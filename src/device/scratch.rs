@@ -62,8 +62,10 @@ pub fn scratch(device: &DeviceSpec, graph: &Graph, nodes: &[NodeId]) -> Scratch 
     let mut all = Scratch { workers: device.workers, ..Scratch::default() };
     match device.kind {
         BackendKind::Null => {}
-        // Kernels there keep what they need between operands in registers.
-        BackendKind::Vulkan => all.workers = 0,
+        BackendKind::Vulkan => {
+            all.workers = 0;
+            nodes.iter().for_each(|&node| all.widen(vulkan_node(graph, node)));
+        }
         BackendKind::Cpu => nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node))),
         BackendKind::Cuda => {
             all.workers = 0;
@@ -101,6 +103,38 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
         }
         Op::Norm(_) | Op::Cache(_) | Op::Elementwise(_) | Op::Moe(Moe::Combine(_)) => Scratch::default(),
     }
+}
+
+/// What Vulkan kernels may need between two dispatches; all else they keep in registers.
+fn vulkan_node(graph: &Graph, id: NodeId) -> Scratch {
+    let node = graph.node(id);
+    let rows = u64::from(graph.rows(node.out.rows).0);
+    let (weight, parts) = match &node.op {
+        Op::MatMul(op) => (op.weight, 1),
+        Op::HeadMatMul(op) => (op.weight, graph.weights()[op.weight].count),
+        Op::Moe(Moe::Experts(op)) => (op.weight, if op.slotted { graph.node(op.routing).out.cols } else { 1 }),
+        Op::Rows(_)
+        | Op::Norm(_)
+        | Op::Rope(_)
+        | Op::Cache(_)
+        | Op::Attention(_)
+        | Op::Elementwise(_)
+        | Op::Moe(Moe::Route(_) | Moe::Combine(_)) => return Scratch::default(),
+    };
+    let weight = &graph.weights()[weight];
+    match act_format(weight.dtype) {
+        Some(ActFormat::Q8x32 | ActFormat::Q8x256) => {
+            let numbers = rows * u64::from(parts) * u64::from(weight.cols);
+            Scratch { acts: acts_bytes(numbers).align_up(ALIGN), ..Scratch::default() }
+        }
+        Some(ActFormat::F32 | ActFormat::F16) | None => Scratch::default(),
+    }
+}
+
+/// Bytes of so many activations as Vulkan's kernels hold them, in runs of 32: a byte each, and for each run a scale and
+/// two sums.
+pub(crate) fn acts_bytes(numbers: u64) -> Bytes {
+    Bytes(numbers + numbers / 32 * 8)
 }
 
 fn acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {

@@ -1,6 +1,6 @@
 //! Every op family, type and class of shape on every backend that is not the CPU, against the CPU with all weights in
-//! single precision: there its kernels multiply what blocks stand for without rounding activations. A backend that is not
-//! there is reported as skipped; `REQUIRE_BACKENDS` makes that a failure.
+//! single precision: there its kernels multiply what blocks stand for without rounding activations. Where a backend rounds
+//! them too, the CPU has the blocks and rounds the same. A backend that is not there is reported as skipped; `REQUIRE_BACKENDS` makes that a failure.
 
 use loadmaster::backend::cpu::CpuBackend;
 use loadmaster::backend::vulkan::{Caps, adapters};
@@ -21,10 +21,14 @@ use crate::reference::nmse;
 use crate::vulkan;
 
 /// Less than a device allows, so that weights and buffers are in pieces, and steps too.
-const WINDOWS: Caps = Caps { buffer: 192 << 10, binding: 64 << 10, work: 1 << 12, ..SHARED };
+const WINDOWS: Caps = Caps { buffer: 192 << 10, binding: 64 << 10, work: 1 << 12, dots: true, ..SHARED };
 
-/// What an adapter without subgroups of one size has.
-const SHARED: Caps = Caps { subgroups: false, ..Caps::DEVICE };
+/// What an adapter has that has neither subgroups of one size nor products of bytes.
+const SHARED: Caps = Caps { subgroups: false, dots: false, ..Caps::DEVICE };
+
+/// Types whose products multiply bytes, where a device may.
+const CODED: [DType; 8] =
+    [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::Q4K, DType::Q5K, DType::Q6K];
 
 /// Rows of the tables that values come from.
 const VOCAB: u32 = 64;
@@ -34,10 +38,21 @@ fn types() -> impl Iterator<Item = DType> {
     DType::ALL.iter().copied().filter(|&dtype| quant::can_decode(dtype))
 }
 
-/// A graph that is grown twice: with weights of their types, and with the same numbers in single precision.
+/// What weights of a graph are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    /// Of their types.
+    Blocks,
+    /// The same numbers in single precision.
+    Exact,
+    /// Only those whose products multiply bytes are of their types.
+    Coded,
+}
+
+/// A graph that is grown twice: with weights of their types, and with what is expected of them.
 struct Grown {
     b: GraphBuilder,
-    exact: bool,
+    weights: Weights,
     ids: loadmaster::graph::InputId,
     positions: loadmaster::graph::InputId,
 }
@@ -46,7 +61,12 @@ impl Grown {
     fn weight(&mut self, name: &str, dtype: DType, (count, rows, cols): (u32, u32, u32)) -> WeightId {
         // Its type is part of the name, by which it is filled.
         let name = format!("{name} {dtype}");
-        let dtype = if self.exact { DType::F32 } else { dtype };
+        let kept = match self.weights {
+            Weights::Blocks => true,
+            Weights::Exact => false,
+            Weights::Coded => CODED.contains(&dtype),
+        };
+        let dtype = if kept { dtype } else { DType::F32 };
         self.b.weight(Weight { name, dtype, count, rows, cols, part: None }).unwrap()
     }
 
@@ -72,13 +92,13 @@ struct Case<'a> {
     grow: &'a Grow,
 }
 
-fn graph(case: &Case<'_>, exact: bool) -> Graph {
+fn graph(case: &Case<'_>, weights: Weights) -> Graph {
     let tokens = Tokens(case.tokens);
     let mut b = GraphBuilder::new(Batch { tokens, outputs: tokens });
     let (ids, positions) = (b.input(Input::TokenIds), b.input(Input::Positions));
     let rows = b.input(Input::OutputRows);
     b.set_layer(Some(0));
-    let mut grown = Grown { b, exact, ids, positions };
+    let mut grown = Grown { b, weights, ids, positions };
     let x = (case.grow)(&mut grown);
     grown.b.set_layer(None);
     let out = grown.node("out", Op::Rows(ops::Rows::Select(Select { x, rows })));
@@ -171,7 +191,7 @@ type Present = (String, Box<dyn Backend>);
 fn present(caps: Caps) -> Option<Present> {
     let gpu = vulkan::device_with(caps)?;
     Some((
-        format!("vulkan, {} B seen, subgroups {}", caps.binding, caps.subgroups),
+        format!("vulkan, {} B seen, subgroups {}, bytes {}", caps.binding, caps.subgroups, caps.dots),
         Box::new(vulkan::backend_over(&gpu)),
     ))
 }
@@ -182,8 +202,9 @@ fn check(cases: &[Case<'_>], caps: Caps) {
         CpuBackend::new(Machine::single(BackendKind::Cpu, 2, Bytes(1 << 40)).devices[DeviceId(0)].clone()).unwrap();
     let mut failed = Vec::new();
     for case in cases {
-        let expected = run(&graph(case, true), BackendKind::Cpu, &cpu);
-        let found = run(&graph(case, false), BackendKind::Vulkan, &*backend);
+        let weights = if caps.dots { Weights::Coded } else { Weights::Exact };
+        let expected = run(&graph(case, weights), BackendKind::Cpu, &cpu);
+        let found = run(&graph(case, Weights::Blocks), BackendKind::Vulkan, &*backend);
         let error = nmse(&found, &expected);
         eprintln!("{device}: {:40} {:3} rows  nmse {error:.1e}", case.name, case.tokens);
         assert!(expected.iter().all(|x| x.is_finite()) && expected.iter().any(|&x| x != 0.0), "{}", case.name);
@@ -229,6 +250,7 @@ fn products(many: &[(u32, u32)], case: impl FnOnce(&[Case<'_>])) {
 #[test]
 fn products_with_every_type_are_those_of_the_numbers_that_blocks_stand_for() {
     products(&[(70, 130)], |cases| check(cases, Caps::DEVICE));
+    products(&[(70, 10)], |cases| check(cases, SHARED));
 }
 
 /// Weights and buffers larger than what a kernel sees or a device allows.
@@ -244,16 +266,19 @@ fn a_row_of_a_product_has_the_same_bits_in_every_batch_on_the_processor() {
     if adapters().first().is_some_and(|adapter| !adapter.software) {
         return eprintln!("skipped: the first adapter is hardware");
     }
-    for caps in [Caps::DEVICE, SHARED] {
+    for (caps, types) in [(Caps::DEVICE, types().collect()), (SHARED, vec![DType::Bf16, DType::Q4K])] {
         let Some((device, backend)) = present(caps) else { return };
-        for dtype in types() {
+        for dtype in types {
             let grow = move |g: &mut Grown| {
                 let (x, weight) = (g.value("x", 512), g.weight("w", dtype, (1, 33, 512)));
                 g.node("product", Op::MatMul(MatMul { x, weight, bias: None, residual: None }))
             };
             let bits = |tokens| -> Vec<u32> {
                 let case = Case { name: "product".into(), tokens, bound: 0.0, grow: &grow };
-                run(&graph(&case, false), BackendKind::Vulkan, &*backend).iter().map(|x| x.to_bits()).collect()
+                run(&graph(&case, Weights::Blocks), BackendKind::Vulkan, &*backend)
+                    .iter()
+                    .map(|x| x.to_bits())
+                    .collect()
             };
             let all = bits(70);
             assert_eq!(all.len(), 70 * 33);

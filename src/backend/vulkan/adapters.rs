@@ -42,7 +42,7 @@ pub fn adapters() -> Vec<AdapterFacts> {
             memory: heaps::own_memory(&adapter),
             shared: matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu),
             bus: info.device_pci_bus_id,
-            features: features(adapter.features()),
+            features: features(&adapter),
             software: info.device_type == wgpu::DeviceType::Cpu,
             subgroup: (info.subgroup_min_size, info.subgroup_max_size),
             buffer: Bytes(limits.max_buffer_size),
@@ -53,14 +53,16 @@ pub fn adapters() -> Vec<AdapterFacts> {
 }
 
 /// The features that decide how fast kernels could be.
-fn features(has: wgpu::Features) -> Vec<&'static str> {
+fn features(adapter: &wgpu::Adapter) -> Vec<&'static str> {
+    let has = adapter.features();
+    let bytes = heaps::multiplies_bytes(adapter).then_some("products of bytes");
     let named = [
         ("subgroups", wgpu::Features::SUBGROUP),
         ("f16", wgpu::Features::SHADER_F16),
         ("timestamps", wgpu::Features::TIMESTAMP_QUERY),
         ("pipeline cache", wgpu::Features::PIPELINE_CACHE),
     ];
-    named.into_iter().filter(|(_, feature)| has.contains(*feature)).map(|(name, _)| name).collect()
+    named.into_iter().filter(|(_, feature)| has.contains(*feature)).map(|(name, _)| name).chain(bytes).collect()
 }
 
 /// Rates of a small card, until somebody measures the real one.

@@ -12,6 +12,7 @@ use crate::graph::ops::{self, Activation, Elementwise, ExpertPart, Gating, Mask,
 use crate::graph::{NodeId, Op, RowDim, StateId};
 use crate::plan::Span;
 use crate::tensor::DType;
+use crate::tensor::act::ActFormat;
 
 /// Makes the dispatches of a split.
 ///
@@ -27,7 +28,7 @@ pub fn dispatches(
     let refuse = |node: &str, why| BackendError::Prepare { device: device.into(), node: node.into(), why };
     let arena = buffers.get(device, work.bindings.arena)?;
     arena.written(gpu).map_err(|why| refuse("the arena", why))?;
-    let mut builder = Builder { gpu, device, buffers, work, at: NodeId(0), drafts: Drafts::default() };
+    let mut builder = Builder { gpu, device, buffers, work, at: NodeId(0), drafts: Drafts::default(), acts: None };
     for &node in &work.split.nodes {
         builder.at = node;
         builder.node(node)?;
@@ -43,9 +44,12 @@ pub(super) struct Builder<'a> {
     /// The node that dispatches are added for.
     pub at: NodeId,
     pub drafts: Drafts,
+    /// What the split's scratch holds as codes: a value, in a format, cut into so many parts a row.
+    pub acts: Option<(NodeId, ActFormat, u32)>,
 }
 
 /// Something in an arena: what is bound, and the first of its words there.
+#[derive(Clone)]
 pub(super) struct Bound {
     pub slot: Slot,
     pub at: u32,

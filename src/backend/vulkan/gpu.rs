@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use wgpu::wgt::PollType;
 
 use super::faults::Faults;
+use super::heaps;
 use super::kernel::{Kernel, Source};
 
 /// An open device.
@@ -42,11 +43,13 @@ pub struct Caps {
     pub work: u64,
     /// Whether members of a team may speak through their subgroup.
     pub subgroups: bool,
+    /// Whether products with blocks may round values to bytes, where the device multiplies four of them at a time.
+    pub dots: bool,
 }
 
 impl Caps {
     /// All that the device allows; and of work a large model's weights for a row, or a small one's for a batch.
-    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX, work: 1 << 36, subgroups: true };
+    pub const DEVICE: Caps = Caps { buffer: u64::MAX, binding: u64::MAX, work: 1 << 36, subgroups: true, dots: true };
 }
 
 /// Members of a team that shares workgroup memory.
@@ -77,6 +80,8 @@ impl Gpu {
         let sized = info.subgroup_min_size == info.subgroup_max_size && (8..=128).contains(&info.subgroup_min_size);
         let features = adapter.features() & wgpu::Features::SUBGROUP;
         let subgroups = caps.subgroups && sized && !features.is_empty();
+        // A driver that computes on the processor gains by bytes, too: they are fewer.
+        let dots = caps.dots && (info.device_type == wgpu::DeviceType::Cpu || heaps::multiplies_bytes(adapter));
         let wanted = wgpu::DeviceDescriptor {
             label: None,
             required_features: features,
@@ -100,6 +105,7 @@ impl Gpu {
                 binding: caps.binding.min(limits.max_storage_buffer_binding_size) / 256 * 256,
                 work: caps.work,
                 subgroups,
+                dots,
             },
             align,
             lanes: if subgroups { info.subgroup_min_size } else { SHARED_LANES },

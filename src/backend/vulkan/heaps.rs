@@ -1,6 +1,9 @@
 //! What wgpu leaves to its callers to vouch for: how much memory of its own an adapter has, asked of the driver itself,
-//! and kernels whose loops are not counted a second time.
+//! what it multiplies fast, and kernels whose loops are not counted a second time.
 #![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::ptr;
 
 use crate::units::Bytes;
 
@@ -17,6 +20,45 @@ pub fn own_memory(adapter: &wgpu::Adapter) -> Option<Bytes> {
     let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
     let own = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
     own.map(|heap| Bytes(heap.size)).max().filter(|&bytes| bytes > Bytes::ZERO)
+}
+
+/// `VkPhysicalDeviceShaderIntegerDotProductProperties` (Vulkan 1.3).
+#[repr(C)]
+struct ByteProducts {
+    kind: u32,
+    next: *mut c_void,
+    /// The fifth says whether sums of four products of packed signed bytes are.
+    accelerated: [u32; 30],
+}
+
+/// Its `VkStructureType`.
+const BYTE_PRODUCTS: u32 = 1_000_280_001;
+
+/// A version of Vulkan, as drivers number them.
+const fn version(minor: u32) -> u32 {
+    1 << 22 | minor << 12
+}
+
+/// Whether the adapter has instructions for sums of four products of signed bytes.
+pub fn multiplies_bytes(adapter: &wgpu::Adapter) -> bool {
+    // SAFETY: the guard lives to the end of this function, and nothing that it leads to is destroyed or changed here.
+    let Some(raw) = (unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }) else { return false };
+    let instance = raw.shared_instance();
+    if instance.instance_api_version() < version(1) {
+        return false;
+    }
+    let mut known = Default::default();
+    // SAFETY: the physical device is of this instance, which has Vulkan 1.1, and both live as long as the adapter.
+    unsafe { instance.raw_instance().get_physical_device_properties2(raw.raw_physical_device(), &mut known) };
+    if known.properties.api_version < version(3) {
+        return false;
+    }
+    let mut dots = ByteProducts { kind: BYTE_PRODUCTS, next: ptr::null_mut(), accelerated: [0; 30] };
+    known.p_next = ptr::from_mut(&mut dots).cast();
+    // SAFETY: as above; what is chained has the type and the length that a driver of Vulkan 1.3 fills for its number, and
+    // lives until the call returns.
+    unsafe { instance.raw_instance().get_physical_device_properties2(raw.raw_physical_device(), &mut known) };
+    dots.accelerated[4] != 0
 }
 
 /// Kernels of this text. Their loops are not counted at run time, which keeps drivers from unrolling them; indices are

@@ -17,6 +17,8 @@ pub enum File {
     Rows,
     /// Norms.
     Norm,
+    /// Values as signed bytes.
+    Acts,
     /// Products with weights for few rows, those of experts too.
     MatMul,
     /// Products with weights for many rows.
@@ -51,6 +53,7 @@ impl File {
         match self {
             File::Rows => shader!("rows"),
             File::Norm => shader!("norm"),
+            File::Acts => shader!("acts"),
             File::MatMul => shader!("matmul_rows"),
             File::Tiles => shader!("matmul_tiles"),
             File::Rope => shader!("rope"),
@@ -67,6 +70,7 @@ impl File {
         match self {
             File::Rows => &[Read, Write, Write, Write],
             File::Norm => &[Read, Write, Write],
+            File::Acts => &[Write, Write],
             File::MatMul | File::Tiles => &[Read, Read, Write, Write, Write, Write],
             File::Rope => &[Read, Read, Write, Write, Write],
             File::Cache => &[Write, Write],
@@ -77,15 +81,37 @@ impl File {
         }
     }
 
-    /// What it shares with others, before its own text; what is multiplied may be read by `fours`.
-    fn shared(self, fours: bool) -> &'static [&'static str] {
-        match self {
-            File::Cache | File::Cells => &[shader!("store")],
-            File::MatMul | File::Tiles if fours => &[shader!("matmul_x4"), shader!("matmul")],
-            File::MatMul | File::Tiles => &[shader!("matmul_x1"), shader!("matmul")],
-            File::Rows | File::Norm | File::Rope | File::Attention | File::Elementwise | File::Moe => &[],
+    /// What stands before its own text, where products read values in some form.
+    fn shared(self, values: Values) -> &'static [&'static str] {
+        match (self, values) {
+            (File::Cache | File::Cells, _) => &[shader!("store")],
+            (File::MatMul, Values::Ones) => &[shader!("matmul_x1"), shader!("matmul_f32"), shader!("matmul")],
+            (File::MatMul, Values::Fours) => &[shader!("matmul_x4"), shader!("matmul_f32"), shader!("matmul")],
+            (File::MatMul, Values::Codes) => &[shader!("matmul_i8"), shader!("matmul")],
+            (File::Tiles, Values::Ones) => {
+                &[shader!("matmul_x1"), shader!("matmul_f32"), shader!("matmul"), shader!("tile_f32")]
+            }
+            (File::Tiles, Values::Fours) => {
+                &[shader!("matmul_x4"), shader!("matmul_f32"), shader!("matmul"), shader!("tile_f32")]
+            }
+            (File::Tiles, Values::Codes) => &[shader!("matmul_i8"), shader!("matmul"), shader!("tile_i8")],
+            (
+                File::Rows | File::Norm | File::Acts | File::Rope | File::Attention | File::Elementwise | File::Moe,
+                _,
+            ) => &[],
         }
     }
+}
+
+/// In which form products read values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Values {
+    /// Number by number.
+    Ones,
+    /// By fours.
+    Fours,
+    /// As signed bytes.
+    Codes,
 }
 
 /// A binding that rows of a type are read from.
@@ -110,14 +136,14 @@ pub struct Source {
     pub store: Option<DType>,
     /// Constants.
     pub constants: Vec<(&'static str, u32)>,
-    /// Whether what is multiplied is read by fours.
-    pub fours: bool,
+    /// How what is multiplied is read.
+    pub values: Values,
 }
 
 impl Source {
     /// A kernel that knows single precision only.
     pub fn plain(file: File, entry: &'static str) -> Source {
-        Source { file, entry, read: Vec::new(), store: None, constants: Vec::new(), fours: false }
+        Source { file, entry, read: Vec::new(), store: None, constants: Vec::new(), values: Values::Ones }
     }
 
     /// The same for a binding of some type, whose rows begin at any even byte.
@@ -151,9 +177,14 @@ impl Source {
         text += shader!("bits");
         for &Rows { binding, dtype, whole } in &self.read {
             text += &shader!("types/read").replace("DATA", binding).replace("WHOLE", &whole.to_string());
-            text += &reader(dtype).unwrap_or_default().replace("DATA", binding);
+            match (self.values, codes(dtype)) {
+                (Values::Codes, Some(codes)) => text += &codes.text(),
+                (Values::Ones | Values::Fours | Values::Codes, _) => {
+                    text += &reader(dtype).unwrap_or_default().replace("DATA", binding);
+                }
+            }
         }
-        self.file.shared(self.fours).iter().for_each(|shared| text += shared);
+        self.file.shared(self.values).iter().for_each(|shared| text += shared);
         let store = self.store.unwrap_or(DType::F32);
         text += &self.file.text().replace("STORE", &format!("store_{}", store.name()));
         // Where the team is a subgroup, its members are numbered as that numbers them.
@@ -185,6 +216,46 @@ fn reader(dtype: DType) -> Option<&'static str> {
         Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0
         | Tq2_0 | Nvfp4 | Q1_0 => return None,
     })
+}
+
+/// How runs of a type are signed bytes under scales.
+#[derive(Clone, Copy)]
+struct Codes {
+    texts: &'static [&'static str],
+    /// Whether each half of a run has a scale of its own.
+    halves: bool,
+    /// Whether there are minima.
+    minima: bool,
+}
+
+impl Codes {
+    fn text(self) -> String {
+        let texts = [shader!("codes/read")].into_iter().chain(self.texts.iter().copied());
+        let consts = format!("const HALVES: bool = {};\nconst MINIMA: bool = {};\n", self.halves, self.minima);
+        texts.fold(consts, |all, text| all + text)
+    }
+}
+
+fn codes(dtype: DType) -> Option<Codes> {
+    use DType::*;
+    let (texts, halves, minima): (&[&str], bool, bool) = match dtype {
+        Q4_0 => (&[shader!("codes/q4_0")], false, false),
+        Q4_1 => (&[shader!("codes/q4_1")], false, true),
+        Q5_0 => (&[shader!("codes/q5_0")], false, false),
+        Q5_1 => (&[shader!("codes/q5_1")], false, true),
+        Q8_0 => (&[shader!("codes/q8_0")], false, false),
+        Q4K => (&[shader!("codes/k_scales"), shader!("codes/q4_k")], false, true),
+        Q5K => (&[shader!("codes/k_scales"), shader!("codes/q5_k")], false, true),
+        Q6K => (&[shader!("codes/q6_k")], true, false),
+        F32 | F16 | Bf16 | Q2K | Q3K | Iq4Nl | Iq4Xs | Mxfp4 | Q8_1 | Q8K | Iq2Xxs | Iq2Xs | Iq3Xxs | Iq1S | Iq3S
+        | Iq2S | I8 | I16 | I32 | I64 | F64 | Iq1M | Tq1_0 | Tq2_0 | Nvfp4 | Q1_0 => return None,
+    };
+    Some(Codes { texts, halves, minima })
+}
+
+/// Whether products with the type multiply bytes, on devices that do so.
+pub fn multiplies_codes(dtype: DType) -> bool {
+    codes(dtype).is_some()
 }
 
 /// Whether kernels read rows of the type.

@@ -127,7 +127,7 @@ impl Builder<'_> {
     }
 
     /// All of a range, which begins at a multiple of four bytes.
-    fn whole(&self, at: BufferSpan) -> Result<Bound, BackendError> {
+    pub fn whole(&self, at: BufferSpan) -> Result<Bound, BackendError> {
         let (memory, bytes) = self.buffers.range(self.device, at)?;
         let needed = bytes.end - bytes.start;
         let found = memory.window(self.gpu, &bytes, 1);

@@ -3,11 +3,14 @@
 use std::ops::Range;
 
 use super::build::{Bound, Builder, Matrix, Value, WeightRows, dim_word};
-use super::kernel::{File, Source};
+use super::kernel::{File, Source, Values, multiplies_codes};
 use super::program::{ALONE, Count, Draft, Slot};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, BufferSpan};
+use crate::device::acts_bytes;
 use crate::graph::ops;
 use crate::graph::{NodeId, RowDim};
+use crate::plan::Span;
+use crate::tensor::act::{ActFormat, act_format};
 
 /// Rows that a row of a weight is decoded for at a time, where there are several.
 const SEVERAL: u32 = 8;
@@ -28,9 +31,19 @@ struct Stride {
     head: u32,
 }
 
+/// Rows that are multiplied, in equal parts.
+struct Multiplied<'a> {
+    id: NodeId,
+    value: &'a Value,
+    heads: u32,
+    stride: Stride,
+}
+
 /// What a product reads and writes, for the rows of a window.
 struct Operands {
     x: Bound,
+    /// Where scales begin, in words, if x is codes.
+    scales: Option<u32>,
     out: Bound,
     residual: Option<Bound>,
     bias: Option<Bound>,
@@ -60,10 +73,14 @@ impl Builder<'_> {
             heads: 1,
             ..Shape::default()
         };
-        let rows = self.work.graph.rows(value.dim).0;
-        for rows in self.row_windows(rows, &[Some(&x), Some(&value), residual.as_ref()]) {
+        let windows = self.row_windows(self.work.graph.rows(value.dim).0, &[Some(&x), Some(&value), residual.as_ref()]);
+        let whole = Multiplied { id: op.x, value: &x, heads: 1, stride: shape.x };
+        let codes = if windows.len() == 1 { self.codes(&weight, whole)? } else { None };
+        for rows in windows {
+            let (x, scales) = codes.clone().map_or_else(|| self.bound_rows(&x, &rows).map(|x| (x, None)), Ok)?;
             let operands = Operands {
-                x: self.bound_rows(&x, &rows)?,
+                x,
+                scales,
                 out: self.bound_rows(&value, &rows)?,
                 residual: residual.as_ref().map(|r| self.bound_rows(r, &rows)).transpose()?,
                 bias: op.bias.map(|b| self.vector(b)).transpose()?,
@@ -86,9 +103,18 @@ impl Builder<'_> {
             ..Shape::default()
         };
         let rows = 0..self.work.graph.rows(value.dim).0;
+        let codes = self.codes(&weight, Multiplied { id: op.x, value: &x, heads, stride: shape.x })?;
         let (x, out) = (self.bound(&x)?, self.bound(&value)?);
-        let operands = Operands { x, out, residual: None, bias: None, routing: None };
-        self.tiled(&weight, value.dim, &rows, shape, &operands)?;
+        let mut operands = Operands { x, scales: None, out, residual: None, bias: None, routing: None };
+        if let Some((codes, scales)) = codes {
+            let plain = std::mem::replace(&mut operands.x, codes);
+            let x = Stride { row: heads * weight.cols, head: weight.cols };
+            operands.scales = scales;
+            self.tiled(&weight, value.dim, &rows, Shape { x, ..shape }, &operands)?;
+            (operands.x, operands.scales) = (plain, None);
+        } else {
+            self.tiled(&weight, value.dim, &rows, shape, &operands)?;
+        }
         if op.carried > 0 {
             let units = u64::from(heads) * u64::from(op.carried);
             let count = Count::each(value.dim, units, ALONE);
@@ -105,11 +131,17 @@ impl Builder<'_> {
         let used = routing.cols;
         let shape =
             Shape { used, experts: (range.start, range.end), slotted: op.slotted, heads: 1, ..Shape::default() };
-        let rows = self.work.graph.rows(value.dim).0;
-        for rows in self.row_windows(rows, &[Some(&x), Some(&value)]) {
+        let windows = self.row_windows(self.work.graph.rows(value.dim).0, &[Some(&x), Some(&value)]);
+        let slots = if op.slotted { used } else { 1 };
+        let stride = Stride { row: slots * weight.cols, head: weight.cols };
+        let whole = Multiplied { id: op.x, value: &x, heads: slots, stride };
+        let codes = if windows.len() == 1 { self.codes(&weight, whole)? } else { None };
+        for rows in windows {
             for part in &weight.windows {
+                let (x, scales) = codes.clone().map_or_else(|| self.bound_rows(&x, &rows).map(|x| (x, None)), Ok)?;
                 let operands = Operands {
-                    x: self.bound_rows(&x, &rows)?,
+                    x,
+                    scales,
                     out: self.bound_rows(&value, &rows)?,
                     residual: None,
                     bias: op.bias.map(|b| self.vector(b)).transpose()?,
@@ -149,7 +181,8 @@ impl Builder<'_> {
                 (many, MANY, SEVERAL + 1..MANY + 1),
                 (many, self.gpu.tile, MANY + 1..u32::MAX),
             ];
-            for ((file, entry, units, each), tile, when) in kinds {
+            let possible = kinds.into_iter().filter(|(_, _, when)| when.start <= self.work.graph.rows(dim).0);
+            for ((file, entry, units, each), tile, when) in possible {
                 let bytes = u64::from(each) * u64::from(weight.row_bytes);
                 let count = Count { dim, rows: rows.clone(), when, tile, units: units.into(), group: 1, bytes };
                 let source = weight.read_by(file, entry).with("TILE", tile);
@@ -157,6 +190,36 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Brings what is multiplied into the split's scratch as codes, unless it is there: where that is, and its scales.
+    /// `None` where the device or the type has no products of codes, or a kernel would not see all.
+    fn codes(&mut self, weight: &Matrix, x: Multiplied<'_>) -> Result<Option<(Bound, Option<u32>)>, BackendError> {
+        let Some(format) = act_format(weight.dtype).filter(|_| self.gpu.caps.dots && multiplies_codes(weight.dtype))
+        else {
+            return Ok(None);
+        };
+        let numbers = u64::from(self.work.graph.rows(x.value.dim).0) * u64::from(x.heads) * u64::from(weight.cols);
+        let needed = acts_bytes(numbers);
+        let span = self.work.split.scratch;
+        let at = BufferSpan { buffer: self.work.bindings.arena, span: Span { len: needed, ..span } };
+        let seen = needed <= span.len && needed.0 <= self.gpu.caps.binding.saturating_sub(self.gpu.align);
+        if !seen || !span.offset.0.is_multiple_of(16) {
+            return Ok(None);
+        }
+        let acts = self.whole(at)?;
+        let scales = acts.at + (numbers / 4) as u32;
+        let made = (x.id, format, x.heads);
+        if self.acts.replace(made) != Some(made) {
+            let from = self.bound(x.value)?;
+            let shape = [dim_word(x.value.dim), weight.cols, x.heads];
+            let params = [&shape[..], &[from.at, x.stride.row, x.stride.head, acts.at, scales]].concat();
+            let runs = if format == ActFormat::Q8x256 { 8 } else { 1 };
+            let source = Source::plain(File::Acts, "quantize").with("RUNS", runs);
+            let count = Count::each(x.value.dim, u64::from(x.heads * (weight.cols / 32)), ALONE);
+            self.drafts.push(Draft { source, params, slots: vec![from.slot, acts.slot.clone()], count });
+        }
+        Ok(Some((acts, Some(scales))))
     }
 
     fn product(
@@ -167,18 +230,33 @@ impl Builder<'_> {
         shape: Shape,
         (operands, count): (&Operands, Count),
     ) -> Result<(), BackendError> {
-        let Operands { x, out, residual, bias, routing } = operands;
+        let Operands { x, scales, out, residual, bias, routing } = operands;
         let aligned = [x.at, shape.x.row, shape.x.head].iter().all(|at| at.is_multiple_of(4));
-        let source = Source { fours: aligned && weight.cols.is_multiple_of(32) && part.is_some(), ..source };
+        let fours = aligned && weight.cols.is_multiple_of(32) && part.is_some();
+        let values = match scales {
+            Some(_) => Values::Codes,
+            None if fours => Values::Fours,
+            None => Values::Ones,
+        };
+        let source = Source { values, ..source };
+        // Codes are counted in bytes, floats in words.
+        let x_at = if scales.is_some() { 4 * x.at } else { x.at };
         let Range { start, end } = part.map_or(0..1, |part| part.rows.clone());
         let lead = part.map_or(0, |part| part.window.lead);
         let optional = |bound: &Option<Bound>| [u32::from(bound.is_some()), bound.as_ref().map_or(0, |b| b.at)];
         let params = [
             &[dim_word(dim), weight.cols, weight.rows, start, end, weight.row_bytes, lead, rows.start, rows.end][..],
-            &[x.at, shape.x.row, shape.x.head, out.at, shape.out.row, shape.out.head, shape.carried, shape.heads],
+            &[x_at, shape.x.row, shape.x.head, out.at, shape.out.row, shape.out.head, shape.carried, shape.heads],
             &optional(bias),
             &optional(residual),
-            &[shape.used, shape.experts.0, shape.experts.1, shape.slotted.into(), optional(routing)[1]],
+            &[
+                shape.used,
+                shape.experts.0,
+                shape.experts.1,
+                shape.slotted.into(),
+                optional(routing)[1],
+                scales.unwrap_or(0),
+            ],
         ];
         let spare = Slot::Window(self.spare()?);
         let or_spare = |bound: &Option<Bound>| bound.as_ref().map_or(spare.clone(), |b| b.slot.clone());
