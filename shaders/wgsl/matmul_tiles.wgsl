@@ -1,5 +1,5 @@
 // Products for many rows: a workgroup takes TILE rows of x and 64 of a matrix, of which it decodes each run once into
-// workgroup memory. Each member sums a block of the tile in registers.
+// workgroup memory. Each member sums a block of the tile in registers. Neighbours share rows of the weight.
 
 // Members along the rows of the weight, and along those of x.
 const WIDE: u32 = 16u;
@@ -11,30 +11,15 @@ const DOWN: u32 = TILE / HIGH;
 
 // Where rows of x and of the value begin.
 var<workgroup> x_rows: array<u32, TILE>;
+var<workgroup> out_rows: array<u32, TILE>;
 
 // The sums of the class at hand.
 var<private> sums: array<array<f32, ACROSS>, DOWN>;
 
-// One workgroup: a tile.
-@compute @workgroup_size(128)
-fn matmul_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) own: u32) {
-    let t = number(group, groups);
-    // Neighbours share rows of the weight.
-    let end_row = min(p.to_row, rows_of(p.dim));
-    let high = (end_row - p.from_row + TILE - 1u) / TILE;
-    let tiles = (p.rows + WEIGHTS - 1u) / WEIGHTS;
-    let head = p.first / p.rows + t / high / tiles;
-    let n0 = t / high % tiles * WEIGHTS;
-    let row0 = t % high * TILE;
-    if (head * p.rows >= p.end) {
-        return;
-    }
-    let last = end_row - p.from_row - 1u;
-    if (own < TILE) {
-        x_rows[own] = p.x_at + min(row0 + own, last) * p.x_row + head * p.x_head;
-    }
+// Rows `n0` on of a matrix for `count` rows, which are known to all; each matrix has a bias of its own, or all the one.
+fn tile(own: u32, matrix: u32, n0: u32, count: u32, biases: u32) {
     workgroupBarrier();
-    let w_flat = clamp(head * p.rows + min(n0 + own % WEIGHTS, p.rows - 1u), p.first, p.end - 1u);
+    let w_flat = clamp(matrix * p.rows + min(n0 + own % WEIGHTS, p.rows - 1u), p.first, p.end - 1u);
     let w_row = p.w_at + (w_flat - p.first) * p.row_bytes;
     let across = own % WIDE;
     let down = own / WIDE;
@@ -60,12 +45,59 @@ fn matmul_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
     }
     for (var d = 0u; d < DOWN; d++) {
         for (var a = 0u; a < ACROSS; a++) {
-            let row = row0 + d * HIGH + down;
+            let m = d * HIGH + down;
             let n = n0 + a * WIDE + across;
-            let flat = head * p.rows + n;
-            if (row <= last && n < p.rows && flat >= p.first && flat < p.end) {
-                put(totals[d][a], n, row * p.out_row + head * p.out_head + n);
+            let flat = matrix * p.rows + n;
+            if (m < count && n < p.rows && flat >= p.first && flat < p.end) {
+                put(totals[d][a], biases + n, out_rows[m] + n);
             }
         }
     }
+}
+
+// Rows of tiles that a matrix has.
+fn tiles_of_matrix() -> u32 {
+    return (p.rows + WEIGHTS - 1u) / WEIGHTS;
+}
+
+// One workgroup: a tile of the one matrix, or of a head's.
+@compute @workgroup_size(128)
+fn matmul_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) own: u32) {
+    let t = number(group, groups);
+    let rows = min(p.to_row, rows_of(p.dim)) - p.from_row;
+    let high = (rows + TILE - 1u) / TILE;
+    let head = p.first / p.rows + t / high / tiles_of_matrix();
+    let row0 = t % high * TILE;
+    if (head * p.rows >= p.end) {
+        return;
+    }
+    if (own < TILE) {
+        x_rows[own] = p.x_at + min(row0 + own, rows - 1u) * p.x_row + head * p.x_head;
+        out_rows[own] = (row0 + own) * p.out_row + head * p.out_head;
+    }
+    tile(own, head, t / high % tiles_of_matrix() * WEIGHTS, min(TILE, rows - row0), 0u);
+}
+
+// One workgroup: a tile of an expert's matrix, for slots of its group. There are groups where the choices were.
+@compute @workgroup_size(128)
+fn experts_tiles(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) own: u32) {
+    let t = number(group, groups);
+    let high = (rows_of(p.dim) + TILE - 1u) / TILE;
+    let expert = max(p.first / p.rows, p.first_expert) + t / high / tiles_of_matrix();
+    let slot0 = t % high * TILE;
+    if (expert >= p.end_expert || expert * p.rows >= p.end) {
+        return;
+    }
+    let at = p.routing_at + 2u * (expert - p.first_expert);
+    let slots = routing[at + 1u];
+    if (slot0 >= slots) {
+        return;
+    }
+    if (own < TILE) {
+        let first_slot = p.routing_at + 2u * (p.end_expert - p.first_expert) + routing[at];
+        let slot = routing[first_slot + min(slot0 + own, slots - 1u)];
+        x_rows[own] = p.x_at + select(slot / p.used, slot, p.slotted != 0u) * p.cols;
+        out_rows[own] = slot * p.rows;
+    }
+    tile(own, expert, t / high % tiles_of_matrix() * WEIGHTS, min(TILE, slots - slot0), expert * p.rows);
 }

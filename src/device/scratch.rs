@@ -109,26 +109,39 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
 fn vulkan_node(graph: &Graph, id: NodeId) -> Scratch {
     let node = graph.node(id);
     let rows = u64::from(graph.rows(node.out.rows).0);
-    let (weight, parts) = match &node.op {
-        Op::MatMul(op) => (op.weight, 1),
-        Op::HeadMatMul(op) => (op.weight, graph.weights()[op.weight].count),
-        Op::Moe(Moe::Experts(op)) => (op.weight, if op.slotted { graph.node(op.routing).out.cols } else { 1 }),
+    match &node.op {
+        Op::MatMul(op) => vulkan_acts(graph, op.weight, rows),
+        Op::HeadMatMul(op) => vulkan_acts(graph, op.weight, rows * u64::from(graph.weights()[op.weight].count)),
+        Op::Moe(Moe::Experts(op)) => {
+            let used = graph.node(op.routing).out.cols;
+            let slots = if op.slotted { used } else { 1 };
+            let groups = vulkan_groups(graph.weights()[op.weight].count, rows * u64::from(used));
+            Scratch { groups, ..vulkan_acts(graph, op.weight, rows * u64::from(slots)) }
+        }
         Op::Rows(_)
         | Op::Norm(_)
         | Op::Rope(_)
         | Op::Cache(_)
         | Op::Attention(_)
         | Op::Elementwise(_)
-        | Op::Moe(Moe::Route(_) | Moe::Combine(_)) => return Scratch::default(),
-    };
+        | Op::Moe(Moe::Route(_) | Moe::Combine(_)) => Scratch::default(),
+    }
+}
+
+/// Rows of activations for a weight whose blocks may be multiplied as bytes.
+fn vulkan_acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
     let weight = &graph.weights()[weight];
     match act_format(weight.dtype) {
         Some(ActFormat::Q8x32 | ActFormat::Q8x256) => {
-            let numbers = rows * u64::from(parts) * u64::from(weight.cols);
-            Scratch { acts: acts_bytes(numbers).align_up(ALIGN), ..Scratch::default() }
+            Scratch { acts: acts_bytes(rows * u64::from(weight.cols)).align_up(ALIGN), ..Scratch::default() }
         }
         Some(ActFormat::F32 | ActFormat::F16) | None => Scratch::default(),
     }
+}
+
+/// The start and the number of each expert's slots, then all slots.
+fn vulkan_groups(experts: u32, slots: u64) -> Bytes {
+    Bytes(4 * (2 * u64::from(experts) + slots)).align_up(ALIGN)
 }
 
 /// Bytes of so many activations as Vulkan's kernels hold them, in runs of 32: a byte each, and for each run a scale and

@@ -366,17 +366,17 @@ fn experts_are_chosen_and_summed_as_on_the_cpu() {
     let layer = |l: Layer| {
         move |g: &mut Grown| {
             let (count, used) = (12, 3);
-            let x = g.value("x", 64);
+            let x = g.value("x", 320);
             let logits = g.value("logits", count);
             let bias = l.bias.then(|| g.weight("bias", DType::F32, (1, 1, count)));
             let (gating, groups) = (l.gating, l.groups);
             let op = Route { logits, used, gating, bias, groups, normalize: l.bias, scale: 1.5 };
             let routing = g.node("route", Op::Moe(Moe::Route(op)));
-            let up = g.weight("up", l.dtype, (count, 32, 64));
-            let rows = g.weight("rows", DType::F32, (1, count, 32));
+            let up = g.weight("up", l.dtype, (count, 96, 320));
+            let rows = g.weight("rows", DType::F32, (1, count, 96));
             let op = Experts { x, routing, weight: up, bias: Some(rows), slotted: false, part: l.part };
             let inner = g.node("up", Op::Moe(Moe::Experts(op)));
-            let down = g.weight("down", l.dtype, (count, 48, 32));
+            let down = g.weight("down", l.dtype, (count, 48, 96));
             let op = Experts { x: inner, routing, weight: down, bias: None, slotted: true, part: l.part };
             let x = g.node("down", Op::Moe(Moe::Experts(op)));
             let (shared, residual) = (l.bias.then(|| g.value("shared", 48)), Some(g.value("r", 48)));
@@ -392,8 +392,10 @@ fn experts_are_chosen_and_summed_as_on_the_cpu() {
     let case = |tokens| move |(name, grow): (&str, _)| Case { name: name.into(), tokens, bound: FLOAT, grow };
     let cases: Vec<Case<'_>> = all.into_iter().map(case(1)).chain(all.into_iter().map(case(41))).collect();
     check(&cases, Caps::DEVICE);
-    let many: Vec<Case<'_>> = all.into_iter().map(case(17)).collect();
-    check(&many, Caps { buffer: 64 << 10, binding: 16 << 10, ..SHARED });
+    let many: Vec<Case<'_>> = all.into_iter().map(case(70)).collect();
+    check(&many, Caps { dots: true, ..SHARED });
+    let parts: Vec<Case<'_>> = all.into_iter().map(case(17)).collect();
+    check(&parts, Caps { buffer: 192 << 10, binding: 32 << 10, ..SHARED });
 }
 
 /// Attention over caches of every type. Over f16, the CPU rounds queries and sums of the first cells to that type, too;

@@ -8,11 +8,13 @@ use super::memory::{Buffers, Window};
 use super::program::{ALONE, Count, Dispatch, Draft, Drafts, Slot};
 use crate::backend::frequencies::Frequencies;
 use crate::backend::{BackendError, SplitWork};
+use crate::device::{self, DeviceSpec};
 use crate::graph::ops::{self, Activation, Elementwise, ExpertPart, Gating, Mask, Moe, Rope, RopeStyle, Values};
 use crate::graph::{NodeId, Op, RowDim, StateId};
 use crate::plan::Span;
 use crate::tensor::DType;
 use crate::tensor::act::ActFormat;
+use crate::units::Bytes;
 
 /// Makes the dispatches of a split.
 ///
@@ -21,14 +23,23 @@ use crate::tensor::act::ActFormat;
 /// buffer of the device.
 pub fn dispatches(
     gpu: &Gpu,
-    device: &str,
+    spec: &DeviceSpec,
     buffers: &Buffers,
     work: &SplitWork<'_>,
 ) -> Result<Vec<Dispatch>, BackendError> {
+    let device = &*spec.name;
     let refuse = |node: &str, why| BackendError::Prepare { device: device.into(), node: node.into(), why };
     let arena = buffers.get(device, work.bindings.arena)?;
     arena.written(gpu).map_err(|why| refuse("the arena", why))?;
-    let mut builder = Builder { gpu, device, buffers, work, at: NodeId(0), drafts: Drafts::default(), acts: None };
+    let mut builder = Builder {
+        gpu,
+        device,
+        buffers,
+        work,
+        at: NodeId(0),
+        drafts: Drafts::default(),
+        scratch: ScratchParts::of(spec, work),
+    };
     for &node in &work.split.nodes {
         builder.at = node;
         builder.node(node)?;
@@ -44,8 +55,30 @@ pub(super) struct Builder<'a> {
     /// The node that dispatches are added for.
     pub at: NodeId,
     pub drafts: Drafts,
-    /// What the split's scratch holds as codes: a value, in a format, cut into so many parts a row.
-    pub acts: Option<(NodeId, ActFormat, u32)>,
+    pub scratch: ScratchParts,
+}
+
+/// The parts of a split's scratch, and what they hold as dispatches are added. A part that the split has no room for is
+/// empty.
+pub(super) struct ScratchParts {
+    /// Values as codes.
+    pub acts: Span,
+    /// Slots by expert.
+    pub groups: Span,
+    /// A value, in a format, cut into so many parts a row.
+    pub holds_acts: Option<(NodeId, ActFormat, u32)>,
+    /// The choices that are grouped, by experts from and to.
+    pub holds_groups: Option<(NodeId, Range<u32>)>,
+}
+
+impl ScratchParts {
+    fn of(spec: &DeviceSpec, work: &SplitWork<'_>) -> ScratchParts {
+        let (sizes, all) = (device::scratch(spec, work.graph, &work.split.nodes), work.split.scratch);
+        let fits = sizes.total() <= all.len;
+        let part = |offset, len| Span { offset, len: if fits { len } else { Bytes::ZERO } };
+        let groups = part(all.offset + sizes.acts + sizes.angles, sizes.groups);
+        ScratchParts { acts: part(all.offset, sizes.acts), groups, holds_acts: None, holds_groups: None }
+    }
 }
 
 /// Something in an arena: what is bound, and the first of its words there.

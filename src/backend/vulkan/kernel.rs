@@ -19,6 +19,8 @@ pub enum File {
     Norm,
     /// Values as signed bytes.
     Acts,
+    /// Slots by the experts that they chose.
+    Groups,
     /// Products with weights for few rows, those of experts too.
     MatMul,
     /// Products with weights for many rows.
@@ -54,6 +56,7 @@ impl File {
             File::Rows => shader!("rows"),
             File::Norm => shader!("norm"),
             File::Acts => shader!("acts"),
+            File::Groups => shader!("groups"),
             File::MatMul => shader!("matmul_rows"),
             File::Tiles => shader!("matmul_tiles"),
             File::Rope => shader!("rope"),
@@ -70,7 +73,7 @@ impl File {
         match self {
             File::Rows => &[Read, Write, Write, Write],
             File::Norm => &[Read, Write, Write],
-            File::Acts => &[Write, Write],
+            File::Acts | File::Groups => &[Write, Write],
             File::MatMul | File::Tiles => &[Read, Read, Write, Write, Write, Write],
             File::Rope => &[Read, Read, Write, Write, Write],
             File::Cache => &[Write, Write],
@@ -96,7 +99,14 @@ impl File {
             }
             (File::Tiles, Values::Codes) => &[shader!("matmul_i8"), shader!("matmul"), shader!("tile_i8")],
             (
-                File::Rows | File::Norm | File::Acts | File::Rope | File::Attention | File::Elementwise | File::Moe,
+                File::Rows
+                | File::Norm
+                | File::Acts
+                | File::Groups
+                | File::Rope
+                | File::Attention
+                | File::Elementwise
+                | File::Moe,
                 _,
             ) => &[],
         }

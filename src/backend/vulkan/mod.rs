@@ -204,8 +204,9 @@ impl Backend for VulkanBackend {
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         let mut tables = self.tables();
-        let (limits, device) = (ArgLimits::of(work), &self.spec.name);
-        let dispatches = build::dispatches(&self.gpu, device, &tables.buffers, work).map_err(|why| self.told(why))?;
+        let limits = ArgLimits::of(work);
+        let dispatches = build::dispatches(&self.gpu, &self.spec, &tables.buffers, work);
+        let dispatches = dispatches.map_err(|why| self.told(why))?;
         let words = arguments::usual_words(&limits);
         let arguments = dispatches.first().map(|first| Arguments::new(&self.gpu, first.arguments(), words));
         let arguments = arguments.transpose().map_err(|why| self.failed(why))?;

@@ -11,6 +11,7 @@ use crate::graph::ops;
 use crate::graph::{NodeId, RowDim};
 use crate::plan::Span;
 use crate::tensor::act::{ActFormat, act_format};
+use crate::units::Bytes;
 
 /// Rows that a row of a weight is decoded for at a time, where there are several.
 const SEVERAL: u32 = 8;
@@ -136,10 +137,11 @@ impl Builder<'_> {
         let stride = Stride { row: slots * weight.cols, head: weight.cols };
         let whole = Multiplied { id: op.x, value: &x, heads: slots, stride };
         let codes = if windows.len() == 1 { self.codes(&weight, whole)? } else { None };
+        let groups = if windows.len() == 1 { self.groups(op, &routing, range)? } else { None };
         for rows in windows {
             for part in &weight.windows {
                 let (x, scales) = codes.clone().map_or_else(|| self.bound_rows(&x, &rows).map(|x| (x, None)), Ok)?;
-                let operands = Operands {
+                let mut operands = Operands {
                     x,
                     scales,
                     out: self.bound_rows(&value, &rows)?,
@@ -150,12 +152,74 @@ impl Builder<'_> {
                 let places = self.gpu.lanes / CLASSES;
                 let units = u64::from(used) * u64::from(weight.rows.div_ceil(places));
                 let bytes = u64::from(places) * u64::from(weight.row_bytes);
-                let count = Count { rows: rows.clone(), ..Count::each(value.dim, units, 1).reading(bytes) };
+                let (few, some, many) = self.by_expert(&groups, used);
+                let count = Count { rows: rows.clone(), when: few, ..Count::each(value.dim, units, 1).reading(bytes) };
                 let source = weight.read_by(File::MatMul, "experts").with("TILE", 1);
                 self.product(source, (&weight, Some(part)), (value.dim, &rows), shape, (&operands, count))?;
+                operands.routing = groups.clone().map(|(groups, _)| groups);
+                let last = (part.rows.end - 1) / weight.rows;
+                let tiles =
+                    u64::from(last - part.rows.start / weight.rows + 1) * u64::from(weight.rows.div_ceil(TILE_WEIGHTS));
+                for (tile, when) in [(SEVERAL, some), (MANY, many)] {
+                    if when.start > self.work.graph.rows(value.dim).0 || when.is_empty() {
+                        continue;
+                    }
+                    let bytes = u64::from(TILE_WEIGHTS) * u64::from(weight.row_bytes);
+                    let each = Count::each(value.dim, tiles, 1).reading(bytes);
+                    let count = Count { rows: rows.clone(), when, tile, ..each };
+                    let source = weight.read_by(File::Tiles, "experts_tiles").with("TILE", tile);
+                    self.product(source, (&weight, Some(part)), (value.dim, &rows), shape, (&operands, count))?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Numbers of rows for which slots are taken one by one, and for which an expert's are taken by small and by large
+    /// tiles: from four a group and from sixteen on.
+    fn by_expert(&self, groups: &Option<(Bound, u32)>, used: u32) -> (Range<u32>, Range<u32>, Range<u32>) {
+        let Some((_, experts)) = groups else { return (0..u32::MAX, 0..0, 0..0) };
+        let rows = |each: u32| each.saturating_mul(*experts).div_ceil(used.max(1)).max(2);
+        let (some, many) = (rows(4), rows(16));
+        (0..some, some..many, many..u32::MAX)
+    }
+
+    /// Brings the slots of a routing into the split's scratch by expert, unless they are there: where that is, and how many
+    /// experts there are. `None` where there is no room.
+    fn groups(
+        &mut self,
+        op: &ops::Experts,
+        routing: &Value,
+        range: Range<u32>,
+    ) -> Result<Option<(Bound, u32)>, BackendError> {
+        let (experts, used) = (range.end - range.start, routing.cols);
+        let rows = self.work.graph.rows(routing.dim).0;
+        let words = 2 * u64::from(experts) + u64::from(rows) * u64::from(used);
+        let Some(groups) = self.scratch_part(self.scratch.groups, Bytes(4 * words))? else { return Ok(None) };
+        let all = self.work.graph.experts(op.routing);
+        let found = Some((groups.clone(), all));
+        if self.by_expert(&found, used).1.start > rows {
+            return Ok(None);
+        }
+        let made = (op.routing, range.clone());
+        if self.scratch.holds_groups.replace(made.clone()) != Some(made) {
+            let from = self.bound(routing)?;
+            let params = vec![dim_word(routing.dim), used, range.start, range.end, from.at, groups.at];
+            let count = Count { tile: u32::MAX, ..Count::each(routing.dim, experts.into(), 1) };
+            let source = Source::plain(File::Groups, "group_slots");
+            self.drafts.push(Draft { source, params, slots: vec![from.slot, groups.slot], count });
+        }
+        Ok(found)
+    }
+
+    /// So many bytes of a part of the split's scratch, if there is room and a kernel sees all of them.
+    fn scratch_part(&self, part: Span, needed: Bytes) -> Result<Option<Bound>, BackendError> {
+        let seen = needed.0 <= self.gpu.caps.binding.saturating_sub(self.gpu.align);
+        if needed > part.len || !seen || !part.offset.0.is_multiple_of(16) {
+            return Ok(None);
+        }
+        let at = BufferSpan { buffer: self.work.bindings.arena, span: Span { len: needed, ..part } };
+        self.whole(at).map(Some)
     }
 
     /// One row at a time for a single one, several with each row of the weight, or tiles of many.
@@ -200,17 +264,10 @@ impl Builder<'_> {
             return Ok(None);
         };
         let numbers = u64::from(self.work.graph.rows(x.value.dim).0) * u64::from(x.heads) * u64::from(weight.cols);
-        let needed = acts_bytes(numbers);
-        let span = self.work.split.scratch;
-        let at = BufferSpan { buffer: self.work.bindings.arena, span: Span { len: needed, ..span } };
-        let seen = needed <= span.len && needed.0 <= self.gpu.caps.binding.saturating_sub(self.gpu.align);
-        if !seen || !span.offset.0.is_multiple_of(16) {
-            return Ok(None);
-        }
-        let acts = self.whole(at)?;
+        let Some(acts) = self.scratch_part(self.scratch.acts, acts_bytes(numbers))? else { return Ok(None) };
         let scales = acts.at + (numbers / 4) as u32;
         let made = (x.id, format, x.heads);
-        if self.acts.replace(made) != Some(made) {
+        if self.scratch.holds_acts.replace(made) != Some(made) {
             let from = self.bound(x.value)?;
             let shape = [dim_word(x.value.dim), weight.cols, x.heads];
             let params = [&shape[..], &[from.at, x.stride.row, x.stride.head, acts.at, scales]].concat();
