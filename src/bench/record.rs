@@ -134,6 +134,15 @@ impl Settings {
         Settings { n_prompt, n_gen, ..self }
     }
 
+    /// Layers on cards in the words of `-ngl`: a number, `auto` or `all`.
+    pub fn layers(&self) -> String {
+        match self.n_gpu_layers {
+            -1 => "auto".to_owned(),
+            -2 => "all".to_owned(),
+            count => count.to_string(),
+        }
+    }
+
     /// `pp256` or `tg32`.
     pub fn test(&self) -> String {
         if self.n_prompt > 0 { format!("pp{}", self.n_prompt) } else { format!("tg{}", self.n_gen) }

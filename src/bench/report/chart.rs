@@ -35,8 +35,8 @@ pub(super) const COLOURS: [RGBColor; 8] = [
 
 /// What the style must say of the marks.
 pub(super) const STYLE: &str = "\
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(23rem, 100%), 1fr)); gap: .75rem; }
-figure { margin: 0; padding: .6rem .7rem; background: var(--card); border-radius: .4rem; min-width: 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(23rem, 100%), 1fr)); gap: .75rem; }
+figure { margin: 0; max-width: 40rem; padding: .6rem .7rem; background: var(--card); border-radius: .4rem; min-width: 0; }
 figcaption { font-weight: 600; } figcaption small { font-weight: 400; }
 figure svg { display: block; width: 100%; height: auto; }
 svg [fill=\"#010101\"] { fill: var(--text); }
@@ -48,8 +48,9 @@ figure .legend i { min-width: .9em; border: 0; }
 /// Units across a chart.
 const WIDTH: u32 = 440;
 /// Units of a bar with its label.
-const BAR: u32 = 38;
-const FONT: f64 = 13.0;
+const BAR: u32 = 42;
+/// About 14 units high: the backend takes sizes for points.
+const FONT: f64 = 17.0;
 
 /// A bar of parts, one after the other.
 pub(super) struct Bar {
@@ -112,7 +113,9 @@ pub(super) fn bars(what: &str, bars: &[Bar], unit: &dyn Fn(f64) -> String) -> St
     drawn(what, BAR * bars.len() as u32 + 34, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(6)
-            .x_label_area_size(22)
+            .margin_left(18)
+            .margin_right(18)
+            .x_label_area_size(24)
             .build_cartesian_2d(Axis { range: 0.0..most * 1.02, ticks: ticks(most) }, 0.0..count)?;
         chart
             .configure_mesh()
@@ -146,22 +149,47 @@ pub(super) fn bars(what: &str, bars: &[Bar], unit: &dyn Fn(f64) -> String) -> St
     })
 }
 
-/// What was measured over what was predicted, both in powers of ten, with the line where they are equal.
-pub(super) fn against(what: &str, points: &[Point], unit: &dyn Fn(f64) -> String) -> String {
-    let logs = || points.iter().flat_map(|p| [p.predicted.max(1e-9).log10(), p.measured.max(1e-9).log10()]);
-    let least = logs().fold(f64::INFINITY, f64::min).floor().clamp(-10.0, 20.0);
-    let most = logs().fold(f64::NEG_INFINITY, f64::max).ceil().clamp(least + 1.0, 21.0);
-    let powers = |step: usize| -> Vec<f64> { (least as i32..=most as i32).step_by(step).map(f64::from).collect() };
-    let keys = powers(if most - least > 4.0 { 2 } else { 1 });
-    drawn(what, 300, |area| {
-        let x = Axis { range: least..most, ticks: keys.clone() };
-        let y = Axis { range: least..most, ticks: keys };
+/// A side in powers of a number: between two ticks lies so much of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Powers {
+    /// 1, 10, 100
+    Ten,
+    /// 1, 4, 16
+    Four,
+}
+
+impl Powers {
+    fn of(self, value: f64) -> f64 {
+        let log = match self {
+            Powers::Ten => value.log10(),
+            Powers::Four => value.log2() / 2.0,
+        };
+        log.clamp(-1.0, 40.0)
+    }
+
+    fn value(self, power: f64) -> f64 {
+        match self {
+            Powers::Ten => 10f64.powf(power),
+            Powers::Four => 4f64.powf(power),
+        }
+    }
+}
+
+/// What was measured over what was predicted, both in powers, with the line where they are equal.
+pub(super) fn against(what: &str, points: &[Point], powers: Powers, unit: &dyn Fn(f64) -> String) -> String {
+    let at = |point: &Point| (powers.of(point.predicted), powers.of(point.measured));
+    let logs = || points.iter().map(at).flat_map(|(x, y)| [x, y]);
+    let least = logs().fold(40.0, f64::min).floor();
+    let most = logs().fold(least + 1.0, f64::max).ceil();
+    let ticks = || (least as i32..=most as i32).step_by(((most - least) / 5.0).ceil() as usize).map(f64::from);
+    let axis = || Axis { range: least..most, ticks: ticks().collect() };
+    drawn(what, 310, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
-            .margin_right(24)
-            .x_label_area_size(40)
-            .y_label_area_size(72)
-            .build_cartesian_2d(x, y)?;
+            .margin_right(30)
+            .x_label_area_size(48)
+            .y_label_area_size(92)
+            .build_cartesian_2d(axis(), axis())?;
         chart
             .configure_mesh()
             .bold_line_style(LINE)
@@ -171,14 +199,11 @@ pub(super) fn against(what: &str, points: &[Point], unit: &dyn Fn(f64) -> String
             .axis_desc_style(text(HPos::Center))
             .x_desc("predicted")
             .y_desc("measured")
-            .x_label_formatter(&|x| unit(10f64.powf(*x)))
-            .y_label_formatter(&|y| unit(10f64.powf(*y)))
+            .x_label_formatter(&|x| unit(powers.value(*x)))
+            .y_label_formatter(&|y| unit(powers.value(*y)))
             .draw()?;
         chart.draw_series([PathElement::new([(least, least), (most, most)], ShapeStyle::from(MARK))])?;
-        let dots = points.iter().map(|point| {
-            let at = (point.predicted.max(1e-9).log10(), point.measured.max(1e-9).log10());
-            Circle::new(at, 4, COLOURS[point.colour % COLOURS.len()].filled())
-        });
+        let dots = points.iter().map(|point| Circle::new(at(point), 4, COLOURS[point.colour % COLOURS.len()].filled()));
         chart.draw_series(dots.collect::<Vec<_>>())?;
         Ok(())
     })
@@ -240,7 +265,7 @@ fn text(across: HPos) -> TextStyle<'static> {
 }
 
 /// The drawing with a name, or the reason why there is none.
-fn drawn<'a>(
+fn drawn(
     what: &str,
     height: u32,
     draw: impl FnOnce(&plotters::drawing::DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), Failure>,

@@ -8,7 +8,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use self::chart::{Bar, Line, Point, against, bars, lines};
+use self::chart::{Bar, Line, Point, Powers, against, bars, lines};
 use self::series::{Colours, Group, Measured, histories, in_time, labels, latest};
 use super::families::DeviceTime;
 use super::record::{Record, Row, Settings};
@@ -57,10 +57,12 @@ pub fn report(reported: &Reported) -> String {
 
 const SPEED: &str = "Tokens a second at the median of the latest record of each combination; whiskers reach from the slowest \
     sample to the fastest.";
-const FAMILIES: &str = "One step on each device alone, every node submitted by itself, which costs a launch each.";
+const FAMILIES: &str =
+    "Shares of one step on each device alone, every node submitted by itself, which costs a launch each.";
 const PLAN: &str = "On the line the plan was right; above it, reality was more. A step's predicted time is that of the plan's \
     timeline at the machine's usual rates; memory is what the plan takes against what devices count as allocated.";
-const HISTORY: &str = "Tokens a second of the same settings on the same machine, from record to record.";
+const HISTORY: &str = "Tokens a second of the same settings on the same machine, from record to record; marks reach one median \
+    absolute deviation from the median.";
 
 /// A chart with what is written beside it.
 struct Figure {
@@ -103,15 +105,15 @@ fn cards(reported: &Reported, rows: &[Measured<'_>], out: &mut String) {
     let records = || reported.records.iter().map(|(_, record)| record);
     let of = |what: &dyn Fn(&Record<Row>) -> String| records().map(what).collect::<BTreeSet<_>>().len();
     let dates: BTreeSet<&str> = records().map(|record| record.date.as_str()).collect();
-    let between = [dates.first(), dates.last()].map(|date| markup(date.unwrap_or(&"")));
+    let day = |date: Option<&&str>| markup(&date.unwrap_or(&"").chars().take(10).collect::<String>());
     let not_run = rows.iter().filter(|found| found.row.not_run.is_some()).count();
     let cards = [
         ("records", reported.records.len().to_string()),
         ("rows", format!("{}, of which {not_run} did not run", rows.len())),
         ("commits", of(&|record| record.commit.clone()).to_string()),
         ("machines", of(&|record| record.machine.cpu.clone()).to_string()),
-        ("from", between[0].clone()),
-        ("to", between[1].clone()),
+        ("from", day(dates.first())),
+        ("to", day(dates.last())),
     ];
     out.push_str("<dl class=\"cards\">\n");
     for (name, value) in cards {
@@ -170,7 +172,7 @@ fn families(records: &[(String, Record<Row>)]) -> Vec<Figure> {
         let shown = devices.into_iter().take(MOST_BARS);
         let all: Vec<Bar> = shown.map(|(device, time)| stacked(device, time)).collect();
         let legend = FAMILY_NAMES.iter().enumerate().map(|(i, name)| (i, (*name).to_owned())).collect();
-        let chart = bars(&format!("time by family: {title}"), &all, &time);
+        let chart = bars(&format!("time by family: {title}"), &all, &|share| format!("{share:.0} %"));
         Figure { title, small: cpu, chart, legend }
     };
     steps.into_iter().map(figure).collect()
@@ -181,10 +183,11 @@ const FAMILY_NAMES: [&str; 8] = ["matmul", "attention", "moe", "norm", "rope", "
 
 fn stacked(device: &str, time: &DeviceTime) -> Bar {
     let colour = |name: &str| FAMILY_NAMES.iter().position(|known| *known == name).unwrap_or(0);
-    let mut parts: Vec<(f64, usize)> =
-        time.families.iter().map(|f| (f.nanoseconds as f64, colour(f.family.name()))).collect();
-    parts.sort_by_key(|(_, colour)| *colour);
     let sum = time.families.iter().fold(0u64, |sum, family| sum.saturating_add(family.nanoseconds));
+    let share = |nanoseconds: u64| 100.0 * nanoseconds as f64 / sum.max(1) as f64;
+    let mut parts: Vec<(f64, usize)> =
+        time.families.iter().map(|f| (share(f.nanoseconds), colour(f.family.name()))).collect();
+    parts.sort_by_key(|(_, colour)| *colour);
     Bar { label: short(device, 40), says: Nanos(sum).to_string(), parts, whisker: None }
 }
 
@@ -193,14 +196,17 @@ fn plan(rows: &[Measured<'_>], colours: &Colours) -> Vec<Figure> {
     let rows = &rows[rows.len().saturating_sub(MOST_DOTS)..];
     let times: Vec<(&str, Point)> = rows.iter().filter_map(|found| step(found.row, colours)).collect();
     let memory: Vec<(&str, Point)> = rows.iter().flat_map(|found| memory(found.row, colours)).collect();
-    let figures = [("time of a step", times, &time as &dyn Fn(f64) -> String), ("memory", memory, &size)];
-    let figure = |(title, points, unit): (&str, Vec<(&str, Point)>, &dyn Fn(f64) -> String)| {
-        let dots: Vec<Point> = points.iter().map(|(_, point)| *point).collect();
-        let chart = against(&format!("measured against predicted {title}"), &dots, unit);
-        let small = "each combination of each record".to_owned();
-        (!dots.is_empty()).then(|| Figure { title: title.to_owned(), small, chart, legend: ratios(&points) })
-    };
-    figures.into_iter().filter_map(figure).collect()
+    let figures =
+        [scatter("time of a step", &times, Powers::Ten, &time), scatter("memory", &memory, Powers::Four, &size)];
+    figures.into_iter().flatten().collect()
+}
+
+/// A dot for every combination of every record.
+fn scatter(title: &str, points: &[(&str, Point)], powers: Powers, unit: &dyn Fn(f64) -> String) -> Option<Figure> {
+    let dots: Vec<Point> = points.iter().map(|(_, point)| *point).collect();
+    let chart = against(&format!("measured against predicted {title}"), &dots, powers, unit);
+    let small = "each combination of each record".to_owned();
+    (!dots.is_empty()).then(|| Figure { title: title.to_owned(), small, chart, legend: ratios(points) })
 }
 
 fn step<'a>(row: &'a Row, colours: &Colours) -> Option<(&'a str, Point)> {
@@ -246,7 +252,8 @@ fn history(rows: &[Measured<'_>], colours: &Colours) -> Vec<Figure> {
         for (i, (rows, label)) in series.iter().zip(labels).enumerate() {
             let points = rows.iter().filter_map(|found| {
                 let (spread, tokens) = (found.row.spread()?, found.row.settings.tokens());
-                Some((at(found), spread.rate(tokens), (rate(tokens, spread.most), rate(tokens, spread.least))))
+                let (slow, fast) = (spread.median.saturating_add(spread.mad), spread.median.saturating_sub(spread.mad));
+                Some((at(found), spread.rate(tokens), (rate(tokens, slow), rate(tokens, fast))))
             });
             // Lines of the same devices are told apart by colours, too.
             let colour = if series.len() > 1 { i } else { colours.get(&rows[0].row.settings.devices) };

@@ -90,7 +90,7 @@ impl Colours {
 type Setting = (&'static str, fn(&Settings) -> String);
 
 const SETTINGS: [Setting; 10] = [
-    ("ngl", |s| s.n_gpu_layers.to_string()),
+    ("ngl", Settings::layers),
     ("sm", |s| s.split_mode.clone()),
     ("offload", |s| s.offload.clone()),
     ("budget", |s| s.budget_mib.iter().map(|mib| format!("{mib} MiB")).collect::<Vec<_>>().join(", ")),

@@ -73,13 +73,14 @@ fn about(subject: &Subject) -> String {
 
 /// Settings in the words of the command line.
 fn words(settings: &Settings) -> String {
-    let Settings { devices, n_gpu_layers, split_mode, offload, n_threads, n_batch, n_ubatch, .. } = settings;
+    let Settings { devices, split_mode, offload, n_threads, n_batch, n_ubatch, .. } = settings;
     let Settings { type_k, type_v, use_mmap, budget_mib, .. } = settings;
     let budget: Vec<String> = budget_mib.iter().map(ToString::to_string).collect();
     let budget = if budget.is_empty() { String::new() } else { format!(" --budget {}", budget.join(",")) };
+    let layers = settings.layers();
     let mmap = if *use_mmap { " --mmap" } else { "" };
     format!(
-        "--devices {devices} -ngl {n_gpu_layers} -sm {split_mode} --offload {offload} -t {n_threads} -b {n_batch} -ub {n_ubatch} -ctk {type_k} -ctv {type_v}{budget}{mmap}"
+        "--devices {devices} -ngl {layers} -sm {split_mode} --offload {offload} -t {n_threads} -b {n_batch} -ub {n_ubatch} -ctk {type_k} -ctv {type_v}{budget}{mmap}"
     )
 }
 

@@ -22,7 +22,7 @@ impl Table {
             (true, "backend", 10, false, |row| row.backends.clone()),
             (true, "threads", 7, true, |row| row.settings.n_threads.to_string()),
             (varied.devices, "devices", 16, false, |row| row.settings.devices.clone()),
-            (varied.n_gpu_layers, "ngl", 4, true, |row| row.settings.n_gpu_layers.to_string()),
+            (varied.n_gpu_layers, "ngl", 4, true, |row| row.settings.layers()),
             (varied.split_mode, "sm", 6, false, |row| row.settings.split_mode.clone()),
             (varied.offload, "offload", 7, false, |row| row.settings.offload.clone()),
             (varied.n_batch, "n_batch", 7, true, |row| row.settings.n_batch.to_string()),
