@@ -16,7 +16,7 @@ use crate::units::{Bytes, BytesPerSec, Nanos, OpsPerSec};
 
 pub use file::MachineFileError;
 pub(crate) use scratch::{
-    ATTENTION_QUERIES, ATTENTION_TILE, MATMUL_WORKER, ROUTE_FLOATS, acts_bytes, attention_floats,
+    ATTENTION_QUERIES, ATTENTION_TILE, AttentionParts, MATMUL_WORKER, ROUTE_FLOATS, acts_bytes, attention_floats,
 };
 pub use scratch::{Scratch, scratch};
 pub use support::{Unsupported, reads_layout, supports};

@@ -2,7 +2,7 @@
 //! The planner reserves it, the backend cuts it up: the one formula serves both.
 
 use super::{BackendKind, DeviceSpec};
-use crate::graph::ops::{Moe, Rope};
+use crate::graph::ops::{Attention, Mask, Moe, Rope};
 use crate::graph::{Element, Graph, NodeId, Op, WeightId};
 use crate::tensor::act::{ActFormat, act_format, act_row_bytes};
 use crate::units::{Bytes, Tokens};
@@ -20,6 +20,8 @@ pub struct Scratch {
     pub worker: Bytes,
     /// Number of workers.
     pub workers: u32,
+    /// Sums of attention over parts of a sequence.
+    pub parts: Bytes,
 }
 
 /// A part begins at a multiple of this.
@@ -46,7 +48,7 @@ pub(crate) fn attention_floats(queries: usize, key_dim: usize, value_dim: usize)
 impl Scratch {
     /// Bytes of all parts.
     pub fn total(&self) -> Bytes {
-        self.acts + self.angles + self.groups + self.worker.times(self.workers.into())
+        self.acts + self.angles + self.groups + self.worker.times(self.workers.into()) + self.parts
     }
 
     fn widen(&mut self, other: Scratch) {
@@ -54,6 +56,7 @@ impl Scratch {
         self.angles = self.angles.max(other.angles);
         self.groups = self.groups.max(other.groups);
         self.worker = self.worker.max(other.worker);
+        self.parts = self.parts.max(other.parts);
     }
 }
 
@@ -118,13 +121,55 @@ fn vulkan_node(graph: &Graph, id: NodeId) -> Scratch {
             let groups = vulkan_groups(graph.weights()[op.weight].count, rows * u64::from(used));
             Scratch { groups, ..vulkan_acts(graph, op.weight, rows * u64::from(slots)) }
         }
+        Op::Attention(op) => {
+            let few = AttentionParts::of(graph, op);
+            let rows = rows.min(few.rows.into());
+            Scratch { parts: few.bytes.times(rows).align_up(ALIGN), ..Scratch::default() }
+        }
         Op::Rows(_)
         | Op::Norm(_)
         | Op::Rope(_)
         | Op::Cache(_)
-        | Op::Attention(_)
         | Op::Elementwise(_)
         | Op::Moe(Moe::Route(_) | Moe::Combine(_)) => Scratch::default(),
+    }
+}
+
+/// How Vulkan's attention cuts the cells of a sequence: the same for every batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionParts {
+    /// Cells of a part, from the start of the sequence on.
+    pub span: u32,
+    /// Parts that a row may reach.
+    pub count: u32,
+    /// Rows up to which each part has a team of its own.
+    pub rows: u32,
+    /// Bytes that the parts of a row take: for each head and part two numbers and a row of values.
+    pub bytes: Bytes,
+}
+
+/// The most parts that a whole cache has, more or less.
+const PARTS: u32 = 64;
+
+/// The most bytes of parts, and rows that they are for.
+const PARTS_BYTES: u64 = 32 << 20;
+const PARTS_ROWS: u64 = 8;
+
+impl AttentionParts {
+    pub(crate) fn of(graph: &Graph, op: &Attention) -> AttentionParts {
+        let cells = graph.states()[op.keys].cells.0;
+        let tile = ATTENTION_TILE as u32;
+        let span = tile * cells.div_ceil(tile * PARTS).max(1);
+        let (reach, more) = match op.mask {
+            Mask::Causal => (cells, 0),
+            Mask::Window(n) => (n.min(cells), 1),
+        };
+        let count = reach.div_ceil(span) + more;
+        let value_dim = op.values.head_dim(|id| &graph.states()[id]);
+        let bytes = 4 * u64::from(op.heads) * u64::from(count) * (u64::from(value_dim) + 2);
+        // Where there is one part, it is all.
+        let rows = if count < 2 { 0 } else { (PARTS_BYTES / bytes.max(1)).min(PARTS_ROWS) };
+        AttentionParts { span, count, rows: rows as u32, bytes: Bytes(bytes) }
     }
 }
 

@@ -118,7 +118,7 @@ fn compare(what: &str, session: &mut Session, expected: &Expected, batches: &[u3
         let (error, exact) = (nmse(&found, &expected.cpu), nmse(&found, &expected.oracle));
         let theirs = nmse(&expected.cpu, &expected.oracle);
         eprintln!("{what}: {batch:2} at a time: nmse {error:.1e} from the CPU, {exact:.1e} from f64, CPU {theirs:.1e}");
-        assert!(error <= expected.bound && exact <= ORACLE.max(1.25 * theirs), "{what}: {error:e}, {exact:e}");
+        assert!(error <= expected.bound && exact <= ORACLE.max(1.5 * theirs), "{what}: {error:e}, {exact:e}");
         greedy(what, &found, &expected.oracle, width);
     }
 }

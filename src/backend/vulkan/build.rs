@@ -8,7 +8,7 @@ use super::memory::{Buffers, Window};
 use super::program::{ALONE, Count, Dispatch, Draft, Drafts, Slot};
 use crate::backend::frequencies::Frequencies;
 use crate::backend::{BackendError, SplitWork};
-use crate::device::{self, DeviceSpec};
+use crate::device::{self, AttentionParts, DeviceSpec};
 use crate::graph::ops::{self, Activation, Elementwise, ExpertPart, Gating, Mask, Moe, Rope, RopeStyle, Values};
 use crate::graph::{NodeId, Op, RowDim, StateId};
 use crate::plan::Span;
@@ -65,6 +65,8 @@ pub(super) struct ScratchParts {
     pub acts: Span,
     /// Slots by expert.
     pub groups: Span,
+    /// Sums of attention.
+    pub parts: Span,
     /// A value, in a format, cut into so many parts a row.
     pub holds_acts: Option<(NodeId, ActFormat, u32)>,
     /// The choices that are grouped, by experts from and to.
@@ -77,7 +79,8 @@ impl ScratchParts {
         let fits = sizes.total() <= all.len;
         let part = |offset, len| Span { offset, len: if fits { len } else { Bytes::ZERO } };
         let groups = part(all.offset + sizes.acts + sizes.angles, sizes.groups);
-        ScratchParts { acts: part(all.offset, sizes.acts), groups, holds_acts: None, holds_groups: None }
+        let parts = part(all.offset + sizes.acts + sizes.angles + sizes.groups, sizes.parts);
+        ScratchParts { acts: part(all.offset, sizes.acts), groups, parts, holds_acts: None, holds_groups: None }
     }
 }
 
@@ -249,16 +252,32 @@ impl Builder<'_> {
         let shape = [op.heads, op.heads / key_state.heads.max(1), key_state.head_dim, value_dim, window];
         let at = [key_rows.row, key_rows.head, keys.at, value_rows.row, value_rows.head, values.at, q.at, out.at];
         let class = self.work.graph.class_of(op.keys);
-        let params = [&shape[..], &[op.scale.to_bits()], &at, &[class.0]].concat();
-        let source = Source::plain(File::Attention, "attention")
-            .reading("keys", key_state.dtype)
-            .reading("values", value_type)
-            .with("VALUES", value_dim.div_ceil(self.gpu.lanes));
-        let slots = vec![keys.slot, values.slot, q.slot, out.slot];
+        let cut = AttentionParts::of(self.work.graph, op);
+        let few = cut.rows.min(self.work.graph.rows(value.dim).0);
+        let parts = self.scratch_part(self.scratch.parts, cut.bytes.times(few.into()))?.filter(|_| few > 0);
+        let (parts_at, few) = parts.as_ref().map_or((0, 0), |parts| (parts.at, few));
+        let params = [&shape[..], &[op.scale.to_bits()], &at, &[class.0, parts_at, cut.count]].concat();
+        let spare = Slot::Window(self.spare()?);
+        let slots = vec![keys.slot, values.slot, q.slot, out.slot, parts.map_or(spare, |parts| parts.slot)];
         let reach = if window == 0 { key_state.cells.0 } else { window.min(key_state.cells.0) };
         let bytes = u64::from(reach) * (u64::from(key_rows.head) + u64::from(value_rows.head));
-        let count = Count::each(value.dim, op.heads.into(), 1).reading(bytes);
-        self.drafts.push(Draft { source, params, slots, count });
+        let (heads, tiles) = (u64::from(op.heads), u64::from(cut.count));
+        let kinds = [
+            ("attention_parts", 0..few + 1, heads * tiles, bytes / tiles),
+            ("attention_merge", 0..few + 1, heads, 0),
+            ("attention", few + 1..u32::MAX, heads, bytes),
+        ];
+        for (entry, when, units, bytes) in kinds {
+            if when.end > 1 && when.start <= self.work.graph.rows(value.dim).0 {
+                let source = Source::plain(File::Attention, entry)
+                    .reading("keys", key_state.dtype)
+                    .reading("values", value_type)
+                    .with("VALUES", value_dim.div_ceil(self.gpu.lanes))
+                    .with("SPAN", cut.span);
+                let count = Count { when, ..Count::each(value.dim, units, 1).reading(bytes) };
+                self.drafts.push(Draft { source, params: params.clone(), slots: slots.clone(), count });
+            }
+        }
         Ok(())
     }
 

@@ -77,7 +77,7 @@ impl File {
             File::MatMul | File::Tiles => &[Read, Read, Write, Write, Write, Write],
             File::Rope => &[Read, Read, Write, Write, Write],
             File::Cache => &[Write, Write],
-            File::Attention => &[Write, Write, Write, Write],
+            File::Attention => &[Write, Write, Write, Write, Write],
             File::Elementwise => &[Write, Write, Write],
             File::Moe => &[Read, Write, Write, Write, Write, Write, Write],
             File::Cells => &[Write, Read, Read, Write],

@@ -213,7 +213,7 @@ impl Builder<'_> {
     }
 
     /// So many bytes of a part of the split's scratch, if there is room and a kernel sees all of them.
-    fn scratch_part(&self, part: Span, needed: Bytes) -> Result<Option<Bound>, BackendError> {
+    pub fn scratch_part(&self, part: Span, needed: Bytes) -> Result<Option<Bound>, BackendError> {
         let seen = needed.0 <= self.gpu.caps.binding.saturating_sub(self.gpu.align);
         if needed > part.len || !seen || !part.offset.0.is_multiple_of(16) {
             return Ok(None);
