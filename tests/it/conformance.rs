@@ -398,36 +398,117 @@ fn experts_are_chosen_and_summed_as_on_the_cpu() {
     check(&parts, Caps { buffer: 192 << 10, binding: 32 << 10, ..SHARED });
 }
 
+/// Attention of so many heads of caches, query heads for each of them and elements, over caches of so many cells; values
+/// are those of a cache of their own or the first elements of the keys.
+fn attend(
+    dtype: DType,
+    (heads, group, dim): (u32, u32, u32),
+    prefix: Option<u32>,
+    mask: Mask,
+    cells: u32,
+) -> impl Fn(&mut Grown) -> NodeId {
+    move |g: &mut Grown| {
+        let (q, k) = (g.value("q", heads * group * dim), g.value("k", heads * dim));
+        let mut state = |half, head_dim| {
+            let (name, cells) = (format!("{half:?}"), Tokens(cells));
+            g.b.state(State { name, layer: 0, half, dtype, heads, head_dim, cells, window: None }).unwrap()
+        };
+        let keys = state(CacheHalf::Keys, dim);
+        let own = prefix.is_none().then(|| state(CacheHalf::Values, dim));
+        let v = prefix.is_none().then(|| g.value("v", heads * dim));
+        let write = g.node("write", Op::Cache(CacheWrite { k, v, keys, values: own }));
+        let values = own.map_or(Values::Prefix { prefix: prefix.unwrap_or(0) }, Values::State);
+        let scale = 1.0 / (dim as f32).sqrt();
+        let op = Attention { q, write, keys, values, heads: heads * group, scale, mask };
+        g.node("attention", Op::Attention(op))
+    }
+}
+
+/// What steps of so many rows give, one behind the other over the same caches, whose pages lie backwards.
+fn steps(grow: &Grow, kind: BackendKind, backend: &dyn Backend, sizes: &[u32]) -> Vec<f32> {
+    let machine = Machine::single(kind, 2, Bytes(1 << 40));
+    let (mut past, mut states, mut all) = (0, None, Vec::new());
+    for &tokens in sizes {
+        let graph = graph(&Case { name: "steps".into(), tokens, bound: 0.0, grow }, Weights::Blocks);
+        let homes = Residency::in_one(&graph, MemoryId(0), |_, _| (Layout::Gguf, Storage::Allocated));
+        let made = plan(&graph, &homes, &machine, &Policy::default()).unwrap();
+        let mut bindings = bind(&graph, &homes, &made, backend);
+        bindings.states = states.get_or_insert_with(|| bindings.states.clone()).clone();
+        for (id, weight) in graph.weights().iter_ids() {
+            backend.write(Queue::Upload, bindings.weights[id][0].at, &bytes_of(weight), &[]).unwrap();
+        }
+        let inputs = inputs_of(&graph, &made);
+        let work = SplitWork {
+            graph: &graph,
+            split: &made.splits[SplitId(0)],
+            values: &made.values,
+            inputs: &inputs,
+            bindings: &bindings,
+        };
+        let program = backend.prepare(&work).unwrap();
+        for (id, input) in graph.inputs().iter_ids().filter(|&(id, _)| inputs[id].len > Bytes::ZERO) {
+            let data: Vec<u32> = match input {
+                Input::TokenIds => (past..past + tokens).map(|i| (i * 7 + 3) % VOCAB).collect(),
+                Input::Positions | Input::OutputRows => (0..tokens).collect(),
+            };
+            let span = Span { len: Bytes(4 * data.len() as u64), ..inputs[id] };
+            let at = BufferSpan { buffer: bindings.arena, span };
+            backend.write(Queue::Compute, at, bytemuck::cast_slice(&data), &[]).unwrap();
+        }
+        let length = Tokens(past + tokens);
+        let pages: Vec<u32> = (0..length.pages()).map(|page| 39 - page).collect();
+        let cells: Vec<u32> = (past..length.0).map(|i| pages[i as usize / 16] * 16 + i % 16).collect();
+        let tables = [CellTable::single(&cells, length, &pages)];
+        let args = Args { tokens: Tokens(tokens), outputs: Tokens(tokens), tables: &tables };
+        let done = backend.submit(program, &args, &[]).unwrap();
+        let span = made.values[graph.output()];
+        let mut out = vec![0f32; span.len.index() / 4];
+        let at = BufferSpan { buffer: bindings.arena, span };
+        backend.read(Queue::Compute, at, bytemuck::cast_slice_mut(&mut out), &[done]).unwrap();
+        all.extend(out);
+        past += tokens;
+    }
+    all
+}
+
+/// Few rows over a long sequence, whose parts have teams of their own, and many, whose teams sum all parts.
+#[test]
+fn rows_attend_to_long_sequences_as_on_the_cpu_however_many_they_are() {
+    let software = adapters().first().is_none_or(|adapter| adapter.software);
+    let cpu =
+        CpuBackend::new(Machine::single(BackendKind::Cpu, 2, Bytes(1 << 40)).devices[DeviceId(0)].clone()).unwrap();
+    for (dtype, mask, caps) in [
+        (DType::F32, Mask::Causal, Caps::DEVICE),
+        (DType::Q8_0, Mask::Window(300), Caps::DEVICE),
+        (DType::F32, Mask::Window(260), SHARED),
+    ] {
+        let Some((device, backend)) = present(caps) else { return };
+        let grow = attend(dtype, (2, 2, 64), None, mask, 640);
+        let expected = steps(&grow, BackendKind::Cpu, &cpu, &[590]);
+        let few = steps(&grow, BackendKind::Vulkan, &*backend, &[250, 8, 255, 1, 70, 6]);
+        let many = steps(&grow, BackendKind::Vulkan, &*backend, &[590]);
+        let (error, apart) = (nmse(&few, &expected), nmse(&many, &expected));
+        eprintln!("{device}: {dtype} {mask:?}: nmse {error:.1e}, {apart:.1e}");
+        assert!(error <= FLOAT && apart <= FLOAT, "{device}: {dtype} {mask:?}: {error:e}, {apart:e}");
+        if software {
+            assert!(few.iter().zip(&many).all(|(a, b)| a.to_bits() == b.to_bits()), "{device}: {dtype} {mask:?}");
+        }
+    }
+}
+
 /// Attention over caches of every type. Over f16, the CPU rounds queries and sums of the first cells to that type, too;
 /// over blocks, both choose the same codes but where a sum that is rotated or multiplied elsewhere lies between two.
 #[test]
 fn attention_over_every_type_of_cache_is_that_of_the_cpu() {
-    let attend = |dtype: DType, (heads, group, dim): (u32, u32, u32), prefix: Option<u32>, mask: Mask| {
-        move |g: &mut Grown| {
-            let (q, k) = (g.value("q", heads * group * dim), g.value("k", heads * dim));
-            let mut state = |half, head_dim| {
-                let (name, cells) = (format!("{half:?}"), Tokens(128));
-                g.b.state(State { name, layer: 0, half, dtype, heads, head_dim, cells, window: None }).unwrap()
-            };
-            let keys = state(CacheHalf::Keys, dim);
-            let own = prefix.is_none().then(|| state(CacheHalf::Values, dim));
-            let v = prefix.is_none().then(|| g.value("v", heads * dim));
-            let write = g.node("write", Op::Cache(CacheWrite { k, v, keys, values: own }));
-            let values = own.map_or(Values::Prefix { prefix: prefix.unwrap_or(0) }, Values::State);
-            let scale = 1.0 / (dim as f32).sqrt();
-            let op = Attention { q, write, keys, values, heads: heads * group, scale, mask };
-            g.node("attention", Op::Attention(op))
-        }
-    };
     let bound = |dtype: DType| if dtype == DType::F16 { 2e-6 } else { FLOAT };
     let mut grows: Vec<(String, f64, Box<Grow>)> = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::Bf16, DType::Q8_0, DType::Q4_0] {
-        let grow = attend(dtype, (2, 3, 64), None, Mask::Causal);
+        let grow = attend(dtype, (2, 3, 64), None, Mask::Causal, 128);
         grows.push((format!("attention {dtype}"), bound(dtype), Box::new(grow)));
-        let grow = attend(dtype, (1, 4, 96), Some(64), Mask::Window(9));
+        let grow = attend(dtype, (1, 4, 96), Some(64), Mask::Window(9), 128);
         grows.push((format!("latent windows {dtype}"), bound(dtype), Box::new(grow)));
     }
-    grows.push(("odd heads".into(), FLOAT, Box::new(attend(DType::Bf16, (3, 1, 21), None, Mask::Causal))));
+    grows.push(("odd heads".into(), FLOAT, Box::new(attend(DType::Bf16, (3, 1, 21), None, Mask::Causal, 128))));
     for tokens in [1, 50, 96] {
         let cases = grows.iter().map(|(name, bound, grow)| Case { name: name.clone(), tokens, bound: *bound, grow });
         check(&cases.collect::<Vec<_>>(), if tokens == 50 { SHARED } else { Caps::DEVICE });
