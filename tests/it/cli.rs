@@ -19,7 +19,10 @@ pub struct Ran {
 }
 
 pub fn loadmaster(args: &[&str]) -> Ran {
-    ran(Command::new(env!("CARGO_BIN_EXE_loadmaster")).args(args).stdin(Stdio::null()).output().unwrap())
+    let mut program = Command::new(env!("CARGO_BIN_EXE_loadmaster"));
+    // What it keeps for later runs does not go to the user's folder.
+    program.args(args).env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
+    ran(program.output().unwrap())
 }
 
 fn ran(output: Output) -> Ran {

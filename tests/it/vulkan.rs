@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use loadmaster::backend::vulkan::{AdapterFacts, Caps, Gpu, VulkanBackend};
+use loadmaster::backend::vulkan::{AdapterFacts, Caps, Gpu, VulkanBackend, adapters};
 use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions, Opener};
@@ -333,6 +333,44 @@ fn a_lost_device_is_an_error_of_every_call_after_it() {
     assert!(why.contains("the device was lost"), "{why}");
     backend.free(buffer).unwrap();
     assert_eq!(backend.allocated(), Bytes::ZERO);
+}
+
+/// Files of compiled kernels change nothing but the time that the next run takes, whatever is in them.
+#[test]
+fn kernels_that_were_kept_give_the_same_logits_also_where_files_are_damaged() {
+    if device().is_none() {
+        return;
+    }
+    let gguf = made(&deeper("llama-tiny"), DType::Q8_0);
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = folder.path().join("kernels");
+    let run = || {
+        let gpu = Gpu::open_keeping(0, Caps::DEVICE, Some(&kernels)).unwrap();
+        let deal = |graph: &Graph, machine: &Machine| dealt(graph, &gguf, machine, false);
+        let setup = Setup { open: &open_over(&gpu), ..setup(machine()) };
+        logits(&mut open(&gguf, DType::F16, setup, deal).unwrap(), 7).unwrap()
+    };
+    let files = || -> Vec<_> {
+        std::fs::read_dir(&kernels).map_or(Vec::new(), |all| all.map(|file| file.unwrap().path()).collect())
+    };
+    let (expected, kept) = (run(), files());
+    let keeps = adapters().first().is_some_and(|adapter| adapter.features.contains(&"pipeline cache"));
+    assert_eq!(kept.is_empty(), !keeps);
+    assert_eq!(run(), expected);
+    for (i, path) in kept.iter().enumerate() {
+        let mut bytes = std::fs::read(path).unwrap();
+        match i % 3 {
+            0 => bytes.truncate(bytes.len() / 2),
+            1 => bytes.iter_mut().for_each(|byte| *byte ^= 0x5a),
+            _ => bytes.clear(),
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(run(), expected);
+    assert_eq!(files().len(), kept.len());
+    std::fs::remove_dir_all(&kernels).unwrap();
+    std::fs::write(&kernels, "no folder").unwrap();
+    assert_eq!(run(), expected);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::gpu::Gpu;
 use super::kernel::{File, Source};
 use super::memory::{Buffers, Window};
-use super::program::{ALONE, Count, Dispatch, Draft, Drafts, Slot};
+use super::program::{ALONE, Count, Draft, Drafts, Slot};
 use crate::backend::frequencies::Frequencies;
 use crate::backend::{BackendError, SplitWork};
 use crate::device::{self, AttentionParts, DeviceSpec};
@@ -16,17 +16,12 @@ use crate::tensor::DType;
 use crate::tensor::act::ActFormat;
 use crate::units::Bytes;
 
-/// Makes the dispatches of a split.
+/// Drafts the dispatches of a split.
 ///
 /// # Errors
 /// A node has no kernel, or something it needs is not bound or larger than a kernel can see; the arena is larger than a
 /// buffer of the device.
-pub fn dispatches(
-    gpu: &Gpu,
-    spec: &DeviceSpec,
-    buffers: &Buffers,
-    work: &SplitWork<'_>,
-) -> Result<Vec<Dispatch>, BackendError> {
+pub fn drafts(gpu: &Gpu, spec: &DeviceSpec, buffers: &Buffers, work: &SplitWork<'_>) -> Result<Drafts, BackendError> {
     let device = &*spec.name;
     let refuse = |node: &str, why| BackendError::Prepare { device: device.into(), node: node.into(), why };
     let arena = buffers.get(device, work.bindings.arena)?;
@@ -44,7 +39,7 @@ pub fn dispatches(
         builder.at = node;
         builder.node(node)?;
     }
-    builder.drafts.finish(gpu).map_err(|why| refuse("the split", why))
+    Ok(builder.drafts)
 }
 
 pub(super) struct Builder<'a> {

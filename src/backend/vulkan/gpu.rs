@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -11,6 +12,7 @@ use wgpu::wgt::PollType;
 
 use super::faults::Faults;
 use super::heaps;
+use super::kept::Kept;
 use super::kernel::{Kernel, Source};
 
 /// An open device.
@@ -30,6 +32,8 @@ pub struct Gpu {
     /// What the device reported outside of any call.
     faults: Arc<Faults>,
     kernels: Mutex<HashMap<Source, Arc<Kernel>>>,
+    /// Where compiled kernels are kept from run to run.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What of a device may be used at most.
@@ -59,11 +63,19 @@ const SHARED_LANES: u32 = 64;
 const LARGE_TILE: u32 = 17 << 10;
 
 impl Gpu {
-    /// Opens an adapter; `caps` says what of it is used.
+    /// Opens an adapter; `caps` says what of it is used. Kernels are compiled anew.
     ///
     /// # Errors
     /// There is no such adapter, or it gives no device.
     pub fn open(index: usize, caps: Caps) -> Result<Arc<Gpu>, String> {
+        Gpu::open_keeping(index, caps, None)
+    }
+
+    /// The same; compiled kernels are kept in files of a folder and found there.
+    ///
+    /// # Errors
+    /// There is no such adapter, or it gives no device. Never because of those files.
+    pub fn open_keeping(index: usize, caps: Caps, folder: Option<&Path>) -> Result<Arc<Gpu>, String> {
         let mut adapters = adapters();
         if index >= adapters.len() {
             let found: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
@@ -72,14 +84,15 @@ impl Gpu {
                 false => format!("there is no Vulkan adapter {index}; there are {}: {}", found.len(), found.join(", ")),
             });
         }
-        Gpu::of(&adapters.swap_remove(index), caps)
+        Gpu::of(&adapters.swap_remove(index), caps, folder)
     }
 
-    fn of(adapter: &wgpu::Adapter, caps: Caps) -> Result<Arc<Gpu>, String> {
+    fn of(adapter: &wgpu::Adapter, caps: Caps, folder: Option<&Path>) -> Result<Arc<Gpu>, String> {
         let (limits, info) = (adapter.limits(), adapter.get_info());
         let sized = info.subgroup_min_size == info.subgroup_max_size && (8..=128).contains(&info.subgroup_min_size);
-        let features = adapter.features() & wgpu::Features::SUBGROUP;
-        let subgroups = caps.subgroups && sized && !features.is_empty();
+        let features = adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE);
+        let subgroups = caps.subgroups && sized && features.contains(wgpu::Features::SUBGROUP);
+        let keeps = features.contains(wgpu::Features::PIPELINE_CACHE);
         // A driver that computes on the processor gains by bytes, too: they are fewer.
         let dots = caps.dots && (info.device_type == wgpu::DeviceType::Cpu || heaps::multiplies_bytes(adapter));
         let wanted = wgpu::DeviceDescriptor {
@@ -112,6 +125,7 @@ impl Gpu {
             tile: if limits.max_compute_workgroup_storage_size < LARGE_TILE { 32 } else { 64 },
             faults,
             kernels: Mutex::default(),
+            kept: folder.filter(|_| keeps).map(|folder| Kept::of(folder, &info)),
         }))
     }
 
@@ -145,12 +159,12 @@ impl Gpu {
     }
 
     /// The kernel of this source, compiled once.
-    pub(super) fn kernel(&self, source: Source) -> Result<Arc<Kernel>, String> {
-        if let Some(kernel) = locked(&self.kernels).get(&source) {
+    pub(super) fn kernel(&self, source: &Source) -> Result<Arc<Kernel>, String> {
+        if let Some(kernel) = locked(&self.kernels).get(source) {
             return Ok(Arc::clone(kernel));
         }
-        let kernel = Arc::new(self.guarded(|| Kernel::compile(self, &source))?);
-        locked(&self.kernels).insert(source, Arc::clone(&kernel));
+        let kernel = Arc::new(Kernel::made(self, source)?);
+        locked(&self.kernels).insert(source.clone(), Arc::clone(&kernel));
         Ok(kernel)
     }
 

@@ -1,5 +1,5 @@
 //! What wgpu leaves to its callers to vouch for: how much memory of its own an adapter has, asked of the driver itself,
-//! what it multiplies fast, and kernels whose loops are not counted a second time.
+//! what it multiplies fast, kernels whose loops are not counted a second time, and kernels that were compiled before.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -68,4 +68,12 @@ pub fn module(device: &wgpu::Device, text: wgpu::ShaderModuleDescriptor<'_>) -> 
     // SAFETY: all texts are this program's own, and all their loops are `for` loops that count up to a constant, a
     // parameter or an argument of the step by steps that stay below 2^30 past it, as all that they count fits a binding.
     unsafe { device.create_shader_module_trusted(text, checks) }
+}
+
+/// What pipelines are compiled from and into: with what was kept of an earlier run, if the driver takes that.
+pub fn pipeline_cache(device: &wgpu::Device, kept: Option<&[u8]>) -> wgpu::PipelineCache {
+    let cache = wgpu::PipelineCacheDescriptor { label: None, data: kept, fallback: true };
+    // SAFETY: what is kept was given by such a cache of the same adapter and driver; `kept` sums it, and wgpu compares what
+    // stands at its head.
+    unsafe { device.create_pipeline_cache(&cache) }
 }

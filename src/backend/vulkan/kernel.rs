@@ -284,10 +284,22 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Compiles, or takes what an earlier run did.
+    pub fn made(gpu: &Gpu, source: &Source) -> Result<Kernel, String> {
+        let text = source.text(gpu);
+        let Some(kept) = &gpu.kept else { return gpu.guarded(|| Kernel::compile(gpu, source, text, None)) };
+        let found = kept.find(&text);
+        let cache = gpu.guarded(|| heaps::pipeline_cache(&gpu.device, found.as_deref())).ok();
+        let kernel = gpu.guarded(|| Kernel::compile(gpu, source, text.clone(), cache.as_ref()))?;
+        let made = cache.filter(|_| found.is_none()).and_then(|cache| cache.get_data());
+        made.into_iter().for_each(|data| kept.keep(&text, &data));
+        Ok(kernel)
+    }
+
     /// Compiles; errors go to the device's scope.
-    pub fn compile(gpu: &Gpu, source: &Source) -> Kernel {
+    fn compile(gpu: &Gpu, source: &Source, text: String, cache: Option<&wgpu::PipelineCache>) -> Kernel {
         let device = &gpu.device;
-        let text = wgpu::ShaderSource::Wgsl(source.text(gpu).into());
+        let text = wgpu::ShaderSource::Wgsl(text.into());
         let label = Some(source.entry);
         let module = heaps::module(device, wgpu::ShaderModuleDescriptor { label, source: text });
         let uniform = entry(0, wgpu::BufferBindingType::Uniform);
@@ -311,7 +323,7 @@ impl Kernel {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache,
         });
         Kernel { pipeline, operands, arguments }
     }

@@ -10,6 +10,7 @@ mod faults;
 mod flights;
 mod gpu;
 mod heaps;
+mod kept;
 mod kernel;
 mod memory;
 mod operands;
@@ -67,7 +68,7 @@ impl VulkanBackend {
     /// There is no such adapter, or it gives no device.
     pub fn new(spec: DeviceSpec) -> Result<VulkanBackend, BackendError> {
         let index = spec.name.rsplit_once(':').and_then(|(_, number)| number.parse().ok()).unwrap_or(0);
-        match Gpu::open(index, Caps::DEVICE) {
+        match Gpu::open_keeping(index, Caps::DEVICE, kept::folder().as_deref()) {
             Ok(gpu) => Ok(VulkanBackend::over(spec, gpu)),
             Err(why) => Err(BackendError::Worker { device: spec.name, why }),
         }
@@ -203,14 +204,18 @@ impl Backend for VulkanBackend {
     }
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
-        let mut tables = self.tables();
         let limits = ArgLimits::of(work);
-        let dispatches = build::dispatches(&self.gpu, &self.spec, &tables.buffers, work);
-        let dispatches = dispatches.map_err(|why| self.told(why))?;
+        let drafts = build::drafts(&self.gpu, &self.spec, &self.tables().buffers, work);
+        let drafts = drafts.map_err(|why| self.told(why))?;
+        // Compiling takes long, and others write weights at the same time.
+        let dispatches = drafts.finish(&self.gpu).map_err(|why| {
+            let (device, node) = (self.spec.name.clone(), "the split".into());
+            self.told(BackendError::Prepare { device, node, why })
+        })?;
         let words = arguments::usual_words(&limits);
         let arguments = dispatches.first().map(|first| Arguments::new(&self.gpu, first.arguments(), words));
         let arguments = arguments.transpose().map_err(|why| self.failed(why))?;
-        Ok(tables.programs.push(Some(Program { limits, dispatches, arguments })))
+        Ok(self.tables().programs.push(Some(Program { limits, dispatches, arguments })))
     }
 
     fn discard(&self, program: ProgramId) -> Result<(), BackendError> {

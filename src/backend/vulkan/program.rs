@@ -1,8 +1,11 @@
 //! A split → dispatches: kernels with what they are bound to, and how many workgroups they take for how many rows.
 //! Preparing compiles and binds; running only counts, so a steady step makes nothing but its command buffer.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::gpu::Gpu;
 use super::kernel::{Kernel, Source};
@@ -127,8 +130,9 @@ impl Drafts {
         self.words.resize(self.words.len().max(PARAMS_ALIGN / 4), 0);
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE;
         let constants = gpu.guarded(|| buffer_of(gpu, usage, &self.words))?;
-        let kernels: Result<Vec<Arc<Kernel>>, String> =
-            drafts.iter().map(|draft| gpu.kernel(draft.source.clone())).collect();
+        let distinct: HashSet<&Source> = drafts.iter().map(|draft| &draft.source).collect();
+        distinct.into_par_iter().try_for_each(|source| gpu.kernel(source).map(|_| ()))?;
+        let kernels: Result<Vec<Arc<Kernel>>, String> = drafts.iter().map(|draft| gpu.kernel(&draft.source)).collect();
         let bind = |((draft, params), kernel): ((Draft, Slot), Arc<Kernel>)| {
             let slots: Vec<Slot> = [params].into_iter().chain(draft.slots).collect();
             let entry = |(binding, slot)| wgpu::BindGroupEntry { binding, resource: resource(slot, &constants) };
