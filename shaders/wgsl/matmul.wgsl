@@ -38,8 +38,9 @@ struct Params {
     end_expert: u32,
     slotted: u32,
     routing_at: u32,
-    // Where scales of x begin.
+    // Where scales of x begin, and its codes.
     scales_at: u32,
+    codes_at: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -9,7 +9,7 @@ fn half_dots(a: vec4<u32>, b: vec4<u32>) -> i32 {
 
 // The scale of the run that begins at number `at`, and the sums of its halves.
 fn x_scale(at: u32) -> vec3<f32> {
-    let run = (at - p.x_at) / 32u;
+    let run = (at - p.codes_at) / 32u;
     let two = x[(p.scales_at >> 2u) + run / 2u];
     let one = select(two.xy, two.zw, run % 2u == 1u);
     let sums = bitcast<vec2<i32>>(vec2<u32>(one.y << 16u, one.y)) >> vec2<u32>(16u);

@@ -76,7 +76,7 @@ impl Builder<'_> {
         };
         let windows = self.row_windows(self.work.graph.rows(value.dim).0, &[Some(&x), Some(&value), residual.as_ref()]);
         let whole = Multiplied { id: op.x, value: &x, heads: 1, stride: shape.x };
-        let codes = if windows.len() == 1 { self.codes(&weight, whole)? } else { None };
+        let codes = self.codes(&weight, whole)?;
         for rows in windows {
             let (x, scales) = codes.clone().map_or_else(|| self.bound_rows(&x, &rows).map(|x| (x, None)), Ok)?;
             let operands = Operands {
@@ -130,13 +130,13 @@ impl Builder<'_> {
         let weight = self.matrix(op.weight, range.clone())?;
         let (x, value, routing) = (self.value(op.x)?, self.value(id)?, self.value(op.routing)?);
         let used = routing.cols;
-        let shape =
-            Shape { used, experts: (range.start, range.end), slotted: op.slotted, heads: 1, ..Shape::default() };
-        let windows = self.row_windows(self.work.graph.rows(value.dim).0, &[Some(&x), Some(&value)]);
         let slots = if op.slotted { used } else { 1 };
         let stride = Stride { row: slots * weight.cols, head: weight.cols };
+        let experts = (range.start, range.end);
+        let shape = Shape { used, experts, slotted: op.slotted, heads: 1, x: stride, ..Shape::default() };
+        let windows = self.row_windows(self.work.graph.rows(value.dim).0, &[Some(&x), Some(&value)]);
         let whole = Multiplied { id: op.x, value: &x, heads: slots, stride };
-        let codes = if windows.len() == 1 { self.codes(&weight, whole)? } else { None };
+        let codes = self.codes(&weight, whole)?;
         let groups = if windows.len() == 1 { self.groups(op, &routing, range)? } else { None };
         for rows in windows {
             for part in &weight.windows {
@@ -264,7 +264,9 @@ impl Builder<'_> {
             return Ok(None);
         };
         let numbers = u64::from(self.work.graph.rows(x.value.dim).0) * u64::from(x.heads) * u64::from(weight.cols);
-        let Some(acts) = self.scratch_part(self.scratch.acts, acts_bytes(numbers))? else { return Ok(None) };
+        let seen = x.value.span.len.0 <= self.gpu.caps.binding.saturating_sub(self.gpu.align);
+        let acts = self.scratch_part(self.scratch.acts, acts_bytes(numbers))?.filter(|_| seen);
+        let Some(acts) = acts else { return Ok(None) };
         let scales = acts.at + (numbers / 4) as u32;
         let made = (x.id, format, x.heads);
         if self.scratch.holds_acts.replace(made) != Some(made) {
@@ -296,8 +298,11 @@ impl Builder<'_> {
             None => Values::Ones,
         };
         let source = Source { values, ..source };
-        // Codes are counted in bytes, floats in words.
-        let x_at = if scales.is_some() { 4 * x.at } else { x.at };
+        // Codes are counted in bytes, and those of all rows are bound.
+        let (x_at, codes_at) = match scales {
+            Some(_) => (4 * x.at + rows.start * shape.x.row, 4 * x.at),
+            None => (x.at, 0),
+        };
         let Range { start, end } = part.map_or(0..1, |part| part.rows.clone());
         let lead = part.map_or(0, |part| part.window.lead);
         let optional = |bound: &Option<Bound>| [u32::from(bound.is_some()), bound.as_ref().map_or(0, |b| b.at)];
@@ -306,14 +311,8 @@ impl Builder<'_> {
             &[x_at, shape.x.row, shape.x.head, out.at, shape.out.row, shape.out.head, shape.carried, shape.heads],
             &optional(bias),
             &optional(residual),
-            &[
-                shape.used,
-                shape.experts.0,
-                shape.experts.1,
-                shape.slotted.into(),
-                optional(routing)[1],
-                scales.unwrap_or(0),
-            ],
+            &[shape.used, shape.experts.0, shape.experts.1, shape.slotted.into()],
+            &[optional(routing)[1], scales.unwrap_or(0), codes_at],
         ];
         let spare = Slot::Window(self.spare()?);
         let or_spare = |bound: &Option<Bound>| bound.as_ref().map_or(spare.clone(), |b| b.slot.clone());
