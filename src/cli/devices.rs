@@ -68,7 +68,7 @@ fn adapters() -> String {
     }
     let mut text = "\nvulkan:\n".to_owned();
     for facts in &all {
-        let AdapterFacts { device, name, driver, bus, software, shared, memory, .. } = facts;
+        let AdapterFacts { device, name, driver, bus, software, shared, memory, free, .. } = facts;
         let AdapterFacts { features, subgroup, buffer, binding, .. } = facts;
         let place = if bus.is_empty() { "" } else { " at " };
         let kind = if *software { ", on the processor" } else { "" };
@@ -76,6 +76,7 @@ fn adapters() -> String {
         text += &format!("  {device}  {name}{place}{bus}{kind}; {driver}; subgroups of {from} to {to}");
         let whose = if *shared { " of the host's" } else { "" };
         text += &memory.map_or(String::new(), |memory| format!("; memory {memory}{whose}"));
+        text += &free.map_or(String::new(), |free| format!(", {free} free now"));
         text += &format!("; buffers up to {buffer}, seen {binding} at a time; {}\n", features.join(", "));
     }
     text

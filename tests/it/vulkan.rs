@@ -283,6 +283,7 @@ fn memory_of_the_host_is_taken_only_as_far_as_it_is_shared() {
         software,
         shared,
         memory: memory.map(Bytes::mib),
+        free: None,
         features: Vec::new(),
         subgroup: (32, 32),
         buffer: Bytes::mib(1),
@@ -294,6 +295,10 @@ fn memory_of_the_host_is_taken_only_as_far_as_it_is_shared() {
     assert_eq!(facts(false, true, Some(2000)).room(share), Some(Bytes::mib(2000)));
     assert_eq!(facts(false, false, Some(16_000)).room(share), Some(Bytes::mib(15_000)));
     assert_eq!(facts(false, false, None).room(share), None);
+    let told = |free: u64| AdapterFacts { free: Some(Bytes::mib(free)), ..facts(false, false, Some(16_000)) };
+    assert_eq!(told(9000).room(share), Some(Bytes::mib(9000)));
+    assert_eq!(AdapterFacts { shared: true, ..told(2500) }.room(share), Some(Bytes::mib(2500)));
+    assert_eq!(AdapterFacts { shared: true, ..told(9000) }.room(share), Some(share));
     let overhead = |facts: AdapterFacts| facts.spec(MemoryId(0), 1).overhead;
     assert_eq!(overhead(facts(true, true, None)), Bytes::ZERO);
     assert!(overhead(facts(false, true, None)) > Bytes::ZERO && overhead(facts(false, false, None)) > Bytes::ZERO);

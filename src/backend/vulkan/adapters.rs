@@ -21,6 +21,8 @@ pub struct AdapterFacts {
     pub shared: bool,
     /// The memory that it computes from, used by others or not.
     pub memory: Option<Bytes>,
+    /// What is free of that now, if the driver tells.
+    pub free: Option<Bytes>,
     /// What kernels may use there beside what all have, by name.
     pub features: Vec<&'static str>,
     /// Invocations of a subgroup, from and to.
@@ -35,11 +37,13 @@ pub struct AdapterFacts {
 pub fn adapters() -> Vec<AdapterFacts> {
     let facts = |(i, adapter): (usize, wgpu::Adapter)| {
         let (info, limits) = (adapter.get_info(), adapter.limits());
+        let own = heaps::own_memory(&adapter);
         AdapterFacts {
             device: format!("{}:{i}", BackendKind::Vulkan.name()),
             name: info.name,
             driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
-            memory: heaps::own_memory(&adapter),
+            memory: own.map(|own| own.all),
+            free: own.and_then(|own| own.free),
             shared: matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu),
             bus: info.device_pci_bus_id,
             features: features(&adapter),
@@ -94,10 +98,10 @@ impl AdapterFacts {
     /// What may be taken of its memory where nobody says, if it says how much there is; `share` is what it may have of
     /// the host's.
     pub fn room(&self, share: Bytes) -> Option<Bytes> {
-        // What others use of a card's own memory is not known: a sixteenth is left to them.
         match self.shared {
-            true => Some(self.memory.map_or(share, |all| share.min(all))),
-            false => self.memory.map(|all| Bytes(all.0 - all.0 / 16)),
+            true => Some(self.free.or(self.memory).map_or(share, |room| share.min(room))),
+            // Where the driver does not tell what others use of a card's own memory, a sixteenth is left to them.
+            false => self.free.or_else(|| self.memory.map(|all| Bytes(all.0 - all.0 / 16))),
         }
     }
 

@@ -1,8 +1,8 @@
-//! What wgpu leaves to its callers to vouch for: how much memory of its own an adapter has, asked of the driver itself,
-//! what it multiplies fast, kernels whose loops are not counted a second time, and kernels that were compiled before.
+//! What wgpu leaves to its callers to vouch for: how much memory of its own an adapter has and what of it is free,
+//! asked of the driver itself, what it multiplies fast, kernels whose loops are not counted a second time, and kernels that were compiled before.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use crate::units::Bytes;
@@ -10,16 +10,59 @@ use crate::units::Bytes;
 /// The bit of a heap that is the device's own (`VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`).
 const DEVICE_LOCAL: u32 = 1;
 
-/// Bytes of the largest heap of an adapter's own, if it has one: others may be windows into it.
-pub fn own_memory(adapter: &wgpu::Adapter) -> Option<Bytes> {
+/// Memory of an adapter's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnMemory {
+    /// All of it.
+    pub all: Bytes,
+    /// What this process could still have of it, if the driver tells what others use.
+    pub free: Option<Bytes>,
+}
+
+/// The largest heap of an adapter's own, if it has one: others may be windows into it.
+pub fn own_memory(adapter: &wgpu::Adapter) -> Option<OwnMemory> {
     // SAFETY: the guard lives to the end of this function, and nothing that it leads to is destroyed or changed here.
     let raw = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
     let instance = raw.shared_instance().raw_instance();
     // SAFETY: the physical device is of this instance, and both live as long as the adapter.
     let memory = unsafe { instance.get_physical_device_memory_properties(raw.raw_physical_device()) };
-    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
-    let own = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
-    own.map(|heap| Bytes(heap.size)).max().filter(|&bytes| bytes > Bytes::ZERO)
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize).enumerate();
+    let own = heaps.filter(|(_, heap)| heap.flags.as_raw() & DEVICE_LOCAL != 0 && heap.size > 0);
+    let (index, heap) = own.max_by_key(|(_, heap)| heap.size)?;
+    let free = budget(&raw).map(|found| Bytes(found.budget[index].saturating_sub(found.usage[index]).min(heap.size)));
+    Some(OwnMemory { all: Bytes(heap.size), free })
+}
+
+/// `VkPhysicalDeviceMemoryBudgetPropertiesEXT`, an entry a heap.
+#[repr(C)]
+struct Budget {
+    kind: u32,
+    next: *mut c_void,
+    /// What this process may have in all.
+    budget: [u64; 16],
+    /// What it has.
+    usage: [u64; 16],
+}
+
+/// Its `VkStructureType`, and the extension that it comes with.
+const BUDGET: (u32, &CStr) = (1_000_237_000, c"VK_EXT_memory_budget");
+
+fn budget(raw: &wgpu::hal::vulkan::Adapter) -> Option<Budget> {
+    let (kind, extension) = BUDGET;
+    let instance = raw.shared_instance();
+    if instance.instance_api_version() < version(1) || !raw.physical_device_capabilities().supports_extension(extension)
+    {
+        return None;
+    }
+    let mut known = Default::default();
+    // SAFETY: the physical device is of this instance, which has Vulkan 1.1, and both live as long as the adapter.
+    unsafe { instance.raw_instance().get_physical_device_memory_properties2(raw.raw_physical_device(), &mut known) };
+    let mut found = Budget { kind, next: ptr::null_mut(), budget: [0; 16], usage: [0; 16] };
+    known.p_next = ptr::from_mut(&mut found).cast();
+    // SAFETY: as above; what is chained has the type and the length that a driver with this extension fills for its number,
+    // and lives until the call returns.
+    unsafe { instance.raw_instance().get_physical_device_memory_properties2(raw.raw_physical_device(), &mut known) };
+    Some(found)
 }
 
 /// `VkPhysicalDeviceShaderIntegerDotProductProperties` (Vulkan 1.3).
