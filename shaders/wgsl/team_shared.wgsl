@@ -3,10 +3,11 @@
 var<workgroup> team_numbers: array<f32, LANES>;
 var<workgroup> team_words: array<u32, LANES>;
 
+// Eights of members first, then what they found.
 fn team_sum(x: f32, lane: u32) -> f32 {
-    team_give(x, lane);
+    team_give(eight_sum(x, lane), lane);
     var sum = 0.0;
-    for (var i = 0u; i < LANES; i++) {
+    for (var i = 0u; i < LANES; i += 8u) {
         sum += team_numbers[i];
     }
     return sum;
@@ -25,8 +26,12 @@ fn eight_sum(x: f32, lane: u32) -> f32 {
 
 fn team_max(x: f32, lane: u32) -> f32 {
     team_give(x, lane);
-    var most = team_numbers[0];
-    for (var i = 1u; i < LANES; i++) {
+    var most = x;
+    for (var i = 0u; i < 8u; i++) {
+        most = max(most, team_numbers[(lane & ~7u) + i]);
+    }
+    team_give(most, lane);
+    for (var i = 0u; i < LANES; i += 8u) {
         most = max(most, team_numbers[i]);
     }
     return most;
@@ -36,8 +41,14 @@ fn team_least(x: u32, lane: u32) -> u32 {
     workgroupBarrier();
     team_words[lane] = x;
     workgroupBarrier();
-    var least = team_words[0];
-    for (var i = 1u; i < LANES; i++) {
+    var least = x;
+    for (var i = 0u; i < 8u; i++) {
+        least = min(least, team_words[(lane & ~7u) + i]);
+    }
+    workgroupBarrier();
+    team_words[lane] = least;
+    workgroupBarrier();
+    for (var i = 0u; i < LANES; i += 8u) {
         least = min(least, team_words[i]);
     }
     return least;

@@ -291,10 +291,10 @@ fn a_row_of_a_product_has_the_same_bits_in_every_batch_on_the_processor() {
 
 #[test]
 fn norms_rotations_and_elements_are_those_of_the_cpu() {
-    let norm = |heads: u32, carried: u32| {
+    let norm = |heads: u32, cols: u32, carried: u32| {
         move |g: &mut Grown| {
-            let x = g.value("x", heads * (45 + carried));
-            let weight = g.weight("w", DType::F32, (1, 1, 45));
+            let x = g.value("x", heads * (cols + carried));
+            let weight = g.weight("w", DType::F32, (1, 1, cols));
             g.node("norm", Op::Norm(Norm { x, weight, eps: 1e-5, heads, carried }))
         }
     };
@@ -331,13 +331,16 @@ fn norms_rotations_and_elements_are_those_of_the_cpu() {
             g.node("heads", Op::HeadMatMul(HeadMatMul { x, weight, carried }))
         }
     };
-    let (whole, parts, apart) = (norm(1, 0), norm(4, 0), norm(3, 7));
+    let (whole, parts, apart) = (norm(1, 45, 0), norm(4, 45, 0), norm(3, 45, 7));
+    let (wide, widely) = (norm(1, 1100, 0), norm(2, 1030, 300));
     let halves = rope(RopeStyle::Halves, (0, 72), false, false);
     let pairs = rope(RopeStyle::Interleaved, (4, 40), true, true);
     let (silu, gelu) = (gated(Activation::Silu), gated(Activation::Gelu));
     let (plain, carrying) = (heads(DType::Q8_0, 0), heads(DType::F16, 5));
-    let all: [(&str, &Grow); 10] = [
+    let all: [(&str, &Grow); 12] = [
         ("norm", &whole),
+        ("norm of many", &wide),
+        ("norm of parts that are wide", &widely),
         ("norm of heads", &parts),
         ("norm of parts of heads", &apart),
         ("rope of halves", &halves),

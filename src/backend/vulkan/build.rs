@@ -42,6 +42,9 @@ pub fn drafts(gpu: &Gpu, spec: &DeviceSpec, buffers: &Buffers, work: &SplitWork<
     Ok(builder.drafts)
 }
 
+/// From so many columns on, a norm is work for more than a team.
+const WIDE: u32 = 1024;
+
 pub(super) struct Builder<'a> {
     pub gpu: &'a Gpu,
     pub device: &'a str,
@@ -190,7 +193,8 @@ impl Builder<'_> {
         let params = vec![dim_word(value.dim), cols, op.carried, op.heads, op.eps.to_bits(), x.at, w.at, out.at];
         let slots = vec![w.slot, x.slot, out.slot];
         let count = Count::each(value.dim, op.heads.into(), 1);
-        self.drafts.push(Draft { source: Source::plain(File::Norm, "norm"), params, slots, count });
+        let entry = if cols < WIDE { "norm" } else { "norm_wide" };
+        self.drafts.push(Draft { source: Source::plain(File::Norm, entry), params, slots, count });
         Ok(())
     }
 
