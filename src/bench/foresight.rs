@@ -10,7 +10,7 @@ use super::spread::rate;
 use super::timing::Test;
 use crate::engine::{Engine, EngineError};
 use crate::exec::{ExecError, Session};
-use crate::plan::{Plan, timeline};
+use crate::plan::{Plan, STEPS, followed, timeline};
 use crate::units::Nanos;
 
 /// What plans said of a test.
@@ -18,8 +18,9 @@ use crate::units::Nanos;
 pub struct Foresight {
     /// Steps of one repetition.
     pub n_steps: u32,
-    /// The time of all of them, one after the other, each that of the bucket that serves it: a plan is for the next
-    /// power of two of its tokens, and prices attention over [`Policy::context`](crate::plan::Policy::context) cells.
+    /// The time of all of them, those of a prompt each as soon as devices are free, each that of the bucket that serves it:
+    /// a plan is for the next power of two of its tokens, and prices attention over
+    /// [`Policy::context`](crate::plan::Policy::context) cells.
     pub predicted_ns: Option<u64>,
     /// XXH64 of the JSON bytes of the plans of the different steps, in the order in which they run.
     pub plan: Option<String>,
@@ -74,8 +75,7 @@ pub fn foresee(engine: &mut Engine, test: Test) -> Result<Foresight, EngineError
     let mut time = Nanos(0);
     let mut n_steps = 0;
     for (tokens, count) in steps(session, test) {
-        let step = predicted(session, tokens, &mut hash)?;
-        time += Nanos(step.0.saturating_mul(count.into()));
+        time += predicted(session, (tokens, count), test, &mut hash)?;
         n_steps += count;
     }
     let plan = format!("xxh64 {:016x}", hash.finish());
@@ -95,11 +95,24 @@ fn steps(session: &Session, test: Test) -> Vec<(u32, u32)> {
     }
 }
 
-fn predicted(session: &mut Session, tokens: u32, hash: &mut XxHash64) -> Result<Nanos, ExecError> {
+fn predicted(
+    session: &mut Session,
+    (tokens, count): (u32, u32),
+    test: Test,
+    hash: &mut XxHash64,
+) -> Result<Nanos, ExecError> {
     let batch = session.serving(tokens as usize, 1)?;
     let (graph, plan) = session.planned(batch)?;
     hash.write(&bytes(&plan));
-    Ok(timeline(&graph, session.machine(), session.policy(), &plan, 1).end())
+    let (machine, policy) = (session.machine(), session.policy());
+    Ok(match test {
+        Test::Prompt(_) => followed(&graph, machine, policy, &plan, count, STEPS).1,
+        // A token is known when the step before has ended.
+        Test::Generate(_) => {
+            let step = timeline(&graph, machine, policy, &plan, 1).end();
+            Nanos(step.0.saturating_mul(count.into()))
+        }
+    })
 }
 
 /// The plan as its file form has it.

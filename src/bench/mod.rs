@@ -1,6 +1,7 @@
 //! Timings and numeric comparisons of a running engine, as data: the tests of llama-bench and llama-batched-bench, perplexity, divergence from
 //! another engine's logits, devices against each other node by node, what a processor attains, and the facts about this computer. Never prints.
 
+mod activities;
 mod base_file;
 mod batched;
 mod calibrate;
@@ -18,6 +19,7 @@ mod report;
 mod spread;
 mod timing;
 
+pub use activities::{ActivityKind, ActivityTime, time_activities};
 pub use base_file::{BaseError, BaseFile};
 pub use batched::{Batched, BatchedRow, time_batched};
 pub use calibrate::{CalibrateError, calibrate};

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::activities::ActivityTime;
 use super::families::DeviceTime;
 use super::foresight::{Foresight, MemoryFacts};
 use super::host;
@@ -72,6 +73,9 @@ pub struct Row {
     pub foresight: Foresight,
     /// Every memory, planned and allocated.
     pub memories: Vec<MemoryFacts>,
+    /// Every piece of work of a step of the usual size, planned and measured; in records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub activities: Vec<ActivityTime>,
     /// Why this combination did not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_run: Option<String>,
@@ -83,8 +87,11 @@ pub struct Row {
 pub struct Settings {
     /// Names as for `--devices`, with commas between them.
     pub devices: String,
-    /// -1: as the devices' memories suggest; -2: all.
+    /// -1: not asked for; -2: all.
     pub n_gpu_layers: i64,
+    /// Whether every weight is where that was predicted to be fastest, instead of in proportion to budgets.
+    #[serde(default)]
+    pub fitted: bool,
     /// `layer` or `tensor`.
     pub split_mode: String,
     /// `never`, `auto`, or rows from which weights in host memory are streamed.
@@ -108,6 +115,7 @@ impl Default for Settings {
         Settings {
             devices: "cpu".to_owned(),
             n_gpu_layers: -1,
+            fitted: false,
             split_mode: "layer".to_owned(),
             offload: "auto".to_owned(),
             budget_mib: Vec::new(),
@@ -134,12 +142,13 @@ impl Settings {
         Settings { n_prompt, n_gen, ..self }
     }
 
-    /// Layers on cards in the words of `-ngl`: a number, `auto` or `all`.
+    /// Layers on cards in the words of `-ngl`: a number, `auto`, `all`, or `-` where all is dealt by budgets.
     pub fn layers(&self) -> String {
-        match self.n_gpu_layers {
-            -1 => "auto".to_owned(),
-            -2 => "all".to_owned(),
-            count => count.to_string(),
+        match (self.n_gpu_layers, self.fitted) {
+            (_, true) => "auto".to_owned(),
+            (-1, false) => "-".to_owned(),
+            (-2, false) => "all".to_owned(),
+            (count, false) => count.to_string(),
         }
     }
 

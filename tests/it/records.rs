@@ -1,8 +1,8 @@
 //! Records of `bench`: what is read of them, what differs between two, and the page that shows a folder of them.
 
 use loadmaster::bench::{
-    Adapter, DeviceTime, FamilyNanos, Foresight, Kind, MachineFacts, MemoryFacts, Model, Record, RecordDiff, Reported,
-    Row, Settings, Verdict, diff_records, parse_record, report,
+    ActivityKind, ActivityTime, Adapter, DeviceTime, FamilyNanos, Foresight, Kind, MachineFacts, MemoryFacts, Model,
+    Record, RecordDiff, Reported, Row, Settings, Verdict, diff_records, parse_record, report,
 };
 use loadmaster::graph::Family;
 use proptest::prelude::*;
@@ -12,6 +12,11 @@ use crate::cli::{loadmaster, refused};
 use crate::html::HOSTILE;
 use crate::json_smoke::smoke;
 use crate::json_walk;
+
+fn activity(device: &str, id: u32, time: u64) -> ActivityTime {
+    let (device, kind) = (device.to_owned(), ActivityKind::Split);
+    ActivityTime { kind, id, device, predicted_ns: time / 2, measured_ns: time }
+}
 
 /// A row that ran.
 fn row(devices: &str, (n_prompt, n_gen): (u32, u32), samples: &[u64]) -> Row {
@@ -42,6 +47,7 @@ fn row(devices: &str, (n_prompt, n_gen): (u32, u32), samples: &[u64]) -> Row {
             )),
         },
         memories: devices.split(',').map(memory).collect(),
+        activities: devices.split(',').zip(0..).map(|(device, id)| activity(device, id, samples[0])).collect(),
         ..Row::default()
     }
 }
@@ -80,7 +86,7 @@ fn three() -> Vec<(String, Record<Row>)> {
     let mut last = rows(30);
     for row in &mut last[4..] {
         row.not_run = Some("m1 needs 735.0 MiB, its budget is 10.0 MiB".to_owned());
-        (row.samples_ns, row.memories) = (Vec::new(), Vec::new());
+        (row.samples_ns, row.memories, row.activities) = (Vec::new(), Vec::new(), Vec::new());
         row.foresight = Foresight::default();
     }
     let records = [("aaaaaaaaaaaaaaa", rows(60)), ("bbbbbbb", rows(30)), ("ccccccc", last)];
@@ -109,8 +115,8 @@ fn a_page_says_what_records_hold() {
     assert!(!page.contains("NaN") && !page.contains("inf") && !page.contains("<script") && !page.contains("no chart"));
     let outside = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
     assert!(!outside.contains("http://") && !outside.contains("https://"));
-    // Three tests of speed with bars of three sets, one or two of history, a chart of families and two of plans.
-    assert_eq!(page.matches("<svg ").count(), 7);
+    // Two of speed, one of families, three of plans, two of history.
+    assert_eq!(page.matches("<svg ").count(), 8);
     assert_eq!(page.matches("<svg ").count(), page.matches("aria-label=\"").count() - 1);
 }
 
@@ -170,6 +176,7 @@ fn any_numbers_make_a_page() {
         for tokens in [0, 1, u32::MAX] {
             let mut odd = row("cpu", (tokens, 0), &[most, 0, most]);
             odd.foresight = Foresight { n_steps: tokens, predicted_ns: Some(most), plan: None };
+            odd.activities = vec![activity("cpu", u32::MAX, most)];
             odd.memories.iter_mut().for_each(|memory| {
                 (memory.weights, memory.states, memory.allocated) = (most, most, Some(most));
             });

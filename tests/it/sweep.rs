@@ -1,6 +1,6 @@
 //! `bench` over combinations of settings: every one is a row, what cannot run says why, and a record says what was planned.
 
-use loadmaster::bench::parse_record;
+use loadmaster::bench::{ActivityKind, parse_record};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::exec::dealt_as;
 use loadmaster::gguf::Gguf;
@@ -52,6 +52,15 @@ fn every_combination_is_a_row_and_what_does_not_run_says_why() {
         assert_eq!(row.foresight.n_steps, steps);
         assert!(row.foresight.predicted_ns > Some(0));
         assert!((row.median_ts / row.rate().unwrap() - 1.0).abs() < 1e-9);
+        let kinds = |kind| row.activities.iter().filter(|time| time.kind == kind).count();
+        let several = row.settings.devices.contains("cpu,cpu");
+        assert!(kinds(ActivityKind::Split) >= if several { 2 } else { 1 }, "{:?}", row.activities);
+        assert_eq!(kinds(ActivityKind::Transfer) > 0, several, "{:?}", row.activities);
+        assert!(
+            row.activities.iter().all(|time| time.predicted_ns > 0 && time.measured_ns > 0),
+            "{:?}",
+            row.activities
+        );
         assert_eq!(row.memories.len(), row.settings.devices.split(',').count());
         assert!(row.memories.iter().all(|memory| memory.allocated == Some(memory.planned()) && memory.planned() > 0));
     }

@@ -60,7 +60,7 @@ const SPEED: &str = "Tokens a second at the median of the latest record of each 
 const FAMILIES: &str =
     "Shares of one step on each device alone, every node submitted by itself, which costs a launch each.";
 const PLAN: &str = "On the line the plan was right; above it, reality was more. A step's predicted time is that of the plan's \
-    timeline at the machine's usual rates; memory is what the plan takes against what devices count as allocated.";
+    timeline at the machine's usual rates, a piece of work was noted in a run of its own, each waited for; memory is what the plan takes against what devices count as allocated.";
 const HISTORY: &str = "Tokens a second of the same settings on the same machine, from record to record; marks reach one median \
     absolute deviation from the median.";
 
@@ -195,9 +195,14 @@ fn stacked(device: &str, time: &DeviceTime) -> Bar {
 fn plan(rows: &[Measured<'_>], colours: &Colours) -> Vec<Figure> {
     let rows = &rows[rows.len().saturating_sub(MOST_DOTS)..];
     let times: Vec<(&str, Point)> = rows.iter().filter_map(|found| step(found.row, colours)).collect();
+    let pieces = rows.iter().rev().flat_map(|found| pieces(found.row, colours)).take(MOST_DOTS);
+    let pieces: Vec<(&str, Point)> = pieces.collect();
     let memory: Vec<(&str, Point)> = rows.iter().flat_map(|found| memory(found.row, colours)).collect();
-    let figures =
-        [scatter("time of a step", &times, Powers::Ten, &time), scatter("memory", &memory, Powers::Four, &size)];
+    let figures = [
+        scatter("time of a step", &times, Powers::Ten, &time),
+        scatter("time of a split, transfer or upload", &pieces, Powers::Ten, &time),
+        scatter("memory", &memory, Powers::Four, &size),
+    ];
     figures.into_iter().flatten().collect()
 }
 
@@ -215,6 +220,14 @@ fn step<'a>(row: &'a Row, colours: &Colours) -> Option<(&'a str, Point)> {
     let devices = &row.settings.devices;
     let seen = predicted > 0.0 && measured > 0.0;
     seen.then(|| (devices.as_str(), Point { predicted, measured, colour: colours.get(devices) }))
+}
+
+fn pieces<'a>(row: &'a Row, colours: &Colours) -> Vec<(&'a str, Point)> {
+    let devices = row.settings.devices.as_str();
+    let colour = colours.get(devices);
+    let times = row.activities.iter().map(|time| (time.predicted_ns as f64, time.measured_ns as f64));
+    let times = times.filter(|(predicted, measured)| *predicted > 0.0 && *measured > 0.0);
+    times.map(|(predicted, measured)| (devices, Point { predicted, measured, colour })).collect()
 }
 
 fn memory<'a>(row: &'a Row, colours: &Colours) -> Vec<(&'a str, Point)> {

@@ -77,10 +77,13 @@ fn words(settings: &Settings) -> String {
     let Settings { type_k, type_v, use_mmap, budget_mib, .. } = settings;
     let budget: Vec<String> = budget_mib.iter().map(ToString::to_string).collect();
     let budget = if budget.is_empty() { String::new() } else { format!(" --budget {}", budget.join(",")) };
-    let layers = settings.layers();
+    let layers = match settings.layers().as_str() {
+        "-" => String::new(),
+        layers => format!(" -ngl {layers}"),
+    };
     let mmap = if *use_mmap { " --mmap" } else { "" };
     format!(
-        "--devices {devices} -ngl {layers} -sm {split_mode} --offload {offload} -t {n_threads} -b {n_batch} -ub {n_ubatch} -ctk {type_k} -ctv {type_v}{budget}{mmap}"
+        "--devices {devices}{layers} -sm {split_mode} --offload {offload} -t {n_threads} -b {n_batch} -ub {n_ubatch} -ctk {type_k} -ctv {type_v}{budget}{mmap}"
     )
 }
 

@@ -21,7 +21,7 @@ use self::table::Table;
 use super::args::{EngineArgs, ModelArg};
 use super::{Usage, note, open};
 use crate::backend::vulkan;
-use crate::bench::{Adapter, Kind, Model, Record, Row, Test, foresee, host, memories, time};
+use crate::bench::{Adapter, Kind, Model, Record, Row, Test, foresee, host, memories, time, time_activities};
 use crate::engine::Engine;
 use crate::units::Tokens;
 
@@ -151,11 +151,9 @@ fn alone(args: &Args, combinations: &[EngineArgs]) -> Result<()> {
             let settings = row.settings.clone().of(test);
             let row = Row { settings, test_time: now(), ..row.clone() };
             let row = match (&mut engine, combinations) {
-                (Ok(engine), [_]) => measured(engine, test, row, args.repetitions)?,
+                (Ok(engine), [_]) => measured(args, engine, test, row)?,
                 (Err(_), [_]) => return engine.map(drop),
-                (Ok(engine), _) => {
-                    measured(engine, test, row.clone(), args.repetitions).unwrap_or_else(|why| refused(row, &why))
-                }
+                (Ok(engine), _) => measured(args, engine, test, row.clone()).unwrap_or_else(|why| refused(row, &why)),
                 (Err(why), _) => refused(row, why),
             };
             shown.line(|| table.line(&row))?;
@@ -168,11 +166,16 @@ fn alone(args: &Args, combinations: &[EngineArgs]) -> Result<()> {
     if none { bail!("no combination of these settings runs here") } else { Ok(()) }
 }
 
-fn measured(engine: &mut Engine, test: Test, row: Row, repetitions: u32) -> Result<Row> {
+fn measured(args: &Args, engine: &mut Engine, test: Test, row: Row) -> Result<Row> {
     let vocab = engine.model().hparams().vocab;
-    let samples = time(engine, test, vocab, repetitions)?;
+    let samples = time(engine, test, vocab, args.repetitions)?;
     let foresight = foresee(engine, test)?;
-    Ok(Row { foresight, memories: memories(engine), ..row.with(&samples) })
+    // One more run, which only a record has a place for.
+    let activities = match &args.record {
+        Some(_) => time_activities(engine, test, vocab)?,
+        None => Vec::new(),
+    };
+    Ok(Row { foresight, activities, memories: memories(engine), ..row.with(&samples) })
 }
 
 fn refused(row: Row, why: &Error) -> Row {

@@ -163,6 +163,7 @@ pub(super) fn settings(args: &EngineArgs) -> Settings {
             Some(GpuLayers::All) => -2,
             Some(GpuLayers::Auto) | None => -1,
         },
+        fitted: args.fitted(),
         split_mode: match args.split.split_mode {
             SplitMode::Layer => "layer".to_owned(),
             SplitMode::Tensor => args.split.max_gpu.map_or("tensor".to_owned(), |most| format!("tensor of {most}")),
