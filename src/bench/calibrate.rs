@@ -1,5 +1,6 @@
-//! A processor → the rates that it attains, by measuring for a few seconds: reading memory with all workers, products
-//! through its own backend, and what nodes and splits cost. Medians; whatever else runs at the time shows in them.
+//! A processor or an adapter → the rates that it attains, by measuring for a few seconds: reading memory, products through
+//! its own backend, what nodes and splits cost, and the way between host and adapter. Medians; whatever else runs at the
+//! time shows in them.
 
 use std::collections::TryReserveError;
 use std::hint::black_box;
@@ -11,7 +12,7 @@ use crate::backend::{
     self, Args, Backend, BackendError, Bindings, BoundSlice, BufferKind, BufferSpan, CellTable, ProgramId, Queue,
     SplitWork,
 };
-use crate::device::{BackendKind, DeviceId, Machine, MemoryId, Rates};
+use crate::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId, Rates, reads_layout};
 use crate::graph::ops::{Embed, MatMul, Norm, Rows};
 use crate::graph::{Batch, Graph, GraphBuilder, GraphError, Input, InputId, NodeId, Op, Weight, WeightId};
 use crate::index::{Id, IndexVec};
@@ -61,17 +62,73 @@ pub enum CalibrateError {
 /// # Errors
 /// The system refuses threads or memory.
 pub fn calibrate(workers: u32, free: Bytes, unmeasured: &Rates) -> Result<Rates, CalibrateError> {
-    let (one, many) = (overhead(workers, 1)?, overhead(workers, 1 + NODES)?);
+    let machine = Machine::single(BackendKind::Cpu, workers, Bytes(1 << 40));
+    let spec = DeviceSpec { rates: *unmeasured, ..machine.devices[DeviceId::from_index(0)].clone() };
+    rates(&spec, (TOKENS, PRODUCTS), reading(workers, free)?)
+}
+
+/// What an adapter attains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdapterRates {
+    /// Of its kernels.
+    pub rates: Rates,
+    /// Bytes of the host to its memory.
+    pub to: BytesPerSec,
+    /// And back.
+    pub from: BytesPerSec,
+}
+
+/// Measures an adapter through its backend, with less work where it computes on the processor.
+///
+/// # Errors
+/// The adapter cannot be opened, or has no room for what is measured with.
+pub fn calibrate_adapter(spec: &DeviceSpec, software: bool) -> Result<AdapterRates, CalibrateError> {
+    let (size, rows, bytes) = if software { ((32, 1), 2048, 8 << 20) } else { ((TOKENS, 32), 1 << 16, 64 << 20) };
+    let read = streaming(spec, rows)?;
+    let (to, from) = ways(spec, Bytes(bytes))?;
+    Ok(AdapterRates { rates: rates(spec, size, read)?, to, from })
+}
+
+/// The bytes that a product of one row reads, by the time that some take more than one does.
+fn streaming(spec: &DeviceSpec, rows: u32) -> Result<BytesPerSec, CalibrateError> {
+    let seconds = |products: u32| {
+        let mut graph = Chain::new(1, WIDTH)?;
+        let weight = graph.weight("matrix", DType::F16, rows)?;
+        let x = graph.last;
+        for i in 0..products {
+            let residual = (i > 0).then_some(graph.last);
+            graph.then(&format!("product.{i}"), |_| Op::MatMul(MatMul { x, weight, bias: None, residual }))?;
+        }
+        Prepared::new(spec, graph.finish()?)?.seconds()
+    };
+    let more = (seconds(1 + PRODUCTS)? - seconds(1)?).max(1e-9);
+    Ok(BytesPerSec((2.0 * f64::from(WIDTH) * f64::from(rows) * f64::from(PRODUCTS) / more).round()))
+}
+
+/// Writing to a device's memory, and reading from it.
+fn ways(spec: &DeviceSpec, len: Bytes) -> Result<(BytesPerSec, BytesPerSec), CalibrateError> {
+    let backend = backend::open(spec)?;
+    let buffer = backend.alloc(BufferKind::Device, len)?;
+    let at = BufferSpan { buffer, span: Span { offset: Bytes::ZERO, len } };
+    let mut bytes = vec![1; len.index()];
+    let to = median_seconds(|| Ok(backend.wait(backend.write(Queue::Upload, at, &bytes, &[])?)?))?;
+    let from = median_seconds(|| Ok(backend.read(Queue::Peer, at, &mut bytes, &[])?))?;
+    let rate = |seconds: f64| BytesPerSec((len.0 as f64 / seconds).round());
+    Ok((rate(to), rate(from)))
+}
+
+fn rates(spec: &DeviceSpec, size: (u32, u32), read: BytesPerSec) -> Result<Rates, CalibrateError> {
+    let (one, many) = (overhead(spec, 1)?, overhead(spec, 1 + NODES)?);
     let node = (many - one) / f64::from(NODES);
     Ok(Rates {
-        read: reading(workers, free)?,
-        int8: products(workers, DType::Q4K)?,
-        f16: products(workers, DType::F16)?,
-        f32: products(workers, DType::F32)?,
+        read,
+        int8: products(spec, DType::Q4K, size)?,
+        f16: products(spec, DType::F16, size)?,
+        f32: products(spec, DType::F32, size)?,
         // A neighbour's work may have made the long run the shorter one.
         node: Nanos::of_seconds(node).max(Nanos(1)),
         split: Nanos::of_seconds(one - 2.0 * node).max(Nanos(1)),
-        hides: unmeasured.hides,
+        hides: spec.rates.hides,
     })
 }
 
@@ -97,25 +154,25 @@ fn reading(workers: u32, free: Bytes) -> Result<BytesPerSec, CalibrateError> {
 }
 
 /// Products of many rows with one matrix of a type, over and over.
-fn products(workers: u32, dtype: DType) -> Result<OpsPerSec, CalibrateError> {
-    let mut graph = Chain::new(TOKENS, WIDTH)?;
+fn products(spec: &DeviceSpec, dtype: DType, (tokens, products): (u32, u32)) -> Result<OpsPerSec, CalibrateError> {
+    let mut graph = Chain::new(tokens, WIDTH)?;
     let weight = graph.weight("matrix", dtype, WIDTH)?;
-    for i in 0..PRODUCTS {
+    for i in 0..products {
         graph.then(&format!("product.{i}"), |x| Op::MatMul(MatMul { x, weight, bias: None, residual: None }))?;
     }
-    let seconds = Prepared::new(workers, graph.finish()?)?.seconds()?;
-    let ops = 2.0 * f64::from(WIDTH).powi(2) * f64::from(TOKENS) * f64::from(PRODUCTS);
+    let seconds = Prepared::new(spec, graph.finish()?)?.seconds()?;
+    let ops = 2.0 * f64::from(WIDTH).powi(2) * f64::from(tokens) * f64::from(products);
     Ok(OpsPerSec((ops / seconds / 1e6).round() * 1e6))
 }
 
 /// Seconds of a split of so many small nodes behind the first.
-fn overhead(workers: u32, nodes: u32) -> Result<f64, CalibrateError> {
+fn overhead(spec: &DeviceSpec, nodes: u32) -> Result<f64, CalibrateError> {
     let mut graph = Chain::new(1, NARROW)?;
     let weight = graph.weight("norm", DType::F32, 1)?;
     for i in 0..nodes {
         graph.then(&format!("norm.{i}"), |x| Op::Norm(Norm { x, weight, eps: 1e-5, heads: 1, carried: 0 }))?;
     }
-    Prepared::new(workers, graph.finish()?)?.seconds()
+    Prepared::new(spec, graph.finish()?)?.seconds()
 }
 
 /// A graph in which every node reads the one before it; the first is an embedding.
@@ -149,7 +206,7 @@ impl Chain {
     }
 }
 
-/// A graph that is ready to run on this computer's processor.
+/// A graph that is ready to run on a device.
 struct Prepared {
     backend: Box<dyn Backend>,
     programs: Vec<ProgramId>,
@@ -157,12 +214,13 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(workers: u32, graph: Graph) -> Result<Prepared, CalibrateError> {
+    fn new(spec: &DeviceSpec, graph: Graph) -> Result<Prepared, CalibrateError> {
         let (device, memory) = (DeviceId::from_index(0), MemoryId::from_index(0));
-        let machine = Machine::single(BackendKind::Cpu, workers, Bytes(1 << 40));
+        let machine = Machine::linked([(spec.clone(), Bytes(1 << 40))]);
         // Vectors and the table stay as they are; matrices are repacked, as for a model.
+        let panels = reads_layout(spec, Layout::Panel16);
         let residency = Residency::in_one(&graph, memory, |_, weight| {
-            let packed = weight.name == "matrix" && panel_supported(weight.dtype);
+            let packed = panels && weight.name == "matrix" && panel_supported(weight.dtype);
             (if packed { Layout::Panel16 } else { Layout::Gguf }, Storage::Allocated)
         });
         let plan = plan(&graph, &residency, &machine, &Policy::default())?;

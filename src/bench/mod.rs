@@ -1,5 +1,5 @@
 //! Timings and numeric comparisons of a running engine, as data: the tests of llama-bench and llama-batched-bench, perplexity, divergence from
-//! another engine's logits, devices against each other node by node, what a processor attains, and the facts about this computer. Never prints.
+//! another engine's logits, devices against each other node by node, what a processor or an adapter attains, and the facts about this computer. Never prints.
 
 mod activities;
 mod base_file;
@@ -22,7 +22,7 @@ mod timing;
 pub use activities::{ActivityKind, ActivityTime, time_activities};
 pub use base_file::{BaseError, BaseFile};
 pub use batched::{Batched, BatchedRow, time_batched};
-pub use calibrate::{CalibrateError, calibrate};
+pub use calibrate::{AdapterRates, CalibrateError, calibrate, calibrate_adapter};
 pub use compare::{
     Against, CompareError, Comparison, FLOAT_BOUND, FamilyTime, NodeDifference, QUANTISED_BOUND, Trial, compare,
 };

@@ -8,11 +8,12 @@ use clap::Args as ClapArgs;
 
 use super::{Usage, note};
 use crate::backend::vulkan::{self, AdapterFacts};
-use crate::bench::{calibrate, host};
+use crate::bench::{AdapterRates, calibrate, calibrate_adapter, host};
 use crate::device::file::{MOST_BYTES, MachineFile};
-use crate::device::{DeviceId, Machine};
+use crate::device::{DeviceId, Machine, MemoryId, Rates};
 use crate::index::Id;
 use crate::inspect::{machine as table, prose};
+use crate::units::{BytesPerSec, OpsPerSec};
 
 /// Show the memories, devices and links that plans are made for, and how fast they are
 #[derive(Debug, ClapArgs)]
@@ -21,7 +22,7 @@ pub(super) struct Args {
     /// Write the machine file that the planner reads
     #[arg(long)]
     json: bool,
-    /// Measure this computer's rates, for a few seconds, instead of showing usual ones
+    /// Measure this computer's rates and those of its adapters, for a few seconds, instead of showing usual ones
     #[arg(long, conflicts_with = "machine")]
     calibrate: bool,
     /// Show a described machine: the name of a shipped one, or a JSON file
@@ -54,17 +55,17 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
         out.write_all(table(&machine).as_bytes())?;
         if args.machine.is_none() {
-            out.write_all(adapters().as_bytes())?;
+            out.write_all(adapters(args.calibrate)?.as_bytes())?;
         }
     }
     Ok(out.flush()?)
 }
 
 /// What `--devices vulkan:N` may name here.
-fn adapters() -> String {
+fn adapters(measured: bool) -> Result<String> {
     let all = vulkan::adapters();
     if all.is_empty() {
-        return "\nvulkan: no driver offers an adapter\n".to_owned();
+        return Ok("\nvulkan: no driver offers an adapter\n".to_owned());
     }
     let mut text = "\nvulkan:\n".to_owned();
     for facts in &all {
@@ -78,8 +79,25 @@ fn adapters() -> String {
         text += &memory.map_or(String::new(), |memory| format!("; memory {memory}{whose}"));
         text += &free.map_or(String::new(), |free| format!(", {free} free now"));
         text += &format!("; buffers up to {buffer}, seen {binding} at a time; {}\n", features.join(", "));
+        if measured {
+            let found = calibrate_adapter(&facts.spec(MemoryId::from_index(0), 1), *software);
+            text += &attained(&found.with_context(|| format!("{device}: the rates cannot be measured"))?);
+        }
     }
-    text
+    Ok(text)
+}
+
+fn attained(found: &AdapterRates) -> String {
+    let AdapterRates { rates, to, from } = found;
+    let Rates { read, int8, f16, f32, node, split, hides: _ } = rates;
+    let bytes = |rate: &BytesPerSec| format!("{:.2} GB/s", rate.0 / 1e9);
+    let ops = |rate: &OpsPerSec| format!("{:.2} Gop/s", rate.0 / 1e9);
+    let (read, to, from) = (bytes(read), bytes(to), bytes(from));
+    let (int8, f16, f32) = (ops(int8), ops(f16), ops(f32));
+    format!(
+        "    measured: reads {read}, multiplies {int8} with q4_k, {f16} with f16, {f32} with f32; a node {node}, a split \
+         {split}; host to device {to}, back {from}\n"
+    )
 }
 
 /// The file of a shipped machine's name, or at a path.

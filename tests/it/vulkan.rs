@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use loadmaster::backend::vulkan::{AdapterFacts, Caps, Gpu, VulkanBackend, adapters};
 use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
+use loadmaster::bench::{AdapterRates, calibrate_adapter};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions, Opener};
 use loadmaster::exec::{Session, Setup, dealt};
@@ -12,7 +13,7 @@ use loadmaster::graph::Graph;
 use loadmaster::plan::{Offload, Span};
 use loadmaster::synth::{Synth, named};
 use loadmaster::tensor::DType;
-use loadmaster::units::{Bytes, Tokens};
+use loadmaster::units::{Bytes, Nanos, Tokens};
 
 use crate::cli::loadmaster;
 use crate::f64_model::F64Model;
@@ -338,6 +339,20 @@ fn a_lost_device_is_an_error_of_every_call_after_it() {
     assert!(why.contains("the device was lost"), "{why}");
     backend.free(buffer).unwrap();
     assert_eq!(backend.allocated(), Bytes::ZERO);
+}
+
+#[test]
+fn measured_rates_of_an_adapter_are_rates() {
+    if device().is_none() {
+        return;
+    }
+    let software = adapters()[0].software;
+    let spec = adapters()[0].spec(MemoryId(0), 1);
+    let AdapterRates { rates, to, from } = calibrate_adapter(&spec, software).unwrap();
+    for rate in [rates.read.0, rates.int8.0, rates.f16.0, rates.f32.0, to.0, from.0] {
+        assert!(rate.is_finite() && rate > 0.0, "{rates:?}, {to:?}, {from:?}");
+    }
+    assert!(rates.node > Nanos::ZERO && rates.split > Nanos::ZERO && rates.hides == spec.rates.hides, "{rates:?}");
 }
 
 /// Files of compiled kernels change nothing but the time that the next run takes, whatever is in them.
