@@ -129,8 +129,6 @@ struct Opened {
     opener: Opener,
     machine: Machine,
     options: EngineOptions,
-    /// How often the device at fault has been asked for less.
-    tries: u32,
     incidents: Vec<Incident>,
 }
 
@@ -212,7 +210,7 @@ impl Engine {
         let tokenizer = Tokenizer::from_metadata(gguf.metadata());
         let context = Tokens(options.context.pages().saturating_mul(Tokens::PAGE.0));
         let options = EngineOptions { context, ..options };
-        let mut opened = Opened { opener, machine, options, tries: 0, incidents: Vec::new() };
+        let mut opened = Opened { opener, machine, options, incidents: Vec::new() };
         let session = opened.session(&|opened| opened.open(&gguf, &model, progress))?;
         let kv = books(&session, context, options.layout);
         let rows = StepRows::with_room(session.limits().tokens, &kv);

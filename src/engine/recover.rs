@@ -9,14 +9,15 @@ use super::{Engine, EngineError, Opened};
 use crate::backend::{Backend, BackendError, CellTable, Fault, SequenceRows};
 use crate::device::{DeviceId, DeviceSpec, Machine};
 use crate::exec::{ExecError, Session, StepInput};
+use crate::index::{CacheClassId, IndexVec};
 use crate::kv::{Run, SequenceId};
 use crate::units::{Bytes, Tokens};
 
 /// Opens the backend of a device, as often as it must be.
 pub type Opener = Arc<dyn Fn(&DeviceSpec) -> Result<Box<dyn Backend>, BackendError> + Send + Sync>;
 
-/// A memory that was refused is asked for so many times less before its device is left alone.
-const TRIES: u32 = 8;
+/// A device that refuses memory is asked for so many times less before it is left alone.
+const TRIES: usize = 8;
 
 /// What a device did, and how the engine went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Incident {
     pub remedy: Remedy,
     /// Tokens that were read again.
     pub read_again: u64,
+    /// Sequences among them that had dropped tokens: what followed these was read anew, as if they had never been.
+    pub shortened: u32,
 }
 
 /// How an engine goes on.
@@ -42,34 +45,38 @@ pub enum Remedy {
 
 impl fmt::Display for Incident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Incident { device, why, remedy, read_again } = self;
+        let Incident { device, why, remedy, read_again, shortened } = self;
         match remedy {
             Remedy::Without => write!(f, "{why}; went on without {device}")?,
             Remedy::Less(budget) => write!(f, "{why}; went on with a budget of {budget} on {device}")?,
         }
-        match read_again {
+        if *read_again > 0 {
+            write!(f, ", {read_again} tokens were read again")?;
+        }
+        match shortened {
             0 => Ok(()),
-            tokens => write!(f, ", {tokens} tokens were read again"),
+            texts => write!(f, "; {texts} texts that had dropped a part go on as if it had never been"),
         }
     }
 }
 
 /// What is done about a failure: the machine to go on with.
-pub(super) struct Cure {
-    pub machine: Machine,
-    pub incident: Incident,
+struct Cure {
+    machine: Machine,
+    incident: Incident,
 }
 
-/// What can be done about a failure on `machine`, where `tries` memories were made less before; nothing where no device
-/// would be left, or none is at fault for good.
-pub(super) fn cure(machine: &Machine, why: &ExecError, tries: u32) -> Option<Cure> {
+/// What can be done about a failure on `machine` after other incidents; nothing where no device would be left, or none is
+/// at fault for good.
+fn cure(machine: &Machine, why: &ExecError, before: &[Incident]) -> Option<Cure> {
     let ExecError::Backend(error) = why else { return None };
     let fault = error.fault()?;
     let (id, spec) = machine.devices.iter_ids().find(|(_, spec)| spec.name == fault.device())?;
     let made = |machine: Machine, remedy: Remedy| {
         let (device, why) = (spec.name.clone(), error.to_string());
-        Cure { machine, incident: Incident { device, why, remedy, read_again: 0 } }
+        Cure { machine, incident: Incident { device, why, remedy, read_again: 0, shortened: 0 } }
     };
+    let tries = before.iter().filter(|incident| incident.device == spec.name).count();
     match fault {
         Fault::OutOfMemory(_) if machine.devices.len() > 1 && tries < TRIES => {
             let (machine, budget) = less(machine, id);
@@ -102,17 +109,13 @@ impl Opened {
                 Err(EngineError::Exec(why)) => why,
                 done => return done,
             };
-            let Some(cure) = cure(&self.machine, &why, self.tries) else { return Err(self.refused(why)) };
+            let Some(cure) = cure(&self.machine, &why, &self.incidents) else { return Err(self.refused(why)) };
             self.take(cure);
         }
     }
 
     /// Goes on with what a cure leaves.
-    pub(super) fn take(&mut self, cure: Cure) {
-        self.tries = match cure.incident.remedy {
-            Remedy::Without => 0,
-            Remedy::Less(_) => self.tries + 1,
-        };
+    fn take(&mut self, cure: Cure) {
         self.machine = cure.machine;
         self.incidents.push(cure.incident);
     }
@@ -138,65 +141,80 @@ impl Engine {
     /// # Errors
     /// There was a way, but it led nowhere: the engine has no session any more.
     pub(super) fn recover(&mut self, why: &ExecError) -> Result<bool, EngineError> {
-        let Some(mut cure) = cure(&self.opened.machine, why, self.opened.tries) else { return Ok(false) };
+        let Some(cure) = cure(&self.opened.machine, why, &self.opened.incidents) else { return Ok(false) };
+        let traces = self.session.traces();
+        let done = self.recovered(cure);
+        if done.is_err() {
+            self.session.close();
+            self.kv.forget_cached();
+        } else if traces {
+            self.session.trace();
+        }
+        done.map(|()| true)
+    }
+
+    fn recovered(&mut self, mut cure: Cure) -> Result<(), EngineError> {
         loop {
             self.session.close();
             self.opened.take(cure);
             let (gguf, model) = (Arc::clone(&self.gguf), self.model.clone());
             self.session = self.opened.session(&|opened| opened.open(&gguf, &model, &|_, _| {}))?;
             let again = match self.read_again() {
-                Ok(tokens) => {
-                    let last = self.opened.incidents.last_mut();
-                    last.into_iter().for_each(|incident| incident.read_again = tokens);
-                    return Ok(true);
-                }
                 Err(EngineError::Exec(again)) => again,
-                Err(other) => return Err(other),
+                done => return done,
             };
-            let next = super::recover::cure(&self.opened.machine, &again, self.opened.tries);
+            let next = super::recover::cure(&self.opened.machine, &again, &self.opened.incidents);
             cure = next.ok_or_else(|| self.opened.refused(again))?;
         }
     }
 
-    /// Reads again what all sequences have read, into the same cells; how many tokens these were. Sequences of which
-    /// not all is known any more end: those of which windows have given up rows, and those with keys that are owed a turn.
-    fn read_again(&mut self) -> Result<u64, EngineError> {
-        self.kv.forget_cached();
-        let mut there = vec![false; self.kv.cells().index()];
-        let mut tokens = 0;
+    /// Reads again what all sequences have read, into the same cells. Sequences of which not all is known any more end:
+    /// those of which windows have given up rows, and those with keys that are owed a turn.
+    fn read_again(&mut self) -> Result<(), EngineError> {
+        let mut all = Vec::new();
         for sequence in self.kv.whole().sequences().collect::<Vec<_>>() {
             let saved = self.kv.save(sequence)?;
-            let turned = saved.runs.iter().any(|run| run.position != run.key_at);
-            if turned || self.kv.tail(sequence)? > Tokens(0) {
-                self.kv.end(sequence)?;
-                continue;
+            let owed = saved.runs.iter().any(|run| run.position != run.key_at);
+            match owed || self.kv.tail(sequence)? > Tokens(0) {
+                true => self.kv.end(sequence)?,
+                false => all.push((sequence, saved)),
             }
-            let positions = saved.runs.iter().flat_map(|run| (run.position..).take(run.len as usize));
-            tokens += self.read_sequence(sequence, &saved.tokens, &positions.collect::<Vec<_>>(), &mut there)?;
         }
-        Ok(tokens)
+        // Of what nobody holds, no row is there any more.
+        self.kv.forget_cached();
+        let mut there: IndexVec<CacheClassId, Vec<bool>> =
+            self.kv.classes().iter().map(|books| vec![false; books.cells().index()]).collect();
+        let (mut tokens, mut shortened) = (0, 0);
+        for (sequence, saved) in all {
+            let positions = saved.runs.iter().flat_map(|run| (run.position..).take(run.len as usize));
+            let positions: Vec<u32> = positions.collect();
+            let whole = (0..).zip(&positions).all(|(at, &position)| at == position);
+            shortened += u32::from(!whole || saved.runs.iter().any(|run| run.turns > 0));
+            tokens += self.read_sequence(sequence, &saved.tokens, &positions, &mut there)?;
+        }
+        if let Some(last) = self.opened.incidents.last_mut() {
+            (last.read_again, last.shortened) = (tokens, shortened);
+        }
+        Ok(())
     }
 
-    /// Reads the tokens of one sequence into its cells, but for those at its beginning that are `there`: where layers look
-    /// back over windows, none counts as such.
+    /// Reads the tokens of one sequence into its cells, but for those at its beginning that are `there`, in every class; how
+    /// many these were.
     fn read_sequence(
         &mut self,
         sequence: SequenceId,
         tokens: &[u32],
         positions: &[u32],
-        there: &mut [bool],
+        there: &mut IndexVec<CacheClassId, Vec<bool>>,
     ) -> Result<u64, EngineError> {
-        let mut classes = Vec::new();
-        for books in self.kv.classes().iter() {
+        let (mut classes, mut known) = (Vec::new(), tokens.len());
+        for (class, books) in self.kv.classes().iter_ids() {
             let runs: Vec<Run> = books.runs(sequence)?.collect();
             let cell = |run: &Run| (run.page.0 * Tokens::PAGE.0 + run.first..).take(run.len.index());
             let cells: Vec<u32> = runs.iter().flat_map(cell).collect();
+            known = known.min(cells.iter().take_while(|&&cell| there[class][cell as usize]).count());
             classes.push((runs, cells));
         }
-        let known = match classes.as_slice() {
-            [(_, cells)] => cells.iter().take_while(|&&cell| there[cell as usize]).count(),
-            [] | [_, _, ..] => 0,
-        };
         let step = self.session.limits().tokens.index();
         for first in (known..tokens.len()).step_by(step) {
             let end = tokens.len().min(first + step);
@@ -205,7 +223,9 @@ impl Engine {
             let (ids, positions) = (&tokens[first..end], &positions[first..end]);
             self.session.step(&StepInput { ids, positions, output_rows: &[], tables: &tables })?;
         }
-        classes.iter().take(1).flat_map(|(_, cells)| cells).for_each(|&cell| there[cell as usize] = true);
+        for (class, (_, cells)) in there.ids().zip(&classes) {
+            cells.iter().for_each(|&cell| there[class][cell as usize] = true);
+        }
         Ok((tokens.len() - known) as u64)
     }
 }

@@ -293,14 +293,12 @@ impl Engine {
             return Err(EngineError::Lost(lost));
         }
         let input = StepInput { ids, positions, output_rows: outputs, tables };
-        match how {
-            Run::ToItsEnd => self.session.step(&input)?,
-            // Those before it must end all the same.
-            Run::Begin => {
-                self.session.begin(&input).map(|()| &[][..]).or_else(|why| self.session.finish().and(Err(why)))?
-            }
+        let run = match how {
+            Run::ToItsEnd => self.session.step(&input).map(|_| ()),
+            Run::Begin => self.session.begin(&input),
         };
-        Ok(())
+        // Those before it must end all the same.
+        Ok(run.or_else(|why| self.session.finish().map(|_| ()).and(Err(why)))?)
     }
 
     /// Where the rows of every piece are read and written, class by class.

@@ -29,6 +29,8 @@ pub(super) struct Flight {
 /// What a step is.
 pub(super) struct Step {
     pub what: Arc<Prepared>,
+    /// Its number among those that were handed over; none before it is, nor where the caller goes along it.
+    pub number: Option<u64>,
     input: Rows,
     /// Items that each lane has done before the step's first.
     pub base: IndexVec<LaneId, u64>,
@@ -59,7 +61,8 @@ impl Flight {
     pub fn new(what: &Arc<Prepared>, batch: Batch, classes: &IndexVec<CacheClassId, CacheClass>) -> Flight {
         let rows = |most: Tokens| Vec::with_capacity(most.index());
         let table = |class: &CacheClass| {
-            let pages = class.cells.pages() as usize;
+            // A class without states has cells without end.
+            let pages = if class.cells == Tokens(u32::MAX) { 0 } else { class.cells.pages() as usize };
             let sequences = Vec::with_capacity(batch.tokens.index());
             let (pages, live) = (Vec::with_capacity(pages), Vec::with_capacity(pages));
             CellTable { cells: rows(batch.tokens), sequences, pages, live }
@@ -72,6 +75,7 @@ impl Flight {
         };
         let step = Step {
             what: Arc::clone(what),
+            number: None,
             input,
             base: what.items.lanes.ids().map(|_| 0).collect(),
             splits: IndexVec::new(),
@@ -101,6 +105,7 @@ impl Step {
     /// Makes it another step, with rows of logits that are so wide.
     pub fn set(&mut self, what: &Arc<Prepared>, input: &StepInput<'_>, width: usize) {
         self.what = Arc::clone(what);
+        self.number = None;
         self.input.set(input);
         events(&mut self.splits, what.bucket.stages.len());
         events(&mut self.uploads, what.bucket.fetches.len());

@@ -124,6 +124,11 @@ impl Flights {
         self.traced.clear();
     }
 
+    /// Whether it is noted.
+    pub fn traces(&self) -> bool {
+        self.clock.is_some()
+    }
+
     /// What was noted; nothing is any more.
     pub fn traced(&mut self) -> Vec<Traced> {
         self.settle();

@@ -79,10 +79,10 @@ impl Lanes {
     /// The system refuses the threads.
     pub fn post(&mut self, flight: &Arc<Flight>) -> Result<(), ExecError> {
         self.start()?;
-        self.place(&mut flight.idle());
+        let number = self.shared.posted.load(Ordering::Relaxed);
+        self.place(&mut flight.idle(), Some(number));
         let shared = &self.shared;
         let mut hall = locked(&shared.hall);
-        let number = shared.posted.load(Ordering::Relaxed);
         hall.flights.push_back((number, Arc::clone(flight)));
         shared.posted.store(number + 1, Ordering::Release);
         drop(hall);
@@ -102,7 +102,7 @@ impl Lanes {
 
     /// Goes along a whole step on this thread; no other is under way.
     pub fn along(&mut self, flight: &Flight) {
-        self.place(&mut flight.idle());
+        self.place(&mut flight.idle(), None);
         let step = flight.step();
         for placed in &step.what.items.all {
             self.shared.perform(&step, placed, &mut locked(&self.shared.lanes[placed.lane]));
@@ -110,7 +110,8 @@ impl Lanes {
     }
 
     /// Gives a step its place behind those before.
-    fn place(&mut self, step: &mut Step) {
+    fn place(&mut self, step: &mut Step, number: Option<u64>) {
+        step.number = number;
         let Step { what, base, .. } = step;
         for (lane, items) in what.items.lanes.iter_ids() {
             base[lane] = self.given[lane];
@@ -148,11 +149,15 @@ impl Shared {
     fn follow(&self, lane: LaneId, mut next: u64) {
         while let Some((number, flight)) = self.flight(next) {
             let step = flight.step();
+            next = number + 1;
+            // Nobody waits for a lane that has nothing to do: by now it may be another step.
+            if step.number != Some(number) {
+                continue;
+            }
             let mut own = locked(&self.lanes[lane]);
             for &at in &step.what.items.lanes[lane] {
                 self.perform(&step, &step.what.items.all[at], &mut own);
             }
-            next = number + 1;
         }
     }
 

@@ -240,6 +240,11 @@ impl Session {
         self.flights.trace();
     }
 
+    /// Whether what the devices do is noted.
+    pub fn traces(&self) -> bool {
+        self.flights.traces()
+    }
+
     /// What was noted since [`Session::trace`], step by step; nothing is from now on.
     pub fn traced(&mut self) -> Vec<Traced> {
         self.flights.traced()

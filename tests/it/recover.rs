@@ -224,6 +224,76 @@ fn where_no_device_is_left_the_error_says_so() {
     assert!(why.contains("cpu:1: it fell off the bus") && why.contains("cpu:0 needs"), "{why}");
 }
 
+/// A text that a queue writes behind a prompt, and how many tokens of it were found.
+fn greedy(engine: &mut Engine, prompt: &[u32]) -> (Vec<TokenId>, usize) {
+    let mut queue = Queue::new(engine, QueueLimits { sequences: 1, length: Tokens(200) }).unwrap();
+    let sampler = Sampler::new(SampleOptions { temperature: 0.0, ..SampleOptions::default() }).unwrap();
+    let prompt = prompt.iter().copied().map(TokenId).collect();
+    queue.submit(Request { sequence: None, prompt, most: Some(4), sampler, ignore_end: true, shift: None }).unwrap();
+    while queue.step(&mut |_, _| true).unwrap() {}
+    let made = queue.finished().unwrap().outcome.unwrap();
+    (made.tokens, made.shared_tokens)
+}
+
+/// A fork that lost its beginning is read after the sequence that it came from, and spoils nothing of it; a text that had
+/// dropped a part is said to have.
+#[test]
+fn forks_with_holes_and_shifted_texts_are_read_again() {
+    let options = EngineOptions { context: Tokens(256), step: Tokens(16), sequences: 3, ..options() };
+    for shape in ["llama-tiny", "gemma3-tiny"] {
+        let gguf = || model(shape, DType::F16, 5);
+        let mut one = Engine::open(gguf(), options, &|_, _| {}).unwrap();
+        let doom = Arc::new(Doom::default());
+        let mut engine = Engine::open_with(doom.opener(), cards(2), gguf(), options, &|_, _| {}).unwrap();
+        let ids: Vec<u32> = (0..200).map(|i| i * 37 % 500).collect();
+        let begin = |engine: &mut Engine| {
+            let whole = engine.start();
+            engine.feed(whole, &ids[..30]).unwrap();
+            let fork = engine.fork(whole).unwrap();
+            engine.remove(fork, 0, 16).unwrap();
+            (whole, fork)
+        };
+        let ((whole, fork), (expected, _)) = (begin(&mut engine), begin(&mut one));
+        doom.gone.lock().unwrap().insert("cpu:1".to_owned());
+        assert_eq!(engine.feed(whole, &ids[30..34]).unwrap(), one.feed(expected, &ids[30..34]).unwrap(), "{shape}");
+        assert!(engine.feed(fork, &ids[30..34]).unwrap().iter().all(|logit| logit.is_finite()));
+        let [incident] = engine.incidents() else { panic!("{:?}", engine.incidents()) };
+        assert_eq!(incident.shortened, 1, "{incident}");
+        assert!(incident.to_string().ends_with("1 texts that had dropped a part go on as if it had never been"));
+    }
+}
+
+/// Where reading again fails for another reason, nothing goes on from caches that were not read again.
+#[test]
+fn a_recovery_that_fails_leaves_no_session() {
+    // Once the second device is lost, the first runs one split more.
+    let splits = Arc::new(AtomicI64::new(i64::MAX));
+    let left = Arc::clone(&splits);
+    let opener = hooked(Arc::new(move |spec, call| {
+        let (device, now) = (spec.name.clone(), left.load(Ordering::SeqCst));
+        let gone = now < 1000;
+        match (device.as_str(), call) {
+            ("cpu:1", _) if gone => Err(BackendError::Lost { device, why: "it fell off the bus".into() }),
+            (_, Call::Submit) if gone && left.fetch_sub(1, Ordering::SeqCst) <= 0 => {
+                Err(BackendError::Worker { device, why: "a fault".into() })
+            }
+            _ => Ok(()),
+        }
+    }));
+    let mut engine = Engine::open_with(opener, cards(2), shipped(), sizes(), &|_, _| {}).unwrap();
+    let sequence = engine.start();
+    engine.feed(sequence, &[1, 2, 3]).unwrap();
+    splits.store(1, Ordering::SeqCst);
+    let why = engine.feed(sequence, &[4]).unwrap_err().to_string();
+    assert!(
+        why.contains("went on without cpu:1") && why.ends_with("which failed: cpu:0: a worker failed: a fault"),
+        "{why}"
+    );
+    splits.store(i64::MAX, Ordering::SeqCst);
+    let why = engine.feed(sequence, &[4]).unwrap_err().to_string();
+    assert_eq!(why, "the session was given up when a device failed");
+}
+
 /// Layers with windows have what they reach read again, too, as long as they have given up nothing; then the sequence is lost.
 #[test]
 fn windows_are_read_again_while_they_are_whole() {
@@ -243,7 +313,10 @@ fn windows_are_read_again_while_they_are_whole() {
         }
         assert_eq!(engine.incidents().len(), 1);
         assert_eq!(engine.length(mine).is_ok(), whole);
-        // What is read from now on is right in both cases.
+        // What is read from now on is right in both cases, also by who could find what was lost.
+        let (found, shared) = greedy(&mut engine, &ids[..first]);
+        assert_eq!(found, greedy(&mut one, &ids[..first]).0, "{shared} tokens were found");
+        assert!(whole || shared == 0, "{shared} tokens were found that nobody has read");
         let again = engine.start();
         let other = one.start();
         assert_eq!(engine.feed(again, &ids[..40]).unwrap(), one.feed(other, &ids[..40]).unwrap());

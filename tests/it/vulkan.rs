@@ -173,11 +173,12 @@ fn a_small_card_gives_the_logits_of_the_cpu() {
     let Some(gpu) = device() else { return };
     let open_over: Opener = Arc::new(open_over(&gpu));
     let ids: Vec<u32> = (0..60).map(|i| i * 37 % 500).collect();
-    for (shape, dtype, bound) in [
-        ("llama-tiny", DType::F16, 1e-5),
-        ("qwen3moe-tiny", DType::F16, 1e-5),
-        ("deepseek2-tiny", DType::F32, 1e-5),
-        ("qwen3-tiny", DType::Q8_0, 2e-3),
+    // Beside the weights it has room for a ring: of three stacks of experts, or of matrices.
+    for (shape, dtype, ring, bound) in [
+        ("llama-tiny", DType::F16, 3 << 20, 1e-5),
+        ("qwen3moe-tiny", DType::F16, 9 << 20, 1e-5),
+        ("deepseek2-tiny", DType::F32, 12 << 20, 1e-5),
+        ("qwen3-tiny", DType::Q8_0, 3 << 20, 2e-3),
     ] {
         let bytes = Synth::new(&deeper(shape), dtype, 5).unwrap().to_bytes().unwrap();
         let gguf = || Gguf::from_bytes(shape, bytes.clone()).unwrap();
@@ -187,7 +188,7 @@ fn a_small_card_gives_the_logits_of_the_cpu() {
         for offload in [Offload::AtLeast(Tokens(1)), Offload::Never, Offload::AtLeast(Tokens(8))] {
             let mut machine = beside(1);
             let card = &mut machine.memories[MemoryId(1)];
-            card.free = Bytes(one.memory().weights.0 / 4 + (3 << 20));
+            card.free = Bytes(one.memory().weights.0 / 4 + ring);
             let budget = machine.budget(MemoryId(1));
             let options = EngineOptions { fitted: true, offload, ..options };
             let mut mixed = Engine::open_with(Arc::clone(&open_over), machine, gguf(), options, &|_, _| {}).unwrap();
@@ -195,7 +196,7 @@ fn a_small_card_gives_the_logits_of_the_cpu() {
             let sizes: Vec<_> = mixed.memories().map(|(_, held)| held).collect();
             eprintln!("{shape} {dtype} {offload:?}: nmse {error:.1e}, {:?} of {budget}", sizes[1]);
             assert!(error <= bound, "{shape} {dtype}: {error:e}");
-            assert!(sizes[1].total() <= budget && sizes[1].weights > Bytes::ZERO && sizes[0].weights > Bytes::ZERO);
+            assert!(sizes[1].total() <= budget && sizes[0].weights > Bytes::ZERO, "{sizes:?}");
             assert!(sizes[1].rings > Bytes::ZERO || offload == Offload::Never);
             let session = mixed.session();
             let counted: Vec<Bytes> = session.allocated().iter().copied().collect();

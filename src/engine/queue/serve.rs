@@ -38,13 +38,23 @@ impl Queue<'_> {
         let begin = self.engine.may_begin() && self.parts.iter().all(|part| !part.last);
         let how = if begin { Run::Begin } else { Run::ToItsEnd };
         let run = self.engine.run_step(how);
-        self.ended(run, how)?;
+        let run = self.ended(run, how);
+        if run.is_err() {
+            self.drop_lost()?;
+        }
+        match run {
+            // The others go on with the next step.
+            Err(EngineError::Lost(_)) => return Ok(!(self.running.is_empty() && self.waiting.is_empty())),
+            run => run?,
+        }
         self.note();
         if self.report.prompts > 0 {
             // What was read can be shared now.
             self.blocked = None;
         }
         self.advance(how, text)?;
+        // Some that had no part may be lost.
+        self.drop_lost()?;
         let steps = self.running.iter().map(Running::left).max().unwrap_or_default();
         self.tidy.step(self.engine, steps)?;
         Ok(!(self.running.is_empty() && self.waiting.is_empty()))
