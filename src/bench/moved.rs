@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
-use super::record::{Record, Row, Settings};
+use super::record::{MachineFacts, Record, Row, Settings};
 use super::spread::{Spread, rate};
 
 /// Less apart than this two medians count as equal, whatever the noise of their samples: a model that is loaded again lies
@@ -134,10 +134,10 @@ pub struct RecordDiff {
 }
 
 impl RecordDiff {
-    /// Whether nothing moved, appeared or vanished.
+    /// Whether nothing moved, appeared or vanished; notes do not count.
     pub fn is_empty(&self) -> bool {
         let moved = self.rows.iter().any(|row| row.verdict.moved() || row.other_plan);
-        !moved && self.only_before.is_empty() && self.only_after.is_empty() && self.notes.is_empty()
+        !moved && self.only_before.is_empty() && self.only_after.is_empty()
     }
 }
 
@@ -206,5 +206,14 @@ fn notes(before: &Record<Row>, after: &Record<Row>) -> Vec<String> {
         ("program", before.program.clone(), after.program.clone()),
     ];
     let others = facts.into_iter().filter(|(_, a, b)| a != b);
-    others.map(|(what, a, b)| format!("another {what}: {a} -> {b}")).collect()
+    let others = others.map(|(what, a, b)| format!("another {what}: {a} -> {b}"));
+    others.chain([("first", a), ("second", b)].into_iter().filter_map(busy)).collect()
+}
+
+/// Whether others computed beside a record, as far as its machine knows: a sweep itself keeps no more than all cores busy.
+fn busy((which, machine): (&str, &MachineFacts)) -> Option<String> {
+    let (load, cores) = (machine.load_average?[0], machine.cores);
+    let said =
+        || format!("beside the {which} others computed: load {load:.1} on {cores} cores; the samples do not show that");
+    (load > 1.5 * f64::from(cores)).then(said)
 }

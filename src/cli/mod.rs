@@ -50,6 +50,7 @@ Examples:
   loadmaster run model.gguf -cnv                     chat
   loadmaster inspect model.gguf                      what is in a file, and what would run where
   loadmaster synth llama-1b --type q4_k -o m.gguf && loadmaster bench m.gguf
+  loadmaster bench report bench-results > r.html     all records of a folder on one page
   loadmaster compare m.gguf --devices cpu,vulkan:0   which node computes something else, and how fast
   loadmaster devices --machine rtx4090               a machine that plans can be made for
 

@@ -302,6 +302,15 @@ fn rows_are_matched_by_what_they_are_about() {
     assert_eq!(diff.only_after[0].settings.n_ubatch, 64);
     assert_eq!(diff.rows.iter().filter(|row| row.other_plan).count(), 1);
     assert!(diff.rows.iter().all(|row| row.verdict == Verdict::Alike));
+    let mut busy = before.1.clone();
+    busy.machine.load_average = Some([3.2, 9.0, 9.0]);
+    let beside = diff_records(&before.1, &busy);
+    assert!(
+        beside.is_empty() && beside.notes.len() == 1 && beside.notes[0].contains("load 3.2 on 2 cores"),
+        "{beside:?}"
+    );
+    busy.machine.load_average = Some([3.0; 3]);
+    assert!(diff_records(&busy, &busy).notes.is_empty());
     assert_eq!(diff.notes.len(), 1);
     assert!(diff.notes[0].contains("a driver 1.0 -> ") && diff.notes[0].contains("a driver 2.0"), "{:?}", diff.notes);
 }

@@ -27,8 +27,10 @@ pub struct Reported {
 
 /// Charts of a section; more are in the table alone.
 const MOST_CHARTS: usize = 24;
-/// Bars of a chart, and lines.
+/// Bars of a chart.
 const MOST_BARS: usize = 16;
+/// Lines of a chart: each has a colour of its own.
+const MOST_LINES: usize = chart::COLOURS.len();
 /// Dots of a chart, which are the latest.
 const MOST_DOTS: usize = 2000;
 
@@ -255,30 +257,35 @@ fn ratios(points: &[(&str, Point)]) -> Vec<(usize, String)> {
 /// A line for every combination that several records have, in a chart for every group.
 fn history(rows: &[Measured<'_>], colours: &Colours) -> Vec<Figure> {
     let figure = |(group, series): (Group, BTreeMap<_, Vec<Measured<'_>>>)| {
-        let series: Vec<Vec<Measured<'_>>> =
-            series.into_values().filter(|rows| rows.len() > 1).take(MOST_BARS).collect();
+        let mut series: Vec<Vec<Measured<'_>>> = series.into_values().filter(|rows| rows.len() > 1).collect();
+        let (title, mut small) = group.title();
+        if series.len() > MOST_LINES {
+            small += &format!("; the first {MOST_LINES} of {} combinations", series.len());
+            series.truncate(MOST_LINES);
+        }
         let places: BTreeSet<(&str, &str)> = series.iter().flatten().map(|found| place(found)).collect();
         let names: Vec<String> = places.iter().map(|(_, commit)| short(commit, 8)).collect();
         let at = |found: &Measured<'_>| places.iter().position(|known| *known == place(found)).unwrap_or(0);
+        // Lines of the same devices are told apart by colours, too.
+        let alone = |rows: &[Measured<'_>]| colours.get(&rows[0].row.settings.devices);
+        let colour = |i, rows: &[Measured<'_>]| if series.len() > 1 { i } else { alone(rows) };
+        let drawn: Vec<Line> = series.iter().enumerate().map(|(i, rows)| line(rows, colour(i, rows), &at)).collect();
         let labels = labels(series.iter().map(|rows| &rows[0].row.settings));
-        let mut drawn: Vec<(Line, String)> = Vec::new();
-        for (i, (rows, label)) in series.iter().zip(labels).enumerate() {
-            let points = rows.iter().filter_map(|found| {
-                let (spread, tokens) = (found.row.spread()?, found.row.settings.tokens());
-                let (slow, fast) = (spread.median.saturating_add(spread.mad), spread.median.saturating_sub(spread.mad));
-                Some((at(found), spread.rate(tokens), (rate(tokens, slow), rate(tokens, fast))))
-            });
-            // Lines of the same devices are told apart by colours, too.
-            let colour = if series.len() > 1 { i } else { colours.get(&rows[0].row.settings.devices) };
-            drawn.push((Line { colour, points: points.collect() }, label));
-        }
-        let legend = drawn.iter().map(|(line, label)| (line.colour, short(label, 60))).collect();
-        let drawn: Vec<Line> = drawn.into_iter().map(|(line, _)| line).collect();
-        let (title, small) = group.title();
+        let legend = drawn.iter().zip(labels).map(|(line, label)| (line.colour, short(&label, 60))).collect();
         let chart = lines(&format!("tokens a second over commits: {title}"), &names, &drawn, &per_second);
         (!drawn.is_empty()).then_some(Figure { title, small, chart, legend })
     };
     histories(rows).into_iter().filter_map(figure).collect()
+}
+
+/// The medians of one combination, each one median absolute deviation wide.
+fn line(rows: &[Measured<'_>], colour: usize, at: &dyn Fn(&Measured<'_>) -> usize) -> Line {
+    let points = rows.iter().filter_map(|found| {
+        let (spread, tokens) = (found.row.spread()?, found.row.settings.tokens());
+        let (slow, fast) = (spread.median.saturating_add(spread.mad), spread.median.saturating_sub(spread.mad));
+        Some((at(found), spread.rate(tokens), (rate(tokens, slow), rate(tokens, fast))))
+    });
+    Line { colour, points: points.collect() }
 }
 
 /// When a record was made, and of which commit.

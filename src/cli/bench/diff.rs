@@ -31,7 +31,8 @@ const RULE: &str = "\
 Rows belong together where the model (type, bytes, parameters) and all settings are the same. A row has moved where the
 intervals of both medians do not overlap and the medians are 1 % or more apart; an interval is the median ± 3 standard
 errors of a median: 3 x 1.858 x MAD / √n for n samples whose median absolute deviation is MAD. With fewer than three
-samples on a side noise is not known, and nothing is said.
+samples on a side noise is not known, and nothing is said. What differs from run to run but not within one, such as other
+programs that compute, is not in the samples: a note says so where the machine was busy.
 
 Examples:
   loadmaster bench model.gguf -r 10 --record before; loadmaster bench model.gguf -r 10 --record after

@@ -8,7 +8,7 @@ mod report;
 mod sweep;
 mod table;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
@@ -247,11 +247,28 @@ fn write<R: Serialize>(folder: &Path, model: &Path, record: &Record<R>) -> Resul
     let safe =
         |s: &str| s.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     let (date, model): (String, String) = (safe(&record.date), safe(&model));
-    let path = folder.join(format!("{date}-{model}.json"));
+    let (path, mut file) = new_file(folder, &format!("{date}-{model}"))?;
     let text = serde_json::to_string_pretty(&record)? + "\n";
-    fs::write(&path, text).with_context(|| format!("{}: cannot write the record", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("{}: cannot write the record", path.display()))?;
     note(&format!("record: {}", path.display()));
     Ok(())
+}
+
+/// A JSON file of this name, with a number where there are such of the same second.
+fn new_file(folder: &Path, name: &str) -> Result<(PathBuf, File)> {
+    let mut path = folder.join(format!("{name}.json"));
+    for number in 2.. {
+        match File::create_new(&path) {
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
+                path = folder.join(format!("{name}-{number}.json"));
+            }
+            made => {
+                let made = made.with_context(|| format!("{}: cannot write the record", path.display()))?;
+                return Ok((path, made));
+            }
+        }
+    }
+    bail!("{}: cannot write the record", path.display())
 }
 
 /// Seconds are enough.
