@@ -36,10 +36,8 @@ impl Engine {
         if self.begun.marks.is_empty() {
             return Ok(());
         }
-        let ended = match self.session.finish().map(|_| ()) {
-            Ok(()) => Ok(()),
-            Err(why) => self.recover(&why).and_then(|recovered| if recovered { Ok(()) } else { Err(why.into()) }),
-        };
+        let finished = self.session.finish().map(|_| ());
+        let ended = self.mended(finished).map(|_| ());
         self.ended(ended)
     }
 

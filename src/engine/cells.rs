@@ -61,9 +61,10 @@ impl Engine {
             if moves.is_empty() {
                 continue;
             }
-            if let Err(why) = self.session.rearrange(class, &moves) {
+            let moved = self.session.rearrange(class, &moves);
+            if let Err(why) = self.mended(moved) {
                 self.kv.clear();
-                return Err(why.into());
+                return Err(why);
             }
             return Ok(true);
         }
@@ -168,8 +169,13 @@ impl Engine {
         let mut most = Tokens(0);
         for (class, owed) in self.kv.rotations().iter_ids() {
             let turns: Vec<CellTurn> = owed.iter().copied().map(cell_turn).collect();
-            self.session.turn(class, &turns)?;
+            let turned = self.session.turn(class, &turns);
+            // What was read again is at its position in every class.
+            let all_done = self.mended(turned)?;
             most = most.max(Tokens(turns.iter().map(|turn| turn.len).sum()));
+            if all_done {
+                break;
+            }
         }
         Ok(most)
     }

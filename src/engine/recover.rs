@@ -153,6 +153,18 @@ impl Engine {
         done.map(|()| true)
     }
 
+    /// What a call between steps made of cells. True: a device failed at it and the engine went on, all cells are as the books
+    /// have them now.
+    ///
+    /// # Errors
+    /// As for [`Engine::recover`], or there was no way to go on.
+    pub(super) fn mended(&mut self, done: Result<(), ExecError>) -> Result<bool, EngineError> {
+        match done {
+            Ok(()) => Ok(false),
+            Err(why) => self.recover(&why).and_then(|recovered| if recovered { Ok(true) } else { Err(why.into()) }),
+        }
+    }
+
     fn recovered(&mut self, mut cure: Cure) -> Result<(), EngineError> {
         loop {
             self.session.close();

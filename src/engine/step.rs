@@ -222,19 +222,25 @@ impl Engine {
         self.kv.append(sequence, ids, &mut rows.writes)?;
         rows.pieces.push((sequence, mark));
         rows.positions.extend((next..).take(ids.len()));
-        for class in rows.writes.ids() {
-            let copies = &mut rows.writes[class].copies;
-            if copies.is_empty() {
+        for class in self.rows.writes.ids() {
+            let StepRows { writes, moves, .. } = &mut self.rows;
+            if writes[class].copies.is_empty() {
                 continue;
             }
-            rows.moves.clear();
-            rows.moves.extend(copies.drain(..).map(cell_move));
-            if let Err(why) = self.session.rearrange(class, &rows.moves) {
-                // Whether its rows are there is not known, and the copies of other classes are not made any more.
-                rows.writes.iter_mut().for_each(|writes| writes.copies.clear());
-                rows.pieces.pop();
-                self.kv.end(sequence)?;
-                return Err(why.into());
+            moves.clear();
+            moves.extend(writes[class].copies.drain(..).map(cell_move));
+            let copied = self.session.rearrange(class, &self.rows.moves);
+            match self.mended(copied) {
+                Ok(false) => {}
+                // Everything has been read again where it belongs: copies would bring what others have made of it.
+                Ok(true) => self.rows.writes.iter_mut().for_each(|writes| writes.copies.clear()),
+                Err(why) => {
+                    // Whether its rows are there is not known, and the copies of other classes are not made any more.
+                    self.rows.writes.iter_mut().for_each(|writes| writes.copies.clear());
+                    self.rows.pieces.pop();
+                    self.kv.end(sequence)?;
+                    return Err(why);
+                }
             }
         }
         Ok(())

@@ -266,7 +266,7 @@ fn forks_with_holes_and_shifted_texts_are_read_again() {
 /// Where reading again fails for another reason, nothing goes on from caches that were not read again.
 #[test]
 fn a_recovery_that_fails_leaves_no_session() {
-    // Once the second device is lost, the first runs one split more.
+    // Once the second device is lost, the first runs no split.
     let splits = Arc::new(AtomicI64::new(i64::MAX));
     let left = Arc::clone(&splits);
     let opener = hooked(Arc::new(move |spec, call| {
@@ -283,7 +283,7 @@ fn a_recovery_that_fails_leaves_no_session() {
     let mut engine = Engine::open_with(opener, cards(2), shipped(), sizes(), &|_, _| {}).unwrap();
     let sequence = engine.start();
     engine.feed(sequence, &[1, 2, 3]).unwrap();
-    splits.store(1, Ordering::SeqCst);
+    splits.store(0, Ordering::SeqCst);
     let why = engine.feed(sequence, &[4]).unwrap_err().to_string();
     assert!(
         why.contains("went on without cpu:1") && why.ends_with("which failed: cpu:0: a worker failed: a fault"),
