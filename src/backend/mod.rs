@@ -71,6 +71,13 @@ pub struct BufferSpan {
     pub span: Span,
 }
 
+impl BufferSpan {
+    /// So many of its bytes, from `at` on.
+    pub fn part(self, at: Bytes, len: Bytes) -> BufferSpan {
+        BufferSpan { span: Span { offset: self.span.offset + at, len }, ..self }
+    }
+}
+
 /// Where a slice of a weight was put.
 #[derive(Clone, Debug)]
 pub struct BoundSlice {

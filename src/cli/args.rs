@@ -199,14 +199,14 @@ impl EngineArgs {
     }
 
     /// The machine that was asked for, with `threads` each, where `available` is all the memory there is.
-    pub fn machine(&self, threads: u32, available: Bytes) -> Result<Machine, Usage> {
+    pub fn machine(&self, adapters: &[AdapterFacts], threads: u32, available: Bytes) -> Result<Machine, Usage> {
         let count = self.devices.len() as u32;
         if count > MOST_DEVICES {
             return Err(Usage(format!("--devices has {count} names, at most {MOST_DEVICES} can be driven")));
         }
         let budgets = budgets(&self.budget, self.devices.len(), available)?;
         if !self.only_processors() {
-            return self.mixed(threads, &budgets);
+            return self.mixed(adapters, threads, &budgets);
         }
         if count < 2 {
             return Ok(Machine::single(BackendKind::Cpu, threads, budgets.first().copied().unwrap_or(available)));
@@ -221,10 +221,10 @@ impl EngineArgs {
 
 impl EngineArgs {
     /// Whether every weight is to be where that is predicted to be fastest.
-    pub fn fitted(&self) -> bool {
+    pub fn fitted(&self, adapters: &[AdapterFacts]) -> bool {
         let hardware = |device: &DeviceName| match device {
             DeviceName::Cpu => false,
-            DeviceName::Vulkan(index) => vulkan::adapters().get(*index).is_some_and(|facts| !facts.software),
+            DeviceName::Vulkan(index) => adapters.get(*index).is_some_and(|facts| !facts.software),
         };
         match self.n_gpu_layers {
             Some(GpuLayers::Auto) => true,
@@ -238,9 +238,13 @@ impl EngineArgs {
         self.devices.iter().all(|device| *device == DeviceName::Cpu)
     }
 
+    /// The adapters of this machine, which drivers are asked for only where a card is named.
+    pub fn adapters(&self) -> Vec<AdapterFacts> {
+        if self.only_processors() { Vec::new() } else { vulkan::adapters() }
+    }
+
     /// What computes, as records name it, and the names of the cards.
-    pub fn computing(&self) -> (String, String) {
-        let adapters = if self.only_processors() { Vec::new() } else { vulkan::adapters() };
+    pub fn computing(&self, adapters: &[AdapterFacts]) -> (String, String) {
         let cards = self.devices.iter().filter_map(|device| match device {
             DeviceName::Cpu => None,
             DeviceName::Vulkan(index) => adapters.get(*index).map(|facts| facts.name.as_str()),
@@ -252,8 +256,7 @@ impl EngineArgs {
     }
 
     /// Devices that are not all processors.
-    fn mixed(&self, threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
-        let adapters = vulkan::adapters();
+    fn mixed(&self, adapters: &[AdapterFacts], threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
         let processors = self.devices.iter().filter(|device| **device == DeviceName::Cpu).count();
         let mut devices: Vec<(DeviceSpec, Bytes)> = Vec::new();
         for (i, (device, &budget)) in self.devices.iter().zip(budgets).enumerate() {
@@ -262,7 +265,7 @@ impl EngineArgs {
                     let name = if processors > 1 { format!("cpu:{i}") } else { "cpu".to_owned() };
                     (DeviceSpec { name: name.clone(), uid: name, ..processor(threads) }, budget)
                 }
-                DeviceName::Vulkan(index) => card(&adapters, index, (threads, budget), !self.budget.is_empty())?,
+                DeviceName::Vulkan(index) => card(adapters, index, (threads, budget), !self.budget.is_empty())?,
             };
             if devices.iter().any(|(other, _)| other.name == spec.name) {
                 return Err(Usage(format!("--devices names {} twice", spec.name)));

@@ -66,7 +66,8 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most)
     }
     let (threads, budget) =
         (args.threads.unwrap_or_else(host::physical_cores), host::available_memory().unwrap_or(Bytes(1 << 60)));
-    let machine = args.machine(threads, budget)?;
+    let adapters = args.adapters();
+    let machine = args.machine(&adapters, threads, budget)?;
     let options = EngineOptions {
         context,
         step: Tokens(args.step()),
@@ -80,7 +81,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most)
         layout: args.layout(),
         sequences: most.sequences,
         gpu_layers: args.n_gpu_layers.and_then(GpuLayers::asked),
-        fitted: args.fitted(),
+        fitted: args.fitted(&adapters),
         offload: args.offload,
     };
     let bar = Bar::bytes("loading");

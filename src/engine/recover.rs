@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::step::push_run;
 use super::{Engine, EngineError, Opened};
 use crate::backend::{Backend, BackendError, CellTable, Fault, SequenceRows};
 use crate::device::{DeviceId, DeviceSpec, Machine};
@@ -219,23 +220,21 @@ impl Engine {
         positions: &[u32],
         there: &mut IndexVec<CacheClassId, Vec<bool>>,
     ) -> Result<u64, EngineError> {
-        let (mut classes, mut known) = (Vec::new(), tokens.len());
-        for (class, books) in self.kv.classes().iter_ids() {
-            let runs: Vec<Run> = books.runs(sequence)?.collect();
-            let cell = |run: &Run| (run.page.0 * Tokens::PAGE.0 + run.first..).take(run.len.index());
-            let cells: Vec<u32> = runs.iter().flat_map(cell).collect();
-            known = known.min(cells.iter().take_while(|&&cell| there[class][cell as usize]).count());
-            classes.push((runs, cells));
-        }
+        let cells = self.cells_of(sequence)?;
+        let is_there =
+            |class: CacheClassId| cells[class].iter().take_while(|&&cell| there[class][cell as usize]).count();
+        let known = cells.ids().map(is_there).min().unwrap_or(0);
         let step = self.session.limits().tokens.index();
         for first in (known..tokens.len()).step_by(step) {
             let end = tokens.len().min(first + step);
-            let tables: Vec<CellTable> =
-                classes.iter().map(|(runs, cells)| table(runs, &cells[first..end], end as u32)).collect();
+            let mut tables = Vec::with_capacity(cells.len());
+            for (class, cells) in cells.iter_ids() {
+                tables.push(table(self.kv.classes()[class].runs(sequence)?, &cells[first..end], end as u32));
+            }
             let (ids, positions) = (&tokens[first..end], &positions[first..end]);
             self.session.step(&StepInput { ids, positions, output_rows: &[], tables: &tables })?;
         }
-        for (class, (_, cells)) in there.ids().zip(&classes) {
+        for (class, cells) in cells.iter_ids() {
             cells.iter().for_each(|&cell| there[class][cell as usize] = true);
         }
         Ok((tokens.len() - known) as u64)
@@ -243,17 +242,16 @@ impl Engine {
 }
 
 /// The last of the first `length` cells of a sequence, which are in `runs`, to be written.
-fn table(runs: &[Run], cells: &[u32], length: u32) -> CellTable {
+fn table(runs: impl Iterator<Item = Run>, cells: &[u32], length: u32) -> CellTable {
     let mut table = CellTable { cells: cells.to_vec(), ..CellTable::default() };
     let mut left = length;
     for run in runs {
-        let len = run.len.0.min(left);
-        if len == 0 {
+        let len = run.len.min(Tokens(left));
+        if len == Tokens(0) {
             break;
         }
-        table.pages.push(run.page.0);
-        table.live.push(u16::MAX >> (u16::BITS - len) << run.first);
-        left -= len;
+        push_run(&mut table, Run { len, ..run });
+        left -= len.0;
     }
     let (rows, pages) = (cells.len() as u32, 0..table.pages.len() as u32);
     table.sequences.push(SequenceRows { first: 0, rows, length: Tokens(length), behind: Tokens(0), pages });

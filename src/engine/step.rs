@@ -7,7 +7,7 @@ use super::{CHUNK, Engine, EngineError};
 use crate::backend::{CellMove, CellTable, SequenceRows};
 use crate::exec::{SessionLimits, StepInput};
 use crate::index::{CacheClassId, IndexVec};
-use crate::kv::{Books, Depth, KvError, Mark, SequenceId, Writes};
+use crate::kv::{Books, Depth, KvError, Mark, Run, SequenceId, Writes};
 use crate::units::Tokens;
 
 /// Of which tokens of a piece logits are wanted.
@@ -34,7 +34,7 @@ pub struct Piece<'a> {
 
 /// How far a step is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Run {
+pub(super) enum Reach {
     /// Until its logits are there.
     ToItsEnd,
     /// Others may follow before it has ended; what it wrote is not known to be there.
@@ -93,7 +93,7 @@ impl Engine {
         for piece in pieces {
             self.add(*piece)?;
         }
-        self.run_step(Run::ToItsEnd)?;
+        self.run_step(Reach::ToItsEnd)?;
         Ok(self.session.logits())
     }
 
@@ -111,7 +111,7 @@ impl Engine {
         // While one device has work of a step, another has work of the one before.
         let together = self.may_begin();
         for (ids, wanted) in pieces {
-            let how = if together && wanted == Wanted::None { Run::Begin } else { Run::ToItsEnd };
+            let how = if together && wanted == Wanted::None { Reach::Begin } else { Reach::ToItsEnd };
             self.one(Piece { sequence, ids, wanted }, mark, how)?;
         }
         Ok(self.session.logits())
@@ -133,14 +133,14 @@ impl Engine {
         let SessionLimits { tokens, outputs } = self.session.limits();
         let step = tokens.index().min(outputs.index());
         for (i, ids) in ids.chunks(step).enumerate() {
-            self.one(Piece { sequence, ids, wanted: Wanted::All }, mark, Run::ToItsEnd)?;
+            self.one(Piece { sequence, ids, wanted: Wanted::All }, mark, Reach::ToItsEnd)?;
             rows(i * step, self.session.logits());
         }
         Ok(())
     }
 
     /// A step of one piece; a failure brings its sequence back to `mark`.
-    fn one(&mut self, piece: Piece<'_>, mark: Mark, how: Run) -> Result<(), EngineError> {
+    fn one(&mut self, piece: Piece<'_>, mark: Mark, how: Reach) -> Result<(), EngineError> {
         self.begin_step();
         let done = match self.add(piece) {
             Ok(()) => self.run_step(how),
@@ -269,23 +269,23 @@ impl Engine {
 
     /// Runs the step that was put together; its logits are the session's. After an error nothing is appended any more of it,
     /// nor of the steps that were under way.
-    pub(super) fn run_step(&mut self, how: Run) -> Result<(), EngineError> {
+    pub(super) fn run_step(&mut self, how: Reach) -> Result<(), EngineError> {
         self.tables()?;
         let mut run = self.attempt(how);
         while let Err(EngineError::Exec(why)) = &run {
             run = match self.recover(why) {
-                Ok(true) => self.attempt(Run::ToItsEnd),
+                Ok(true) => self.attempt(Reach::ToItsEnd),
                 Ok(false) => break,
                 Err(incurable) => Err(incurable),
             };
         }
         match (&run, how) {
             (Err(_), _) => self.take_back()?,
-            (Ok(()), Run::Begin) => {
+            (Ok(()), Reach::Begin) => {
                 self.begun.note(&mut self.rows.pieces);
                 return Ok(());
             }
-            (Ok(()), Run::ToItsEnd) => {
+            (Ok(()), Reach::ToItsEnd) => {
                 self.rows.pieces.iter().try_for_each(|(sequence, _)| self.kv.written(*sequence))?;
             }
         }
@@ -293,15 +293,15 @@ impl Engine {
     }
 
     /// Runs the step that was put together, if none of its sequences is lost.
-    fn attempt(&mut self, how: Run) -> Result<(), EngineError> {
+    fn attempt(&mut self, how: Reach) -> Result<(), EngineError> {
         let StepRows { ids, positions, outputs, tables, pieces, .. } = &self.rows;
         if let Some(&(lost, _)) = pieces.iter().find(|(sequence, _)| self.kv.length(*sequence).is_err()) {
             return Err(EngineError::Lost(lost));
         }
         let input = StepInput { ids, positions, output_rows: outputs, tables };
         let run = match how {
-            Run::ToItsEnd => self.session.step(&input).map(|_| ()),
-            Run::Begin => self.session.begin(&input),
+            Reach::ToItsEnd => self.session.step(&input).map(|_| ()),
+            Reach::Begin => self.session.begin(&input),
         };
         // Those before it must end all the same.
         Ok(run.or_else(|why| self.session.finish().map(|_| ()).and(Err(why)))?)
@@ -332,6 +332,12 @@ impl Engine {
     }
 }
 
+/// Adds a run to a block table with masks.
+pub(super) fn push_run(table: &mut CellTable, run: Run) {
+    table.pages.push(run.page.0);
+    table.live.push(u16::MAX >> (u16::BITS - run.len.0) << run.first);
+}
+
 /// The block tables of the pieces in one class.
 fn fill(
     table: &mut CellTable,
@@ -351,10 +357,7 @@ fn fill(
         if whole {
             table.pages.extend(kv.table(sequence)?.pages.iter().map(|page| page.0));
         } else {
-            for run in kv.runs(sequence)? {
-                table.pages.push(run.page.0);
-                table.live.push(u16::MAX >> (u16::BITS - run.len.0) << run.first);
-            }
+            kv.runs(sequence)?.for_each(|run| push_run(table, run));
         }
         let (length, behind) = (books.length(sequence)?, books.behind(class, sequence)?);
         let (rows, pages) = (length.0 - mark.count.0, begin..table.pages.len() as u32);

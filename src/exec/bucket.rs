@@ -124,13 +124,20 @@ impl Bucket {
         Ok(bucket)
     }
 
-    /// The longest copies that a step makes to a device: of values, and of weights.
-    pub fn longest_copies(&self, to: DeviceId, most: impl Fn(RowDim) -> Tokens) -> (Bytes, Bytes) {
+    /// The longest value that a step copies to a device.
+    pub fn longest_send(&self, to: DeviceId, most: impl Fn(RowDim) -> Tokens) -> Bytes {
         let sent = self.sends.iter().filter(|send| send.to == to).map(|send| send.spans(most(send.dim)).0.len);
+        sent.max().unwrap_or_default()
+    }
+
+    /// The longest part of a weight that a step brings to a device, panels at their largest included; and that panel, of no
+    /// bytes where none is unpacked.
+    pub fn longest_fetch(&self, to: DeviceId) -> (Bytes, Bytes) {
         let fetches = self.fetches.iter().filter(|fetch| self.stages[fetch.split].device == to);
-        let panel = |fetch: &Fetch| fetch.unpack.as_ref().map_or(0, Panels::panel);
-        let fetched = fetches.map(|fetch| fetch.src.span.len.max(Bytes::of_len(panel(fetch))));
-        (sent.max().unwrap_or_default(), fetched.max().unwrap_or_default())
+        fetches.fold((Bytes::ZERO, Bytes::ZERO), |(longest, largest), fetch| {
+            let panel = Bytes::of_len(fetch.unpack.as_ref().map_or(0, Panels::panel));
+            (longest.max(fetch.src.span.len).max(panel), largest.max(panel))
+        })
     }
 }
 

@@ -2,14 +2,14 @@
 //! ends. Its room is made once and used again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use super::StepInput;
 use super::bucket::Bucket;
 use super::items::{Items, LaneId};
-use crate::backend::{Args, BackendError, CellTable, Event};
-use crate::graph::{Batch, CacheClass, RowDim};
+use crate::backend::{BackendError, CellTable, Event};
+use crate::graph::{Batch, CacheClass};
 use crate::index::{CacheClassId, IndexVec};
 use crate::plan::{self, SplitId, UploadId};
 use crate::units::{Nanos, Tokens};
@@ -123,15 +123,6 @@ impl Step {
         StepInput { ids, positions, output_rows, tables }
     }
 
-    /// Rows that it has.
-    pub fn rows(&self, dim: RowDim) -> Tokens {
-        let Args { tokens, outputs, .. } = self.input().args();
-        match dim {
-            RowDim::Tokens => tokens,
-            RowDim::Outputs => outputs,
-        }
-    }
-
     /// The event of a split that was handed over, or of the last before it that was.
     pub fn split(&self, id: SplitId) -> Option<Event> {
         let event = self.splits[id].load(Ordering::Acquire);
@@ -155,7 +146,7 @@ impl Step {
 
     /// Notes why it failed; the first counts.
     pub fn fail(&self, why: BackendError) {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        locked(&self.why).get_or_insert(why);
         self.failed.store(true, Ordering::Release);
     }
 
@@ -173,7 +164,7 @@ impl Step {
     pub fn note(&self, lane: plan::Lane, what: plan::Activity, start: Option<Nanos>) {
         if let (Some(start), Some(end)) = (start, self.now()) {
             let event = plan::Event { step: 0, lane, what, start, end };
-            self.trace.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            locked(&self.trace).push(event);
         }
     }
 
@@ -218,6 +209,12 @@ fn events<I: crate::index::Id>(of: &mut IndexVec<I, AtomicU64>, count: usize) {
     }
 }
 
-fn unpoisoned<T>(mutex: &mut Mutex<T>) -> &mut T {
+/// What a mutex guards, also if somebody panicked with it.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same of one that nobody else has.
+pub(super) fn unpoisoned<T>(mutex: &mut Mutex<T>) -> &mut T {
     mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

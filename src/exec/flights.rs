@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::devices::Devices;
-use super::flight::{Flight, Prepared};
+use super::flight::{Flight, Prepared, unpoisoned};
 use super::lanes::Lanes;
 use super::{ExecError, StepInput, Traced};
 use crate::backend::BackendError;
@@ -160,7 +160,7 @@ impl Flights {
         let mut step = flight.idle();
         let failed = step.failure();
         self.floats = if failed.is_some() { 0 } else { step.floats };
-        std::mem::swap(&mut self.logits, step.logits.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner));
+        std::mem::swap(&mut self.logits, unpoisoned(&mut step.logits));
         if step.clock.is_some() {
             self.traced.push(Traced { batch: step.what.batch, events: step.events() });
         }

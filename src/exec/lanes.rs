@@ -5,12 +5,12 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::ExecError;
 use super::devices::Devices;
-use super::flight::{Flight, Prepared, Step};
+use super::flight::{Flight, Prepared, Step, locked};
 use super::items::{LaneId, Placed, device_of};
 use super::step::{Doing, Lane};
 use crate::backend::BackendError;
@@ -179,7 +179,7 @@ impl Shared {
 
     /// Does an item once what it needs is done. What goes wrong in it is the step's failure.
     fn perform(&self, step: &Step, placed: &Placed, lane: &mut Lane) {
-        let idle = placed.outputs && step.rows(RowDim::Outputs) == Tokens(0);
+        let idle = placed.outputs && step.input().rows(RowDim::Outputs) == Tokens(0);
         if let Some((needed, count)) = placed.need.filter(|_| !idle) {
             self.reach(needed, step.base[needed] + count);
         }
@@ -236,8 +236,4 @@ impl Shared {
             so
         })
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

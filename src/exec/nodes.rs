@@ -12,7 +12,7 @@ use super::{ExecError, SessionLimits, StepInput, dealt};
 use crate::backend::{Queue, SplitWork};
 use crate::device::{DeviceId, DeviceSpec, Machine, scratch};
 use crate::gguf::Gguf;
-use crate::graph::{Element, Graph, InputId, NodeId, Op, RowDim, StateId};
+use crate::graph::{Element, Graph, InputId, NodeId, Op, StateId};
 use crate::index::{CacheClassId, Id, IndexVec};
 use crate::plan::{Plan, Policy, Span, Split, View, plan};
 use crate::tensor::quant::decode;
@@ -136,11 +136,7 @@ impl Nodes {
             return Ok(Made::Floats(rows));
         }
         let out = self.graph.node(id).out;
-        let rows = match out.rows {
-            RowDim::Tokens => step.ids.len(),
-            RowDim::Outputs => step.output_rows.len(),
-        };
-        let elements = rows * out.cols as usize;
+        let elements = step.rows(out.rows).index() * out.cols as usize;
         Ok(match out.element {
             Element::F32 => {
                 let mut floats = vec![0f32; elements];

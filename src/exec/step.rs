@@ -7,12 +7,12 @@
 
 use super::bucket::{Bucket, Panels, Send};
 use super::devices::Devices;
-use super::flight::Step;
+use super::flight::{Step, locked};
 use super::items::{Item, LaneId, device_of};
 use super::{StepInput, items};
 use crate::backend::{Args, BackendError, BufferSpan, Event, Queue};
 use crate::device::DeviceId;
-use crate::graph::{Batch, Input};
+use crate::graph::{Batch, Input, RowDim};
 use crate::plan::{self, Activity, Span, SplitId, TransferId, UploadId};
 use crate::tensor::panel::{PANEL_ROWS, unpack};
 use crate::units::{Bytes, Nanos, Tokens};
@@ -39,16 +39,13 @@ impl Lane {
     /// Makes room for steps of `bucket`, whose batch is `batch`.
     pub fn reserve(&mut self, lane: LaneId, bucket: &Bucket, batch: Batch) {
         let device = device_of(lane);
-        let (sent, fetched) = bucket.longest_copies(device, |dim| batch.rows(dim));
-        let longest = if lane == items::main(device) { sent } else { fetched };
-        let panel = bucket.fetches.iter().filter_map(|fetch| fetch.unpack.as_ref()).map(Panels::panel).max();
-        let longest = longest.index().min(PIECE.max(panel.unwrap_or(0)));
-        if self.staging.len() < longest {
-            self.staging.resize(longest, 0);
-        }
-        if panel.is_some() && self.unpacked.len() < longest {
-            self.unpacked.resize(longest, 0);
-        }
+        let (longest, panel) = match lane == items::main(device) {
+            true => (bucket.longest_send(device, |dim| batch.rows(dim)), Bytes::ZERO),
+            false => bucket.longest_fetch(device),
+        };
+        let room = longest.index().min(PIECE.max(panel.index()));
+        grow(&mut self.staging, room);
+        grow(&mut self.unpacked, if panel > Bytes::ZERO { room } else { 0 });
     }
 
     /// Waits for all that was begun.
@@ -66,6 +63,15 @@ impl<'a> StepInput<'a> {
     pub(super) fn args(&self) -> Args<'a> {
         let StepInput { ids, output_rows, tables, .. } = *self;
         Args { tokens: Tokens(ids.len() as u32), outputs: Tokens(output_rows.len() as u32), tables }
+    }
+
+    /// Rows that it has.
+    pub(super) fn rows(&self, dim: RowDim) -> Tokens {
+        let Args { tokens, outputs, .. } = self.args();
+        match dim {
+            RowDim::Tokens => tokens,
+            RowDim::Outputs => outputs,
+        }
     }
 
     /// What it gives for an input of its graph.
@@ -151,10 +157,7 @@ impl Doing<'_> {
         let ((from, src), (to, dst)) = (way.from, way.to);
         let Lane { staging, unpacked, .. } = &mut *self.lane;
         let each = (staging.len() / panels.panel().max(1)).max(1) * PANEL_ROWS;
-        let part = |whole: BufferSpan, at: usize, len: usize| {
-            let span = Span { offset: whole.span.offset + Bytes::of_len(at), len: Bytes::of_len(len) };
-            BufferSpan { span, ..whole }
-        };
+        let part = |whole: BufferSpan, at: usize, len: usize| whole.part(Bytes::of_len(at), Bytes::of_len(len));
         let padded = panels.rows.next_multiple_of(PANEL_ROWS);
         let mut done = None;
         for (matrix, first) in (0..panels.count).flat_map(|m| (0..panels.rows).step_by(each).map(move |row| (m, row))) {
@@ -201,7 +204,7 @@ impl Doing<'_> {
     fn take(&mut self, id: TransferId, made: SplitId) -> Result<(), BackendError> {
         let send: &Send = &self.step.what.bucket.sends[id];
         let start = self.step.now();
-        let (src, dst) = send.spans(self.step.rows(send.dim));
+        let (src, dst) = send.spans(self.step.input().rows(send.dim));
         let (src, dst) = (self.devices.in_arena(send.from, src), self.devices.in_arena(send.to, dst));
         let way = Way { from: (send.from, src), to: (send.to, dst), queue: Queue::Peer };
         let made = self.step.split(made);
@@ -213,7 +216,7 @@ impl Doing<'_> {
 
     fn logits(&mut self, made: SplitId) -> Result<(), BackendError> {
         let (device, span) = self.step.what.bucket.logits;
-        let mut logits = self.step.logits.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut logits = locked(&self.step.logits);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut logits[..self.step.floats]);
         if bytes.is_empty() {
             return Ok(());
@@ -238,6 +241,10 @@ impl Doing<'_> {
     }
 }
 
+fn grow(bytes: &mut Vec<u8>, room: usize) {
+    bytes.resize(room.max(bytes.len()), 0);
+}
+
 /// From where to where bytes go, and on which queue of both devices.
 #[derive(Clone, Copy)]
 struct Way {
@@ -259,13 +266,9 @@ fn carry(
     let (mut at, mut done) = (Bytes::ZERO, None);
     while at < src.span.len {
         let len = Bytes::of_len(staging.len()).min(src.span.len - at);
-        let piece = |whole: BufferSpan| {
-            let span = Span { offset: whole.span.offset + at, len };
-            BufferSpan { span, ..whole }
-        };
         let bytes = &mut staging[..len.index()];
-        let read = devices.all[from].backend.read(way.queue, piece(src), bytes, made.as_slice());
-        match read.and_then(|_| devices.all[to].backend.write(way.queue, piece(dst), bytes, free.as_slice())) {
+        let read = devices.all[from].backend.read(way.queue, src.part(at, len), bytes, made.as_slice());
+        match read.and_then(|_| devices.all[to].backend.write(way.queue, dst.part(at, len), bytes, free.as_slice())) {
             Ok(written) => done = Some(written),
             Err(why) => return (Err(why), done),
         }

@@ -17,6 +17,7 @@ use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
 use crate::cli::{loadmaster, refused};
+use crate::hooked::pass_on;
 use crate::models::Made as File;
 use crate::several_devices::{bits, logits, made, open_with, setup, single, tiny};
 use crate::vulkan;
@@ -246,37 +247,8 @@ impl Spoiled {
 }
 
 impl Backend for Spoiled {
-    fn spec(&self) -> &DeviceSpec {
-        self.inner.spec()
-    }
-
-    fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
-        self.inner.alloc(kind, bytes)
-    }
-
-    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
-        self.inner.adopt(bytes)
-    }
-
-    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
-        self.inner.free(buffer)
-    }
-
-    fn allocated(&self) -> Bytes {
-        self.inner.allocated()
-    }
-
-    fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
-        self.inner.write(queue, dst, src, waits)
-    }
-
-    fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
-        self.inner.read(queue, src, dst, waits)
-    }
-
-    fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
-        self.inner.copy(queue, src, dst, waits)
-    }
+    pass_on!(spec alloc adopt free allocated write read copy discard prepare_caches);
+    pass_on!(rearrange turn read_cells write_cells wait);
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         let program = self.inner.prepare(work)?;
@@ -286,52 +258,10 @@ impl Backend for Spoiled {
         Ok(program)
     }
 
-    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
-        self.inner.discard(program)
-    }
-
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
         let done = self.inner.submit(program, args, waits)?;
         self.inner.wait(done)?;
         let wrong = self.wrong.lock().unwrap().filter(|(wrong, _)| *wrong == program);
         wrong.map_or(Ok(done), |(_, at)| self.spoil(at))
-    }
-
-    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
-        self.inner.prepare_caches(work)
-    }
-
-    fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
-        self.inner.rearrange(caches, moves, waits)
-    }
-
-    fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
-        self.inner.turn(caches, turns, waits)
-    }
-
-    fn read_cells(
-        &self,
-        caches: CachesId,
-        state: StateId,
-        cells: &[u32],
-        dst: &mut [u8],
-        waits: &[Event],
-    ) -> Result<(), BackendError> {
-        self.inner.read_cells(caches, state, cells, dst, waits)
-    }
-
-    fn write_cells(
-        &self,
-        caches: CachesId,
-        state: StateId,
-        cells: &[u32],
-        src: &[u8],
-        waits: &[Event],
-    ) -> Result<Event, BackendError> {
-        self.inner.write_cells(caches, state, cells, src, waits)
-    }
-
-    fn wait(&self, event: Event) -> Result<(), BackendError> {
-        self.inner.wait(event)
     }
 }

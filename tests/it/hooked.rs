@@ -66,6 +66,92 @@ pub fn faulty(fuse: &Fuse) -> Opener {
     hooked(Arc::new(move |spec, call| if matches!(call, Call::Alloc(_)) { Ok(()) } else { burn(&fuse, spec) }))
 }
 
+/// The methods of a backend that only pass on to `self.inner`, by name. Types are those of the caller.
+macro_rules! pass_on {
+    ($($method:ident)*) => { $(pass_on!(@ $method);)* };
+    (@ spec) => {
+        fn spec(&self) -> &DeviceSpec {
+            self.inner.spec()
+        }
+    };
+    (@ alloc) => {
+        fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
+            self.inner.alloc(kind, bytes)
+        }
+    };
+    (@ adopt) => {
+        fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
+            self.inner.adopt(bytes)
+        }
+    };
+    (@ free) => {
+        fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
+            self.inner.free(buffer)
+        }
+    };
+    (@ allocated) => {
+        fn allocated(&self) -> Bytes {
+            self.inner.allocated()
+        }
+    };
+    (@ write) => {
+        fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
+            self.inner.write(queue, dst, src, waits)
+        }
+    };
+    (@ read) => {
+        fn read(&self, queue: Queue, src: BufferSpan, dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
+            self.inner.read(queue, src, dst, waits)
+        }
+    };
+    (@ copy) => {
+        fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
+            self.inner.copy(queue, src, dst, waits)
+        }
+    };
+    (@ prepare) => {
+        fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
+            self.inner.prepare(work)
+        }
+    };
+    (@ discard) => {
+        fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
+            self.inner.discard(program)
+        }
+    };
+    (@ prepare_caches) => {
+        fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
+            self.inner.prepare_caches(work)
+        }
+    };
+    (@ rearrange) => {
+        fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {
+            self.inner.rearrange(caches, moves, waits)
+        }
+    };
+    (@ turn) => {
+        fn turn(&self, caches: CachesId, turns: &[CellTurn], waits: &[Event]) -> Result<Event, BackendError> {
+            self.inner.turn(caches, turns, waits)
+        }
+    };
+    (@ read_cells) => {
+        fn read_cells(&self, caches: CachesId, state: StateId, cells: &[u32], dst: &mut [u8], waits: &[Event]) -> Result<(), BackendError> {
+            self.inner.read_cells(caches, state, cells, dst, waits)
+        }
+    };
+    (@ write_cells) => {
+        fn write_cells(&self, caches: CachesId, state: StateId, cells: &[u32], src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
+            self.inner.write_cells(caches, state, cells, src, waits)
+        }
+    };
+    (@ wait) => {
+        fn wait(&self, event: Event) -> Result<(), BackendError> {
+            self.inner.wait(event)
+        }
+    };
+}
+pub(crate) use pass_on;
+
 struct Hooked {
     inner: Box<dyn Backend>,
     hook: Hook,
@@ -91,24 +177,10 @@ impl Hooked {
 }
 
 impl Backend for Hooked {
-    fn spec(&self) -> &DeviceSpec {
-        self.inner.spec()
-    }
+    pass_on!(spec adopt free allocated discard);
 
     fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
         self.ask(Call::Alloc(bytes))?.alloc(kind, bytes)
-    }
-
-    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
-        self.inner.adopt(bytes)
-    }
-
-    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
-        self.inner.free(buffer)
-    }
-
-    fn allocated(&self) -> Bytes {
-        self.inner.allocated()
     }
 
     fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
@@ -125,10 +197,6 @@ impl Backend for Hooked {
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
         self.ask(Call::Prepare)?.prepare(work)
-    }
-
-    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
-        self.inner.discard(program)
     }
 
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {

@@ -19,7 +19,7 @@ use loadmaster::synth::{ModelShape, Synth, named, names};
 use loadmaster::tensor::DType;
 use loadmaster::units::{Bytes, Tokens};
 
-use crate::hooked::{Fuse, burn, faulty};
+use crate::hooked::{Fuse, burn, faulty, pass_on};
 use crate::reference::nmse;
 
 const WHOLE: CacheClassId = CacheClassId::WHOLE;
@@ -302,25 +302,7 @@ impl Lazy {
 }
 
 impl Backend for Lazy {
-    fn spec(&self) -> &DeviceSpec {
-        self.inner.spec()
-    }
-
-    fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
-        self.inner.alloc(kind, bytes)
-    }
-
-    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
-        self.inner.adopt(bytes)
-    }
-
-    fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
-        self.inner.free(buffer)
-    }
-
-    fn allocated(&self) -> Bytes {
-        self.inner.allocated()
-    }
+    pass_on!(spec alloc adopt free allocated prepare discard prepare_caches);
 
     fn write(&self, queue: Queue, dst: BufferSpan, src: &[u8], waits: &[Event]) -> Result<Event, BackendError> {
         Ok(self.ask(queue, waits, Late::Write(dst, src.to_vec())))
@@ -339,23 +321,11 @@ impl Backend for Lazy {
         self.write(queue, dst, &bytes, &[])
     }
 
-    fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {
-        self.inner.prepare(work)
-    }
-
-    fn discard(&self, program: ProgramId) -> Result<(), BackendError> {
-        self.inner.discard(program)
-    }
-
     fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
         let Args { tokens, outputs, tables } = *args;
         let kept = Kept { tokens, outputs, tables: tables.to_vec() };
         burn(&self.fuse, self.spec())?;
         Ok(self.ask(Queue::Compute, waits, Late::Split(program, kept)))
-    }
-
-    fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
-        self.inner.prepare_caches(work)
     }
 
     fn rearrange(&self, caches: CachesId, moves: &[CellMove], waits: &[Event]) -> Result<Event, BackendError> {

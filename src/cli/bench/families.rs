@@ -59,7 +59,7 @@ fn time(
     let gguf = Arc::new(open::gguf(model)?);
     let alone = EngineArgs { devices: vec![device], budget: Vec::new(), ..combination.clone() };
     let threads = combination.threads.unwrap_or_else(host::physical_cores);
-    let machine = alone.machine(threads, host::available_memory().unwrap_or(Bytes(1 << 60)))?;
+    let machine = alone.machine(&alone.adapters(), threads, host::available_memory().unwrap_or(Bytes(1 << 60)))?;
     let spec = machine.devices[Id::from_index(0)].clone();
     let budget = machine.budget(spec.memory);
     let trial = FamilyTrial {

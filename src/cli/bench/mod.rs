@@ -197,14 +197,15 @@ fn recorded(args: &Args, combinations: &[EngineArgs], rows: Vec<Row>, tests: &[T
 
 /// A row that holds all but what is measured.
 fn about(model: &Model, engine: &EngineArgs, commit: &str) -> Row {
-    let (backends, gpu_info) = engine.computing();
+    let adapters = engine.adapters();
+    let (backends, gpu_info) = engine.computing(&adapters);
     Row {
         build_commit: commit.to_owned(),
         cpu_info: host::cpu_name(),
         gpu_info,
         backends,
         model: model.clone(),
-        settings: sweep::settings(engine),
+        settings: sweep::settings(engine, &adapters),
         ..Row::default()
     }
 }

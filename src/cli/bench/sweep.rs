@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::Args;
 
+use crate::backend::vulkan::AdapterFacts;
 use crate::bench::{Settings, host};
 use crate::cli::args::{
     DeviceName, EngineArgs, GpuLayers, Layout, SplitArgs, SplitMode, cache_type, device_name, gpu_layers,
@@ -155,7 +156,7 @@ fn vary<T>(all: &mut Vec<EngineArgs>, values: &[T], set: impl Fn(&mut EngineArgs
 }
 
 /// The settings of a combination as records have them, of no test yet.
-pub(super) fn settings(args: &EngineArgs) -> Settings {
+pub(super) fn settings(args: &EngineArgs, adapters: &[AdapterFacts]) -> Settings {
     Settings {
         devices: names(&args.devices),
         n_gpu_layers: match args.n_gpu_layers {
@@ -163,7 +164,7 @@ pub(super) fn settings(args: &EngineArgs) -> Settings {
             Some(GpuLayers::All) => -2,
             Some(GpuLayers::Auto) | None => -1,
         },
-        fitted: args.fitted(),
+        fitted: args.fitted(adapters),
         split_mode: match args.split.split_mode {
             SplitMode::Layer => "layer".to_owned(),
             SplitMode::Tensor => args.split.max_gpu.map_or("tensor".to_owned(), |most| format!("tensor of {most}")),

@@ -3,7 +3,7 @@
 use super::{Finished, Queue, RequestId, StepReport};
 use crate::engine::request::Running;
 use crate::engine::share::share;
-use crate::engine::step::Run;
+use crate::engine::step::Reach;
 use crate::engine::{Engine, EngineError, Finish, Piece, Request, Wanted};
 use crate::kv::{KvError, PagedKv, SequenceId};
 use crate::units::Tokens;
@@ -36,7 +36,7 @@ impl Queue<'_> {
         }
         // While one device has work of a prompt's step, another has work of the one before.
         let begin = self.engine.may_begin() && self.parts.iter().all(|part| !part.last);
-        let how = if begin { Run::Begin } else { Run::ToItsEnd };
+        let how = if begin { Reach::Begin } else { Reach::ToItsEnd };
         let run = self.engine.run_step(how);
         let run = self.ended(run, how);
         if run.is_err() {
@@ -82,14 +82,14 @@ impl Queue<'_> {
     /// Waits for the steps under way.
     pub(super) fn certain(&mut self) -> Result<(), EngineError> {
         let certain = self.engine.certain();
-        self.ended(certain, Run::ToItsEnd)
+        self.ended(certain, Reach::ToItsEnd)
     }
 
     /// Tells the requests whether what they were fed is certain, or that it is not there.
-    fn ended(&mut self, run: Result<(), EngineError>, how: Run) -> Result<(), EngineError> {
+    fn ended(&mut self, run: Result<(), EngineError>, how: Reach) -> Result<(), EngineError> {
         match (&run, how) {
-            (Ok(()), Run::Begin) => {}
-            (Ok(()), Run::ToItsEnd) => self.running.iter_mut().for_each(Running::is_certain),
+            (Ok(()), Reach::Begin) => {}
+            (Ok(()), Reach::ToItsEnd) => self.running.iter_mut().for_each(Running::is_certain),
             (Err(_), _) => self.running.iter_mut().for_each(Running::is_undone),
         }
         run
@@ -190,7 +190,7 @@ impl Queue<'_> {
     }
 
     /// Tells the requests what the step made of their parts, and ends those that are done.
-    fn advance(&mut self, how: Run, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
+    fn advance(&mut self, how: Reach, text: &mut dyn FnMut(RequestId, &str) -> bool) -> Result<(), EngineError> {
         let (mut all, width) = (true, self.logits.len());
         let Engine { session, tokenizer: Ok(tokenizer), .. } = &*self.engine else { return Ok(()) };
         let mut rows = session.logits().chunks_exact(width.max(1));
@@ -206,7 +206,7 @@ impl Queue<'_> {
             });
             let id = running.id;
             running.fed(part.tokens, logits, tokenizer, &mut |piece| text(id, piece));
-            running.begun(if how == Run::Begin { part.tokens } else { 0 });
+            running.begun(if how == Reach::Begin { part.tokens } else { 0 });
         }
         let first = self.running.first().map(|running| running.id);
         for at in (0..self.running.len()).rev() {

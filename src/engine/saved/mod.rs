@@ -151,7 +151,7 @@ impl Engine {
     }
 
     /// The cells of a sequence in the order of its tokens, by class.
-    fn cells_of(&self, sequence: SequenceId) -> Result<IndexVec<CacheClassId, Vec<u32>>, EngineError> {
+    pub(super) fn cells_of(&self, sequence: SequenceId) -> Result<IndexVec<CacheClassId, Vec<u32>>, EngineError> {
         let page = match self.kv.layout() {
             layout @ KvLayout::Paged { .. } => layout.page(),
             KvLayout::Contiguous => Tokens::PAGE.0,
