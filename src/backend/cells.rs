@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{BackendError, BufferSpan, same_len};
 use crate::graph::ops::{self, Rope};
-use crate::graph::{Graph, Op, StateId, WeightId};
+use crate::graph::{CACHE_TYPES, Graph, Op, State, StateId, WeightId};
 use crate::index::IndexVec;
 use crate::units::{Bytes, Tokens};
 
@@ -53,6 +53,27 @@ pub fn key_rotation(graph: &Graph, keys: StateId) -> Option<&Rope> {
         Op::Rope(rope) => Some(rope),
         Op::Rows(_) | Op::Norm(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Cache(_) | Op::Attention(_) => None,
         Op::Elementwise(_) | Op::Moe(ops::Moe::Route(_) | ops::Moe::Experts(_) | ops::Moe::Combine(_)) => None,
+    }
+}
+
+/// The rows of a cache as files hold them: bytes of one, of a head in it, and of 32 elements.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheRows {
+    /// Of a row.
+    pub row: u32,
+    /// Of a head.
+    pub head: u32,
+    /// Of 32 elements.
+    pub run: u32,
+}
+
+impl CacheRows {
+    /// Those of a state, if its type can be kept.
+    pub fn of(state: &State) -> Option<CacheRows> {
+        let bytes = |elements: u64| state.dtype.row_bytes(elements).and_then(|bytes| u32::try_from(bytes.0).ok());
+        let keeps = CACHE_TYPES.contains(&state.dtype);
+        let row = u32::try_from(state.row_bytes().0).ok().filter(|_| keeps)?;
+        Some(CacheRows { row, head: bytes(state.head_dim.into())?, run: bytes(32)? })
     }
 }
 

@@ -1,9 +1,13 @@
 //! The seam between plans and hardware: buffers, queues, events and whole splits. It knows no op by name.
 //! A backend instance is one device; it holds no global state and never plans.
 
+mod arguments;
+mod batches;
+mod bound;
 mod cells;
 pub mod cpu;
 mod frequencies;
+mod kept;
 pub mod null;
 mod registry;
 pub mod vulkan;
@@ -21,6 +25,7 @@ use crate::plan::{Span, Split};
 use crate::residency::{Layout, WeightSlice};
 use crate::units::{Bytes, Tokens};
 
+use cells::CacheRows;
 pub use cells::{CacheLimits, CacheWork, CellMove, CellTurn, key_rotation};
 pub use registry::open;
 

@@ -1,26 +1,17 @@
 //! The caches of a device, prepared once, and what is done to their cells between steps. Rows lie as files hold them,
 //! cell after cell, so moving is copying: rows are gathered into a buffer, and written where they go.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::flights::{Flights, PIECE};
 use super::gpu::Gpu;
 use super::kernel::{File, Source};
 use super::memory::{Buffers, Window};
-use super::operands::CacheRows;
 use super::program::{ALONE, Arguments, Count, Dispatch, Draft, Drafts, Slot, buffer_of};
-use crate::backend::frequencies::Frequencies;
-use crate::backend::{BackendError, CacheLimits, CacheWork, CellMove, CellTurn, Event, key_rotation};
+use crate::backend::batches::{self, CELLS, KeyTurn, TURNS};
+use crate::backend::{BackendError, CacheLimits, CacheRows, CacheWork, CellMove, CellTurn, Event};
 use crate::graph::ops::RopeStyle;
 use crate::graph::{RowDim, State, StateId};
 use crate::index::IndexVec;
 use crate::units::Tokens;
-
-/// Cells that are taken at a time.
-const MOST: usize = 1024;
-
-/// Different turns of those.
-const TABLES: usize = 64;
 
 /// Prepared caches.
 pub struct Caches {
@@ -47,8 +38,7 @@ struct Held {
 
 /// Keys that are rotated alike.
 struct Rotation {
-    frequencies: Frequencies,
-    factors: Option<Vec<f32>>,
+    key: KeyTurn,
     /// The states, with what turns the rows that were gathered of each.
     keys: Vec<(StateId, Dispatch)>,
 }
@@ -69,8 +59,8 @@ impl Caches {
             let failed = |why| BackendError::Prepare { device: device.into(), node: "the caches".into(), why };
             gpu.guarded(|| buffer_of(gpu, storage, &words(n))).map_err(failed)
         };
-        let (list, table) = (own(1 + 2 * MOST)?, own(TABLES * 2 * pairs)?);
-        let rows = own((MOST * row).div_ceil(4) + 4)?;
+        let (list, table) = (own(1 + 2 * CELLS)?, own(TURNS * 2 * pairs)?);
+        let rows = own((CELLS * row).div_ceil(4) + 4)?;
         let (mut states, mut turns): (IndexVec<StateId, Option<Held>>, Vec<Rotation>) = (IndexVec::new(), Vec::new());
         let mut arguments = None;
         for (id, state) in work.graph.states().iter_ids() {
@@ -86,7 +76,7 @@ impl Caches {
                 let most = gpu.caps.binding;
                 refuse(state, format!("has {} bytes, a kernel sees {most} of a buffer", at.span.len.0))
             })?;
-            let turn = turn_of(work, id).map_err(|why| refuse(state, why))?;
+            let turn = KeyTurn::of(work, id).map_err(|why| refuse(state, why))?;
             let bind = Bind { state: window, list: &list, table: &table, rows: &rows, layout, of: state };
             let mut drafts = Drafts::default();
             ["gather", "scatter", "scatter_on"].into_iter().for_each(|entry| drafts.push(bind.copy(entry)));
@@ -99,11 +89,10 @@ impl Caches {
                 arguments = Some(Arguments::new(gpu, gather.arguments(), 4).map_err(|why| refuse(state, why))?);
             }
             states.push(Some(Held { row: layout.row as usize, gather, scatter, scatter_on }));
-            if let Some((frequencies, factors, ..)) = turn {
-                let alike = turns.iter_mut().find(|t| t.frequencies == frequencies && t.factors == factors);
-                match alike {
+            if let Some(key) = turn {
+                match turns.iter_mut().find(|t| t.key == key) {
                     Some(rotation) => rotation.keys.push((id, own_turn)),
-                    None => turns.push(Rotation { frequencies, factors, keys: vec![(id, own_turn)] }),
+                    None => turns.push(Rotation { key, keys: vec![(id, own_turn)] }),
                 }
             }
         }
@@ -116,84 +105,40 @@ impl Caches {
         Ok(Caches { limits, states, turns, list, table, rows, arguments })
     }
 
-    /// Carries admitted moves out: as many at a time as the rows have room, each batch by where its rows come from.
+    /// Carries admitted moves out, each batch by where its rows come from.
     pub fn rearrange(&self, gpu: &Gpu, flights: &mut Flights, moves: &[CellMove]) -> Result<Event, String> {
-        let mut from: BTreeMap<u32, u32> = BTreeMap::new();
-        for step in moves {
-            for CellMove { src, dst, len } in pieces(*step) {
-                if from.len() + len as usize > MOST {
-                    self.carry(gpu, flights, &from)?;
-                    from.clear();
+        let mut done = flights.submit(gpu, None)?;
+        for pairs in batches::moves(moves) {
+            let sources = pairs.iter().map(|pair| pair.0);
+            self.list(gpu, pairs.len(), sources.chain(pairs.iter().map(|pair| pair.1)));
+            done = self.run(gpu, flights, pairs.len(), |pass, record| {
+                for held in self.states.iter().flatten() {
+                    record(&held.gather, pass);
+                    record(&held.scatter_on, pass);
                 }
-                let sources: Vec<u32> = (src..src + len).map(|cell| *from.get(&cell).unwrap_or(&cell)).collect();
-                from.extend((dst..).zip(sources));
-            }
+            })?;
         }
-        self.carry(gpu, flights, &from)
-    }
-
-    /// Rows of every state to the cells in `from`, out of those behind them.
-    fn carry(&self, gpu: &Gpu, flights: &mut Flights, from: &BTreeMap<u32, u32>) -> Result<Event, String> {
-        let pairs: Vec<(u32, u32)> = from.iter().map(|(&to, &from)| (from, to)).filter(|(a, b)| a != b).collect();
-        let sources = pairs.iter().map(|pair| pair.0);
-        self.list(gpu, pairs.len(), sources.chain(pairs.iter().map(|pair| pair.1)));
-        self.run(gpu, flights, pairs.len(), |pass, record| {
-            for held in self.states.iter().flatten() {
-                record(&held.gather, pass);
-                record(&held.scatter_on, pass);
-            }
-        })
+        Ok(done)
     }
 
     /// Carries admitted turns out.
     pub fn turn(&self, gpu: &Gpu, flights: &mut Flights, turns: &[CellTurn]) -> Result<Event, String> {
-        let (mut cells, mut seen): (Vec<(u32, i32)>, BTreeSet<u32>) = (Vec::new(), BTreeSet::new());
-        let mut deltas: Vec<i32> = Vec::new();
-        for turn in turns.iter().filter(|turn| turn.delta != 0) {
-            for cell in turn.first..turn.first + turn.len {
-                let full = !deltas.contains(&turn.delta) && deltas.len() == TABLES;
-                if cells.len() == MOST || full || seen.contains(&cell) {
-                    self.turn_batch(gpu, flights, &cells, &deltas)?;
-                    cells.clear();
-                    seen.clear();
-                    deltas.clear();
-                }
-                if !deltas.contains(&turn.delta) {
-                    deltas.push(turn.delta);
-                }
-                cells.push((cell, turn.delta));
-                seen.insert(cell);
-            }
-        }
-        self.turn_batch(gpu, flights, &cells, &deltas)
-    }
-
-    fn turn_batch(
-        &self,
-        gpu: &Gpu,
-        flights: &mut Flights,
-        cells: &[(u32, i32)],
-        deltas: &[i32],
-    ) -> Result<Event, String> {
         let mut done = flights.submit(gpu, None)?;
-        for rotation in &self.turns {
-            let each = 2 * rotation.frequencies.pairs();
-            let mut table = vec![0f32; each * deltas.len()];
-            for (delta, table) in deltas.iter().zip(table.chunks_exact_mut(each.max(1))) {
-                rotation.frequencies.table(*delta as f32, rotation.factors.as_deref(), table);
-            }
-            let place = |delta: i32| deltas.iter().position(|&d| d == delta).unwrap_or(0) * each;
-            gpu.queue.write_buffer(&self.table, 0, bytemuck::cast_slice(&table));
-            let angles = cells.iter().map(|&(_, delta)| place(delta) as u32);
-            self.list(gpu, cells.len(), cells.iter().map(|&(cell, _)| cell).chain(angles));
-            done = self.run(gpu, flights, cells.len(), |pass, record| {
-                for (state, turn) in &rotation.keys {
-                    if let Some(held) = self.states.get(*state).and_then(Option::as_ref) {
-                        record(&held.gather, pass);
-                        record(turn, pass);
+        for batch in batches::turns(turns) {
+            for rotation in &self.turns {
+                gpu.queue.write_buffer(&self.table, 0, bytemuck::cast_slice(&batch.table(&rotation.key)));
+                let each = 2 * rotation.key.frequencies.pairs();
+                let angles = batch.cells.iter().map(|&(_, place)| (place * each) as u32);
+                self.list(gpu, batch.cells.len(), batch.cells.iter().map(|&(cell, _)| cell).chain(angles));
+                done = self.run(gpu, flights, batch.cells.len(), |pass, record| {
+                    for (state, turn) in &rotation.keys {
+                        if let Some(held) = self.states.get(*state).and_then(Option::as_ref) {
+                            record(&held.gather, pass);
+                            record(turn, pass);
+                        }
                     }
-                }
-            })?;
+                })?;
+            }
         }
         Ok(done)
     }
@@ -207,7 +152,7 @@ impl Caches {
         dst: &mut [u8],
     ) -> Result<(), String> {
         let Some(held) = self.states.get(state).and_then(Option::as_ref) else { return Ok(()) };
-        let most = (PIECE as usize / held.row).clamp(1, MOST);
+        let most = (PIECE as usize / held.row).clamp(1, CELLS);
         for (cells, dst) in cells.chunks(most).zip(dst.chunks_mut(most * held.row)) {
             self.list(gpu, cells.len(), cells.iter().copied());
             self.run(gpu, flights, cells.len(), |pass, record| record(&held.gather, pass))?;
@@ -226,7 +171,7 @@ impl Caches {
     ) -> Result<Event, String> {
         let mut done = flights.submit(gpu, None)?;
         let Some(held) = self.states.get(state).and_then(Option::as_ref) else { return Ok(done) };
-        for (cells, src) in cells.chunks(MOST).zip(src.chunks(MOST * held.row)) {
+        for (cells, src) in cells.chunks(CELLS).zip(src.chunks(CELLS * held.row)) {
             let (whole, rest) = src.split_at(src.len() / 4 * 4);
             gpu.queue.write_buffer(&self.rows, 0, whole);
             let mut last = [0; 4];
@@ -271,15 +216,13 @@ struct Bind<'a> {
     of: &'a State,
 }
 
-type Turn = (Frequencies, Option<Vec<f32>>, u32, RopeStyle);
-
 impl Bind<'_> {
     fn copy(&self, entry: &'static str) -> Draft {
         self.draft(entry, (1, vec![0; 8]), self.layout.row.div_ceil(4).into())
     }
 
-    fn turn(&self, turn: Option<&Turn>) -> Draft {
-        let Some((frequencies, _, offset, style)) = turn else { return self.copy("scatter") };
+    fn turn(&self, turn: Option<&KeyTurn>) -> Draft {
+        let Some(KeyTurn { frequencies, factors: _, offset, style }) = turn else { return self.copy("scatter") };
         let (heads, dim, pairs) = (self.of.heads, self.of.head_dim, frequencies.pairs() as u32);
         let interleaved = u32::from(*style == RopeStyle::Interleaved);
         // Runs of 32 elements: whole blocks of every type that has some.
@@ -299,27 +242,4 @@ impl Bind<'_> {
         let slots = vec![Slot::Window(state.clone()), whole(list), whole(table), whole(rows)];
         Draft { source, params, slots, count: Count::each(RowDim::Tokens, units, ALONE) }
     }
-}
-
-/// How the keys of a state were rotated, if it has keys and they were.
-fn turn_of(work: &CacheWork<'_>, state: StateId) -> Result<Option<Turn>, String> {
-    let Some(rope) = key_rotation(work.graph, state) else { return Ok(None) };
-    let factors = rope.factors.map(|id| {
-        let pairs = rope.rotary as usize / 2;
-        let found = work.factors.get(&id).filter(|factors| factors.len() == pairs).cloned();
-        found.ok_or_else(|| format!("is rotated with factors, of which {pairs} are needed"))
-    });
-    let frequencies = Frequencies::new(rope.rotary, rope.base, &rope.scaling).of_length_one();
-    Ok(Some((frequencies, factors.transpose()?, rope.offset, rope.style)))
-}
-
-/// A move in parts of at most so many cells as there is room for, in an order in which none overwrites what a later one
-/// reads.
-fn pieces(step: CellMove) -> impl Iterator<Item = CellMove> {
-    let most = MOST as u32;
-    let count = step.len.div_ceil(most);
-    (0..count).map(move |i| {
-        let first = if step.dst <= step.src { i } else { count - 1 - i } * most;
-        CellMove { src: step.src + first, dst: step.dst + first, len: most.min(step.len - first) }
-    })
 }

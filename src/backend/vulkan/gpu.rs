@@ -12,8 +12,8 @@ use wgpu::wgt::PollType;
 
 use super::faults::Faults;
 use super::heaps;
-use super::kept::Kept;
 use super::kernel::{Kernel, Source};
+use crate::backend::kept::Kept;
 
 /// An open device.
 pub struct Gpu {
@@ -61,6 +61,12 @@ const SHARED_LANES: u32 = 64;
 
 /// Workgroup memory that tiles of 64 rows take; those of 32 rows take less than the 16 KiB that every device has.
 const LARGE_TILE: u32 = 17 << 10;
+
+/// All of an adapter and its driver that decides what kernels are compiled to.
+fn identity(adapter: &wgpu::AdapterInfo) -> String {
+    let wgpu::AdapterInfo { name, vendor, device, driver, driver_info, .. } = adapter;
+    format!("{name}\n{vendor}\n{device}\n{driver}\n{driver_info}")
+}
 
 impl Gpu {
     /// Opens an adapter; `caps` says what of it is used. Kernels are compiled anew.
@@ -125,7 +131,7 @@ impl Gpu {
             tile: if limits.max_compute_workgroup_storage_size < LARGE_TILE { 32 } else { 64 },
             faults,
             kernels: Mutex::default(),
-            kept: folder.filter(|_| keeps).map(|folder| Kept::of(folder, &info)),
+            kept: folder.filter(|_| keeps).map(|folder| Kept::of(folder, &identity(&info))),
         }))
     }
 

@@ -3,14 +3,12 @@
 //! device, and says so.
 
 mod adapters;
-mod arguments;
 mod build;
 mod cells;
 mod faults;
 mod flights;
 mod gpu;
 mod heaps;
-mod kept;
 mod kernel;
 mod memory;
 mod operands;
@@ -26,7 +24,7 @@ use self::memory::{Buffers, Memory};
 use self::program::{Arguments, Dispatch};
 use super::{
     ArgLimits, Args, Backend, BackendError, BufferId, BufferKind, BufferSpan, CacheWork, CachesId, CellMove, CellTurn,
-    Event, HostBytes, ProgramId, Queue, SplitWork,
+    Event, HostBytes, ProgramId, Queue, SplitWork, arguments, kept,
 };
 use crate::device::DeviceSpec;
 use crate::graph::StateId;

@@ -1,4 +1,4 @@
-//! A step's arguments → the words that kernels read them from. The one place that knows both forms.
+//! A step's arguments → the words that kernels of cards read them from. The one place that knows both forms.
 
 use crate::backend::{ArgLimits, Args, CellTable, SequenceRows};
 use crate::units::Tokens;
@@ -17,7 +17,7 @@ pub fn usual_words(limits: &ArgLimits) -> usize {
     HEADER + limits.classes.iter().map(|kept| class(kept.cells)).sum::<usize>()
 }
 
-/// Replaces `words` by those of admitted arguments: see `team.wgsl`.
+/// Replaces `words` by those of admitted arguments: see `team.wgsl` and `step.cuh`.
 pub fn write(args: &Args<'_>, words: &mut Vec<u32>) {
     words.clear();
     words.extend([args.tokens.0, args.outputs.0]);

@@ -1,4 +1,4 @@
-//! Compiled kernels in files of the user's cache folder: a file a kernel, named by all that decides it: adapter, driver and
+//! Compiled kernels in files of the user's cache folder: a file a kernel, named by all that decides it: device, driver and
 //! text. What is missing, damaged or of another device is as if it were not there, and nothing here fails a run.
 
 use std::fs;
@@ -16,11 +16,11 @@ const HEADER: usize = 16;
 /// The most that is read of a file: far more than a kernel takes.
 const MOST: u64 = 64 << 20;
 
-/// Where kernels of one adapter and driver are kept.
+/// Where kernels of one device and driver are kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
     folder: PathBuf,
-    /// What names every kernel of this adapter apart from others.
+    /// What names every kernel of this device apart from others.
     seed: u64,
 }
 
@@ -32,11 +32,9 @@ pub fn folder() -> Option<PathBuf> {
 }
 
 impl Kept {
-    /// Those of an adapter, in a folder that need not exist.
-    pub fn of(folder: &Path, adapter: &wgpu::AdapterInfo) -> Kept {
-        let wgpu::AdapterInfo { name, vendor, device, driver, driver_info, .. } = adapter;
-        let all = format!("{name}\n{vendor}\n{device}\n{driver}\n{driver_info}");
-        Kept { folder: folder.to_owned(), seed: XxHash64::oneshot(0, all.as_bytes()) }
+    /// Those of a device, in a folder that need not exist; `device` says all of it and its compiler that decides code.
+    pub fn of(folder: &Path, device: &str) -> Kept {
+        Kept { folder: folder.to_owned(), seed: XxHash64::oneshot(0, device.as_bytes()) }
     }
 
     /// What was kept for a kernel of this text.
@@ -79,7 +77,7 @@ mod tests {
     use super::Kept;
 
     #[test]
-    fn what_is_kept_is_found_unless_it_was_damaged_or_is_of_another_adapter() {
+    fn what_is_kept_is_found_unless_it_was_damaged_or_is_of_another_device() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (Kept { folder: folder.path().join("new"), seed: 1 }, 2);
         let other = Kept { seed: other, ..one.clone() };
