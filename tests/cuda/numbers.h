@@ -1,0 +1,87 @@
+// Numbers as kernels name them, and what a device does with one alone: conversions, byte products, roundings. Pure: no
+// thread knows of another here.
+
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+typedef unsigned char u8;
+typedef signed char i8;
+typedef unsigned short u16;
+typedef short i16;
+typedef unsigned int u32;
+typedef int i32;
+typedef unsigned long long u64;
+typedef float f32;
+
+#define DEVICE inline __attribute__((always_inline))
+
+DEVICE u32 bits_of(f32 x) {
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+DEVICE f32 from_bits(u32 bits) {
+    f32 x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+DEVICE f32 from_half(u16 bits) {
+    const u32 sign = u32(bits & 0x8000) << 16, rest = bits & 0x7fff;
+    if (rest > 0x7c00) return from_bits(0x7fffffff);
+    if (rest == 0x7c00) return from_bits(sign | 0x7f800000);
+    if (rest < 0x400) return from_bits(sign | bits_of(f32(rest) * 0x1p-24f));
+    return from_bits(sign | ((rest << 13) + (112u << 23)));
+}
+
+// Rounded to the nearest, ties to even; what is no number becomes the one that the device has.
+DEVICE u16 to_half(f32 x) {
+    const u32 bits = bits_of(x), rest = bits & 0x7fffffff;
+    const u16 sign = u16(bits >> 16 & 0x8000);
+    if (rest > 0x7f800000) return 0x7fff;
+    if (rest >= 0x477ff000) return sign | 0x7c00;
+    // Below the normal halves, an addition leaves 24 bits behind the point and rounds the rest away.
+    if (rest < 0x38800000) return sign | u16(bits_of(from_bits(rest) + 0.5f) - 0x3f000000);
+    return sign | u16((rest - (112u << 23) + 0xfff + (rest >> 13 & 1)) >> 13);
+}
+
+DEVICE f32 from_bf16(u16 bits) {
+    return from_bits(u32(bits) << 16);
+}
+
+DEVICE u16 to_bf16(f32 x) {
+    const u32 bits = bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return u16(bits >> 16 | 0x40);
+    return u16((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+DEVICE f32 divided(f32 a, f32 b) {
+    return a / b;
+}
+
+DEVICE f32 root(f32 x) {
+    return __builtin_sqrtf(x);
+}
+
+// `c` and the products of four signed bytes of each; sums wrap.
+DEVICE i32 dot4(u32 a, u32 b, i32 c) {
+    i32 sum = 0;
+    for (int i = 0; i < 32; i += 8) sum += i32(i8(a >> i)) * i32(i8(b >> i));
+    return i32(u32(c) + u32(sum));
+}
+
+// Three bits of a digit name a byte; with the fourth, its sign is meant, eight times over.
+DEVICE u32 bytes_of(u32 a, u32 b, u32 choice) {
+    const u64 from = u64(b) << 32 | a;
+    u32 result = 0;
+    for (int i = 0; i < 4; i++) {
+        const u32 digit = choice >> (4 * i);
+        u32 byte = u32(from >> (8 * (digit & 7))) & 0xff;
+        if (digit & 8) byte = byte & 0x80 ? 0xff : 0;
+        result |= byte << (8 * i);
+    }
+    return result;
+}
