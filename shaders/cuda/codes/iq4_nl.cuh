@@ -1,0 +1,12 @@
+// Blocks of 32 codes of four bits that stand for values of a table, under a scale.
+
+constexpr u32 BLOCK_BYTES = 18, BLOCK_RUNS = 1, ALIGN = 2;
+constexpr bool HALVES = false, MINIMA = false;
+
+DEVICE void codes(const u8 *block, u32, u32 t, u32 &low, u32 &high) {
+    looked_up(iq4_table(), word_at<ALIGN>(block + 2 + 4 * t), low, high);
+}
+
+DEVICE void scales(const u8 *block, u32, f32 (&of)[1]) {
+    of[0] = half_at(block);
+}

@@ -1,0 +1,56 @@
+// Products for few rows, up to ROWS a block; see `matmul.cuh` for the parameters. TYPE_... names the weight's type: x is
+// codes for block types, and must be in whole sixteen bytes; for f32, f16 and bf16 it is values.
+//
+// The rows of a weight begin where its block's bytes let them: at a multiple of 4 (f32 q4_1 q5_1 q2_k q4_k q5_k iq4_xs),
+// of 2 (f16 bf16 q4_0 q5_0 q8_0 q3_k q6_k iq4_nl), or anywhere (mxfp4).
+//
+// matmul: heads * ceil(rows / PLACES) blocks, and ceil(rows of the step / ROWS) on y. One matrix is one head.
+// experts (of ROWS 1): slots * ceil(rows / PLACES) blocks.
+// carry: ceil(rows of the step * heads * carried / 256) blocks; x is values. No shared memory.
+// Shared memory of matmul and experts: SHARED_BYTES.
+
+#ifndef ROWS
+#define ROWS 1
+#endif
+
+#if defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
+#include "matmul_few_f32.cuh"
+#else
+#include "matmul_few_i8.cuh"
+#endif
+
+KERNEL(matmul, THREADS, 2) {
+    u32 blocks = (p.rows + PLACES - 1) / PLACES;
+    u32 head = blockIdx.x / blocks, row = blockIdx.y * ROWS, rows = rows_of(p.args, p.dim);
+    if (row >= rows || head >= p.heads) return;
+    Matrix matrix = {p.w + matrices_bytes(p, head), blockIdx.x % blocks * PLACES, 0};
+    u64 x = u64(row) * p.x_row + u64(head) * p.x_head;
+    few(p, matrix, x, least_of(ROWS, rows - row), u64(row) * p.out_row + u64(head) * p.out_head);
+}
+
+#if ROWS == 1
+
+// Each slot of a row's choices by itself.
+KERNEL(experts, THREADS, 2) {
+    u32 blocks = (p.rows + PLACES - 1) / PLACES;
+    u32 slot = blockIdx.x / blocks;
+    if (slot >= rows_of(p.args, p.dim) * p.used) return;
+    u32 expert = p.routing[2 * slot];
+    if (expert < p.first_expert || expert >= p.end_expert) return;
+    const u8 *w = p.w + matrices_bytes(p, expert - p.first_expert);
+    Matrix matrix = {w, blockIdx.x % blocks * PLACES, u64(expert) * p.rows};
+    u64 x = u64(slot / p.used) * p.x_row + (p.slotted != 0 ? u64(slot % p.used) * p.x_head : 0);
+    few(p, matrix, x, 1, u64(slot) * p.out_row);
+}
+
+// One thread: one element behind a head's product.
+KERNEL(carry, THREADS, 1) {
+    u64 i = u64(blockIdx.x) * THREADS + threadIdx.x;
+    u64 row = i / (p.heads * p.carried);
+    if (row >= rows_of(p.args, p.dim)) return;
+    u32 head = u32(i / p.carried % p.heads), e = u32(i % p.carried);
+    f32 value = static_cast<const f32 *>(p.x)[row * p.x_row + u64(head) * p.x_head + p.cols + e];
+    p.out[row * p.out_row + u64(head) * p.out_head + p.rows + e] = value;
+}
+
+#endif

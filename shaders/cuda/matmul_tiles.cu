@@ -1,0 +1,50 @@
+// Products for many rows; see `matmul.cuh` for the parameters and `matmul.cu` for types and what they need of alignment.
+// A block takes a tile: WEIGHTS rows of a matrix and up to TILE rows of x (16, 32 or 64).
+//
+// matmul_tiles: ceil(rows / WEIGHTS) blocks, on y ceil(rows of the step / TILE), on z heads.
+// experts_tiles: the same with, on z, the experts from the first of the weight's to their end.
+// Shared memory: SHARED_BYTES.
+
+#include "matmul.cuh"
+
+#ifndef TILE
+#define TILE 64
+#endif
+
+#if defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
+#include "matmul_tiles_f32.cuh"
+#else
+#include "matmul_tiles_i8.cuh"
+#endif
+
+KERNEL(matmul_tiles, THREADS, 2) {
+    SHARED(Places, places, 1);
+    u32 row = blockIdx.y * TILE, rows = rows_of(p.args, p.dim), head = blockIdx.z;
+    if (row >= rows) return;
+    if (threadIdx.x < TILE) {
+        u64 own = least_of(row + threadIdx.x, rows - 1);
+        places->x[threadIdx.x] = own * p.x_row + u64(head) * p.x_head;
+        places->out[threadIdx.x] = own * p.out_row + u64(head) * p.out_head;
+    }
+    block_sync();
+    Matrix matrix = {p.w + matrices_bytes(p, head), blockIdx.x * WEIGHTS, 0};
+    tile(p, matrix, *places, least_of(TILE, rows - row));
+}
+
+// Slots of the group of an expert. There are groups where the choices were.
+KERNEL(experts_tiles, THREADS, 2) {
+    SHARED(Places, places, 1);
+    u32 group = blockIdx.z, first = blockIdx.y * TILE;
+    u32 slots = p.routing[2 * group + 1];
+    if (first >= slots) return;
+    const u32 *slots_of = p.routing + 2 * (p.end_expert - p.first_expert) + p.routing[2 * group];
+    if (threadIdx.x < TILE) {
+        u32 slot = slots_of[least_of(first + threadIdx.x, slots - 1)];
+        u64 of_slot = p.slotted != 0 ? u64(slot % p.used) * p.x_head : 0;
+        places->x[threadIdx.x] = u64(slot / p.used) * p.x_row + of_slot;
+        places->out[threadIdx.x] = u64(slot) * p.out_row;
+    }
+    block_sync();
+    Matrix matrix = {p.w + matrices_bytes(p, group), blockIdx.x * WEIGHTS, u64(p.first_expert + group) * p.rows};
+    tile(p, matrix, *places, least_of(TILE, slots - first));
+}
