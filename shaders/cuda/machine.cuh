@@ -108,6 +108,13 @@ DEVICE f32 root(f32 x) {
     return __fsqrt_rn(x);
 }
 
+// 2 to the power of `x`, to 22 bits; exactly 1 for 0.
+DEVICE f32 power_of_two(f32 x) {
+    f32 y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // `c` and the products of four signed bytes of each.
 DEVICE i32 dot4(u32 a, u32 b, i32 c) {
     return __dp4a(i32(a), i32(b), c);
@@ -127,6 +134,20 @@ DEVICE void load_matrices(u32 (&r)[4], const void *row) {
 }
 
 #if TENSOR_CORES
+
+// Two numbers rounded to halves, as the fragments of a product hold them.
+DEVICE u32 two_halves(f32 low, f32 high) {
+    u32 bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+// The same for bf16.
+DEVICE u32 two_bf16s(f32 low, f32 high) {
+    u32 bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
 
 // d += a b, 16 x 8 from 16 x 32 and 32 x 8 signed bytes: fragments as PTX's mma.m16n8k32 has them.
 DEVICE void mma_bytes(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {

@@ -66,6 +66,19 @@ DEVICE f32 root(f32 x) {
     return __builtin_sqrtf(x);
 }
 
+// Numbers below the normal ones become 0.
+DEVICE f32 power_of_two(f32 x) {
+    return x < -126.0f ? 0.0f : exp2f(x);
+}
+
+DEVICE u32 two_halves(f32 low, f32 high) {
+    return u32(to_half(high)) << 16 | to_half(low);
+}
+
+DEVICE u32 two_bf16s(f32 low, f32 high) {
+    return u32(to_bf16(high)) << 16 | to_bf16(low);
+}
+
 // `c` and the products of four signed bytes of each; sums wrap.
 DEVICE i32 dot4(u32 a, u32 b, i32 c) {
     i32 sum = 0;
