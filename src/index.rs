@@ -66,6 +66,11 @@ impl<I: Id, T> IndexVec<I, T> {
         self.items.get(id.index())
     }
 
+    /// The same to change.
+    pub fn get_mut(&mut self, id: I) -> Option<&mut T> {
+        self.items.get_mut(id.index())
+    }
+
     /// The items in order of their ids.
     pub fn into_items(self) -> impl Iterator<Item = T> {
         self.items.into_iter()

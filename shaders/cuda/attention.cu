@@ -197,3 +197,11 @@ KERNEL(attention_merge, THREADS, 8) {
         p.out[u64(t) * VALUE_DIM + e] = divided(sum, total) + 0.0f;
     }
 }
+
+// What launches need to know: vectors of a block that takes many rows, its shared memory, and that of one for few.
+KERNEL(sizes, 1, 1) {
+    u32 *out = reinterpret_cast<u32 *>(p.out);
+    out[0] = 16 * MANY;
+    out[1] = Shape<MANY>::bytes;
+    out[2] = Shape<1>::bytes;
+}

@@ -19,8 +19,9 @@ typedef int i32;
 typedef unsigned long long u64;
 typedef float f32;
 
-// A kernel of its file's one `Params`, for blocks of so many threads, of which a multiprocessor is to hold so many.
+// A kernel of its file's one `Params`, which has PARAMS_BYTES, for blocks of so many threads, of which a multiprocessor is to hold so many.
 #define KERNEL(name, threads, blocks) \
+    static_assert(sizeof(Params) == PARAMS_BYTES, "parameters are not those that launches have"); \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
 
 #define DEVICE __device__ __forceinline__

@@ -48,3 +48,10 @@ KERNEL(experts_tiles, THREADS, 2) {
     Matrix matrix = {p.w + matrices_bytes(p, group), blockIdx.x * WEIGHTS, u64(p.first_expert + group) * p.rows};
     tile(p, matrix, *places, least_of(TILE, slots - first));
 }
+
+// What launches need to know: shared memory, and rows of the weight that a block takes.
+KERNEL(sizes, 1, 1) {
+    u32 *out = reinterpret_cast<u32 *>(p.out);
+    out[0] = SHARED_BYTES;
+    out[1] = WEIGHTS;
+}

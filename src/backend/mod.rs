@@ -6,6 +6,7 @@ mod batches;
 mod bound;
 mod cells;
 pub mod cpu;
+pub mod cuda;
 mod frequencies;
 mod kept;
 pub mod null;
@@ -185,8 +186,6 @@ pub struct Args<'a> {
 pub enum BackendError {
     #[error("{device}: {need} could not be allocated: {why}")]
     OutOfMemory { device: String, need: Bytes, why: String },
-    #[error("{device}: this version describes {kind} devices but does not drive them")]
-    NotDriven { device: String, kind: &'static str },
     #[error("{device}: {buffer} does not exist")]
     NoBuffer { device: String, buffer: BufferId },
     #[error("{device}: bytes {offset}..{end} leave {buffer} of {len}", offset = span.offset.0, end = span.offset.0.saturating_add(span.len.0))]
@@ -237,8 +236,7 @@ impl BackendError {
         match self {
             BackendError::OutOfMemory { device, .. } => Some(Fault::OutOfMemory(device)),
             BackendError::Lost { device, .. } => Some(Fault::Lost(device)),
-            BackendError::NotDriven { .. }
-            | BackendError::NoBuffer { .. }
+            BackendError::NoBuffer { .. }
             | BackendError::OutOfBuffer { .. }
             | BackendError::ReadOnly { .. }
             | BackendError::NoProgram { .. }

@@ -65,14 +65,10 @@ pub fn scratch(device: &DeviceSpec, graph: &Graph, nodes: &[NodeId]) -> Scratch 
     let mut all = Scratch { workers: device.workers, ..Scratch::default() };
     match device.kind {
         BackendKind::Null => {}
-        BackendKind::Vulkan => {
-            all.workers = 0;
-            nodes.iter().for_each(|&node| all.widen(vulkan_node(graph, node)));
-        }
         BackendKind::Cpu => nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node))),
-        BackendKind::Cuda => {
+        BackendKind::Cuda | BackendKind::Vulkan => {
             all.workers = 0;
-            nodes.iter().for_each(|&node| all.widen(cpu_node(graph, node)));
+            nodes.iter().for_each(|&node| all.widen(card_node(graph, node)));
         }
     }
     all
@@ -108,18 +104,18 @@ fn cpu_node(graph: &Graph, id: NodeId) -> Scratch {
     }
 }
 
-/// What Vulkan kernels may need between two dispatches; all else they keep in registers.
-fn vulkan_node(graph: &Graph, id: NodeId) -> Scratch {
+/// What kernels of cards may need between two launches; all else they keep in registers.
+fn card_node(graph: &Graph, id: NodeId) -> Scratch {
     let node = graph.node(id);
     let rows = u64::from(graph.rows(node.out.rows).0);
     match &node.op {
-        Op::MatMul(op) => vulkan_acts(graph, op.weight, rows),
-        Op::HeadMatMul(op) => vulkan_acts(graph, op.weight, rows * u64::from(graph.weights()[op.weight].count)),
+        Op::MatMul(op) => card_acts(graph, op.weight, rows),
+        Op::HeadMatMul(op) => card_acts(graph, op.weight, rows * u64::from(graph.weights()[op.weight].count)),
         Op::Moe(Moe::Experts(op)) => {
             let used = graph.node(op.routing).out.cols;
             let slots = if op.slotted { used } else { 1 };
-            let groups = vulkan_groups(graph.weights()[op.weight].count, rows * u64::from(used));
-            Scratch { groups, ..vulkan_acts(graph, op.weight, rows * u64::from(slots)) }
+            let groups = card_groups(graph.weights()[op.weight].count, rows * u64::from(used));
+            Scratch { groups, ..card_acts(graph, op.weight, rows * u64::from(slots)) }
         }
         Op::Attention(op) => {
             let few = AttentionParts::of(graph, op);
@@ -135,7 +131,7 @@ fn vulkan_node(graph: &Graph, id: NodeId) -> Scratch {
     }
 }
 
-/// How Vulkan's attention cuts the cells of a sequence: the same for every batch.
+/// How attention on cards cuts the cells of a sequence: the same for every batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttentionParts {
     /// Cells of a part, from the start of the sequence on.
@@ -174,7 +170,7 @@ impl AttentionParts {
 }
 
 /// Rows of activations for a weight whose blocks may be multiplied as bytes.
-fn vulkan_acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
+fn card_acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
     let weight = &graph.weights()[weight];
     match act_format(weight.dtype) {
         Some(ActFormat::Q8x32 | ActFormat::Q8x256) => {
@@ -185,11 +181,11 @@ fn vulkan_acts(graph: &Graph, weight: WeightId, rows: u64) -> Scratch {
 }
 
 /// The start and the number of each expert's slots, then all slots.
-fn vulkan_groups(experts: u32, slots: u64) -> Bytes {
+fn card_groups(experts: u32, slots: u64) -> Bytes {
     Bytes(4 * (2 * u64::from(experts) + slots)).align_up(ALIGN)
 }
 
-/// Bytes of so many activations as Vulkan's kernels hold them, in runs of 32: a byte each, and for each run a scale and
+/// Bytes of so many activations as kernels of cards hold them, in runs of 32: a byte each, and for each run a scale and
 /// two sums.
 pub(crate) fn acts_bytes(numbers: u64) -> Bytes {
     Bytes(numbers + numbers / 32 * 8)

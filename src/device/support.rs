@@ -11,14 +11,6 @@ use crate::tensor::{DType, quant};
 /// Why a device cannot run a node.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Unsupported {
-    /// The kind of device has no kernels in this version.
-    #[error("{node} needs a {kind} kernel: this version describes {kind} devices but does not drive them")]
-    Kind {
-        /// The node's name.
-        node: String,
-        /// The kind of device, by name.
-        kind: &'static str,
-    },
     /// A weight's type has no kernel.
     #[error("{node} needs a {kind} kernel for weight {weight} of type {dtype}, there is none; needed {needed}")]
     Weight {
@@ -42,9 +34,8 @@ pub enum Unsupported {
 pub fn supports(device: &DeviceSpec, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     match (device.types, device.kind) {
         (Types::All, _) | (Types::Kernels, BackendKind::Null) => Ok(()),
-        (Types::Kernels, kind @ (BackendKind::Cpu | BackendKind::Vulkan)) => reads_types(kind, graph, node),
-        (Types::Kernels, kind @ BackendKind::Cuda) => {
-            Err(Unsupported::Kind { node: node.name.clone(), kind: kind.name() })
+        (Types::Kernels, kind @ (BackendKind::Cpu | BackendKind::Cuda | BackendKind::Vulkan)) => {
+            reads_types(kind, graph, node)
         }
     }
 }
@@ -53,13 +44,13 @@ pub fn supports(device: &DeviceSpec, graph: &Graph, node: &Node) -> Result<(), U
 /// into the file's layout on its way.
 pub fn reads_layout(device: &DeviceSpec, layout: Layout) -> bool {
     match (device.types, device.kind, layout) {
-        (Types::Kernels, BackendKind::Vulkan, Layout::Panel16) => false,
-        (Types::Kernels, BackendKind::Vulkan, Layout::Gguf) => true,
-        (Types::All, _, _) | (Types::Kernels, BackendKind::Null | BackendKind::Cpu | BackendKind::Cuda, _) => true,
+        (Types::Kernels, BackendKind::Cuda | BackendKind::Vulkan, Layout::Panel16) => false,
+        (Types::Kernels, BackendKind::Cuda | BackendKind::Vulkan, Layout::Gguf) => true,
+        (Types::All, _, _) | (Types::Kernels, BackendKind::Null | BackendKind::Cpu, _) => true,
     }
 }
 
-/// Both kinds read the types that have a codec.
+/// All kinds read the types that have a codec.
 fn reads_types(kind: BackendKind, graph: &Graph, node: &Node) -> Result<(), Unsupported> {
     let matrix = matrix_weight(&node.op);
     for id in node.op.weight_operands() {

@@ -20,7 +20,7 @@ use loadmaster::residency::{Axis, Layout, Residency, Storage, WeightSlice};
 use loadmaster::tensor::{DType, quant};
 use loadmaster::units::{Bytes, Tokens};
 
-use crate::vulkan;
+use crate::cards;
 
 /// Rows of the tables.
 const VOCAB: u32 = 128;
@@ -331,11 +331,12 @@ fn computing() -> Vec<(String, Open)> {
         let open: Open = Box::new(move || Box::new(CpuBackend::with_isa(spec.clone(), isa).unwrap()));
         (format!("cpu {isa}"), open)
     });
-    isas.chain(vulkan::device().map(|gpu| {
-        let open: Open = Box::new(move || Box::new(vulkan::backend_over(&gpu)));
-        ("vulkan".to_owned(), open)
-    }))
-    .collect()
+    let cards = cards::present().into_iter().map(|card| {
+        let name = card.kind.name().to_owned();
+        let open: Open = Box::new(move || card.backend());
+        (name, open)
+    });
+    isas.chain(cards).collect()
 }
 
 /// Backends of one kind make the same bits.

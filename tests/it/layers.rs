@@ -35,12 +35,13 @@ const TABLE: [(&str, &str); 21] = [
 ];
 
 /// Files and folders that may hold `unsafe`.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "gguf/mmap.rs",
     "backend/cpu/memory.rs",
     "backend/cpu/pool.rs",
     "backend/cpu/run.rs",
     "backend/cpu/simd/",
+    "backend/cuda/driver/",
     "backend/vulkan/heaps.rs",
 ];
 

@@ -2,6 +2,7 @@
 
 mod backend;
 mod batching;
+mod cards;
 mod cells;
 mod cells_backend;
 mod churn;

@@ -1,0 +1,204 @@
+//! Kernel files → functions of a card: a file is compiled for an architecture and a few numbers, once, and kept.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::driver::{Context, DeviceBytes, Function, Launch, Module, PinnedBytes, Refused, Stream, compile, compiler};
+use super::queues::locked;
+use crate::backend::kept::Kept;
+
+/// A file of `shaders/cuda` that kernels are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct File {
+    /// Its name without `.cu`.
+    pub name: &'static str,
+    text: &'static str,
+}
+
+/// The files that others take in, by name.
+type Headers = &'static [(&'static str, &'static str)];
+
+macro_rules! files {
+    ($($ident:ident $name:literal)*) => {
+        impl File {
+            $(
+                #[doc = concat!("`", $name, ".cu`.")]
+                pub const $ident: File =
+                    File { name: $name, text: include_str!(concat!("../../../shaders/cuda/", $name, ".cu")) };
+            )*
+        }
+    };
+}
+
+macro_rules! headers {
+    ($($name:literal)*) => {
+        const HEADERS: Headers = &[$(($name, include_str!(concat!("../../../shaders/cuda/", $name)))),*];
+    };
+}
+
+files! {
+    ACTS "acts"
+    ATTENTION "attention"
+    CACHE "cache"
+    CELLS "cells"
+    ELEMENTWISE "elementwise"
+    GROUPS "groups"
+    MATMUL "matmul"
+    MATMUL_TILES "matmul_tiles"
+    MOE "moe"
+    NORM "norm"
+    ROPE "rope"
+    ROWS "rows"
+}
+
+headers! {
+    "activation.cuh" "acts.cuh" "attention_cells.cuh" "attention_shape.cuh" "attention_sums.cuh" "attention_walk.cuh"
+    "codes/iq4_nl.cuh" "codes/iq4_xs.cuh" "codes/k_scales.cuh" "codes/mxfp4.cuh" "codes/of_type.cuh" "codes/q2_k.cuh"
+    "codes/q3_k.cuh" "codes/q4_0.cuh" "codes/q4_1.cuh" "codes/q4_k.cuh" "codes/q5_0.cuh" "codes/q5_1.cuh"
+    "codes/q5_k.cuh" "codes/q6_k.cuh" "codes/q8_0.cuh" "codes/read.cuh" "eights.cuh" "machine.cuh" "matmul.cuh"
+    "matmul_f32.cuh" "matmul_few_f32.cuh" "matmul_few_i8.cuh" "matmul_i8.cuh" "matmul_tiles_f32.cuh"
+    "matmul_tiles_i8.cuh" "rope.cuh" "route.cuh" "step.cuh" "store.cuh" "sums.cuh" "types/bf16.cuh" "types/f16.cuh"
+    "types/f32.cuh" "types/iq4_nl.cuh" "types/iq4_xs.cuh" "types/k_scales.cuh" "types/mxfp4.cuh" "types/q2_k.cuh"
+    "types/q3_k.cuh" "types/q4_0.cuh" "types/q4_1.cuh" "types/q4_k.cuh" "types/q5_0.cuh" "types/q5_1.cuh"
+    "types/q5_k.cuh" "types/q6_k.cuh" "types/q8_0.cuh" "types/read.cuh" "types/table.cuh" "types/types.cuh"
+}
+
+/// A text and what it is compiled for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The file.
+    pub file: File,
+    /// What the text is compiled for: names with what stands for them.
+    pub defines: Vec<String>,
+    /// Bytes of its parameters.
+    pub params: usize,
+}
+
+/// All kernels of a context.
+pub struct Kernels {
+    context: Arc<Context>,
+    architecture: u32,
+    kept: Option<Kept>,
+    modules: Mutex<HashMap<Source, Module>>,
+    sizes: Mutex<HashMap<Source, [u32; 4]>>,
+}
+
+impl Kernels {
+    /// None yet; compiled ones are kept in files of a folder and found there.
+    ///
+    /// # Errors
+    /// There is no compiler, or the driver refuses.
+    pub fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Kernels, String> {
+        let architecture = context.architecture().map_err(|why| why.to_string())?;
+        let version = compiler()?;
+        let identity = format!("sm_{architecture}\nNVRTC {version}");
+        let kept = folder.map(|folder| Kept::of(folder, &identity));
+        Ok(Kernels {
+            context: Arc::clone(context),
+            architecture,
+            kept,
+            modules: Mutex::default(),
+            sizes: Mutex::default(),
+        })
+    }
+
+    /// Whose they are.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// What the kernel `sizes` of a source writes to the address at place `out` of its parameters: what launches of the
+    /// others need, which only the text knows.
+    ///
+    /// # Errors
+    /// As for [`Kernels::function`].
+    pub fn sizes(&self, source: &Source, mut params: Vec<u64>, out: usize) -> Result<[u32; 4], String> {
+        if let Some(sizes) = locked(&self.sizes).get(source) {
+            return Ok(*sizes);
+        }
+        let function = self.function(source, "sizes", 0)?;
+        let told = |why: Refused| format!("sizes of {}.cu: {why}", source.file.name);
+        let (stream, room) =
+            (Stream::new(&self.context).map_err(told)?, DeviceBytes::new(&self.context, 16).map_err(told)?);
+        let mut found = PinnedBytes::new(&self.context, 16).map_err(told)?;
+        params[out] = room.address(0);
+        let launch = Launch { function: &function, grid: (1, 1, 1), threads: 1, shared: 0, params: &params };
+        stream.launch(&launch).map_err(told)?;
+        stream.fetch(&room, 0, found.bytes_mut()).map_err(told)?;
+        stream.finish().map_err(told)?;
+        let mut sizes = [0; 4];
+        bytemuck::cast_slice_mut(&mut sizes).copy_from_slice(found.bytes());
+        Ok(*locked(&self.sizes).entry(source.clone()).or_insert(sizes))
+    }
+
+    /// A kernel whose blocks may share so many bytes.
+    ///
+    /// # Errors
+    /// The text does not compile, or the card refuses it.
+    pub fn function(&self, source: &Source, entry: &str, shared: u32) -> Result<Function, String> {
+        let module = self.module(source)?;
+        module.function(entry, shared).map_err(|why| format!("{entry} of {}.cu: {why}", source.file.name))
+    }
+
+    /// Compiles what is not compiled yet; several threads may compile different sources.
+    ///
+    /// # Errors
+    /// As for [`Kernels::function`].
+    pub fn module(&self, source: &Source) -> Result<Module, String> {
+        if let Some(module) = locked(&self.modules).get(source) {
+            return Ok(module.clone());
+        }
+        let named = |why: String| format!("{}.cu: {why}", source.file.name);
+        let (text, options) = (text_of(source.file), options_of(source));
+        let key = format!("{}\n{text}", options.join(" "));
+        let found = self.kept.as_ref().and_then(|kept| kept.find(&key));
+        let loaded = found.and_then(|code| Module::load(&self.context, &code).ok());
+        let module = match loaded {
+            Some(module) => module,
+            None => {
+                let code = compile(&text, self.architecture, &options).map_err(named)?;
+                let module = Module::load(&self.context, &code).map_err(|why| named(why.to_string()))?;
+                if let Some(kept) = &self.kept {
+                    kept.keep(&key, &code);
+                }
+                module
+            }
+        };
+        Ok(locked(&self.modules).entry(source.clone()).or_insert(module).clone())
+    }
+}
+
+/// What a source is compiled with, whatever the architecture.
+pub fn options_of(source: &Source) -> Vec<String> {
+    let fixed = ["--std=c++17".to_owned(), "-fmad=false".to_owned(), format!("-DPARAMS_BYTES={}", source.params)];
+    let defines = source.defines.iter().map(|define| format!("-D{define}"));
+    fixed.into_iter().chain(defines).collect()
+}
+
+/// A file with all that it takes in. A compiler reads each text once, wherever it is named first.
+pub fn text_of(file: File) -> String {
+    let mut text = String::new();
+    take_in(file.text, "", &mut text);
+    text
+}
+
+fn take_in(from: &str, folder: &str, text: &mut String) {
+    for line in from.lines().filter(|line| *line != "#pragma once") {
+        let named = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+        match named.and_then(|name| find(folder, name)) {
+            Some((at, (name, header))) => {
+                text.push_str(&format!("#ifndef TAKEN_{at}\n#define TAKEN_{at}\n"));
+                take_in(header, name.rfind('/').map_or("", |end| &name[..=end]), text);
+                text.push_str("#endif\n");
+            }
+            None => text.extend([line, "\n"]),
+        }
+    }
+}
+
+/// A header beside the text that names it, or above: its number, and it.
+fn find(folder: &str, name: &str) -> Option<(usize, (&'static str, &'static str))> {
+    let path = name.strip_prefix("../").map_or_else(|| format!("{folder}{name}"), str::to_owned);
+    HEADERS.iter().copied().enumerate().find(|(_, (known, _))| *known == path)
+}
