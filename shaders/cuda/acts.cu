@@ -14,8 +14,8 @@ struct Params {
     const f32 *x;
     const f32 *up;
     f32 *out;
-    u32 *codes;
-    u32 *scales;
+    u64 *codes;
+    u64 *scales;
     u32 dim;
     // Columns of a part of a row that is multiplied, and those parts.
     u32 cols;

@@ -6,10 +6,10 @@
 
 #include "machine.cuh"
 
-// Where the codes of values begin, and their scales: for each run of 32 its scale and the sums of its two halves, of 16 bits
-// each. Codes of a row follow those of the row before.
+// Where the codes of values begin, eight a word, and their scales, a word for each run of 32: its scale, then the sums of its
+// two halves, of 16 bits each. Codes of a row follow those of the row before.
 struct Codes {
-    u32 *codes, *scales;
+    u64 *codes, *scales;
 };
 
 // A block's scale, and the factor that turns its numbers to codes.
@@ -58,9 +58,7 @@ DEVICE void quantize_eight(const Codes &to, const f32 (&x)[8], u32 eight, bool t
     sum += warp_xor(sum, 1);
     const i32 second = warp_xor(sum, 2);
     if (!there) return;
-    to.codes[2 * eight] = words[0];
-    to.codes[2 * eight + 1] = words[1];
+    to.codes[eight] = words[0] | u64(words[1]) << 32;
     if (eight % 4 != 0) return;
-    to.scales[eight / 2] = bits_of(of.scale);
-    to.scales[eight / 2 + 1] = (u32(sum) & 0xffff) | u32(second) << 16;
+    to.scales[eight / 4] = bits_of(of.scale) | u64((u32(sum) & 0xffff) | u32(second) << 16) << 32;
 }

@@ -20,8 +20,8 @@ struct Params {
     const f32 *x;
     const f32 *weight;
     f32 *out;
-    u32 *codes;
-    u32 *scales;
+    u64 *codes;
+    u64 *scales;
     u32 dim;
     // Elements of a slice that are normalised, and those behind them.
     u32 cols;
