@@ -35,11 +35,15 @@ DEVICE u32 most_of(const f32 (&x)[8]) {
         const u32 magnitude = bits_of(x[k]) & 0x7fffffff;
         most = most > magnitude ? most : magnitude;
     }
-    for (u32 mask = 1; mask < 4 * RUNS; mask *= 2) {
-        const u32 other = warp_xor(most, mask);
-        most = most > other ? most : other;
+    if constexpr (RUNS == 8) {
+        return warp_max(most);
+    } else {
+        for (u32 mask = 1; mask < 4; mask *= 2) {
+            const u32 other = warp_xor(most, mask);
+            most = most > other ? most : other;
+        }
+        return most;
     }
-    return most;
 }
 
 // Writes the codes of eight numbers, which are those of that index in all rows, and with the other lanes of the run its

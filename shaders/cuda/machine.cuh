@@ -243,3 +243,16 @@ DEVICE void copies_wait() {}
 
 #endif
 #endif
+
+// The largest number of all lanes, in each.
+DEVICE u32 warp_max(u32 value) {
+#if !defined(EMULATED) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffu, value);
+#else
+    for (u32 mask = 16; mask > 0; mask /= 2) {
+        const u32 other = warp_xor(value, mask);
+        value = value > other ? value : other;
+    }
+    return value;
+#endif
+}

@@ -1,7 +1,7 @@
 // The choice of experts, a row at a time, and the weighted sum of what they gave.
 //
 // route (compiled with LANE_EXPERTS, experts over 32): a warp a row; grid rows of the step over 4; block 128.
-// combine: grid rows of the step, then columns over 512; block 256. Neither needs shared memory.
+// combine: grid rows of the step, then columns over 256; block 256. Neither needs shared memory.
 
 #include "step.cuh"
 
@@ -47,9 +47,8 @@ DEVICE void choose(const Params &p, const f32 (&probabilities)[LANE_EXPERTS], Sc
     const u32 lane = threadIdx.x % 32;
     f32 sum = 0.0f;
     for (u32 slot = 0; slot < p.used; slot++) {
-        const u64 found = best(scores, 0, p.experts);
         // Where all are taken already, the first.
-        const u32 expert = found == NONE ? 0 : expert_of(found);
+        const u32 expert = best(scores, 0, p.experts).expert;
         const f32 weight = warp_take(of_expert(probabilities, expert), expert % 32);
         sum += weight;
         take(scores, expert);
@@ -87,24 +86,20 @@ KERNEL(route, 128, 4) {
 
 #endif
 
-// One thread: two elements of a row. Slots are summed in their order, each product and sum rounded.
+// One thread: an element of a row. Slots are summed in their order, each product and sum rounded; what slots of other
+// experts hold counts for nothing.
 KERNEL(combine, 256, 4) {
-    const u32 row = blockIdx.x;
-    if (row >= rows_of(p.args, p.dim)) return;
-    for (u32 k = 0; k < 2; k++) {
-        const u32 col = blockIdx.y * 512 + k * 256 + threadIdx.x;
-        if (col >= p.cols) return;
-        const u64 slots = u64(row) * p.used, i = u64(row) * p.cols + col;
-        f32 sum = 0.0f;
-#pragma unroll 4
-        for (u32 slot = 0; slot < p.used; slot++) {
-            const u32 expert = p.routing[2 * (slots + slot)];
-            const bool given = expert >= p.first && expert < p.end;
-            const f32 x = given ? p.x[(slots + slot) * p.cols + col] : 0.0f;
-            sum = given ? sum + x * from_bits(p.routing[2 * (slots + slot) + 1]) : sum;
-        }
-        if (p.shared_x != nullptr) sum += p.shared_x[i];
-        if (p.residual != nullptr) sum += p.residual[i];
-        p.out[i] = sum;
+    const u32 row = blockIdx.x, col = blockIdx.y * 256 + threadIdx.x;
+    if (row >= rows_of(p.args, p.dim) || col >= p.cols) return;
+    const u64 slots = u64(row) * p.used, i = u64(row) * p.cols + col;
+    f32 sum = 0.0f;
+#pragma unroll 8
+    for (u32 slot = 0; slot < p.used; slot++) {
+        const u32 expert = p.routing[2 * (slots + slot)];
+        const f32 weight = from_bits(p.routing[2 * (slots + slot) + 1]), x = p.x[(slots + slot) * p.cols + col];
+        sum = expert >= p.first && expert < p.end ? sum + x * weight : sum;
     }
+    if (p.shared_x != nullptr) sum += p.shared_x[i];
+    if (p.residual != nullptr) sum += p.residual[i];
+    p.out[i] = sum;
 }

@@ -11,8 +11,6 @@ struct Scores {
     u32 keys[LANE_EXPERTS];
 };
 
-constexpr u64 NONE = 0;
-
 DEVICE u32 key_of(f32 score) {
     if (score != score) return 1;
     // Both zeros are one.
@@ -25,28 +23,24 @@ DEVICE f32 score_of(u32 key) {
     return from_bits(key >> 31 != 0 ? key & 0x7fffffff : ~key);
 }
 
-// Of the experts from `from` to `end` the best: its key, over how far it is from the last there could be. NONE if there is
-// none left.
-DEVICE u64 best(const Scores &scores, u32 from, u32 end) {
-    u64 found = NONE;
+// The best of some experts and its score as a word: 0 if there is none.
+struct Best {
+    u32 key, expert;
+};
+
+// Of the experts from `from` to `end`.
+DEVICE Best best(const Scores &scores, u32 from, u32 end) {
+    Best own = {0, 0};
     for (u32 k = 0; k < LANE_EXPERTS; k++) {
-        const u32 e = k * 32 + threadIdx.x % 32, key = e >= from && e < end ? scores.keys[k] : 0;
-        const u64 own = key != 0 ? u64(key) << 32 | ~e : NONE;
-        found = own > found ? own : found;
+        const u32 e = k * 32 + threadIdx.x % 32;
+        if (e >= from && e < end && scores.keys[k] > own.key) own = {scores.keys[k], e};
     }
-    for (u32 mask = 16; mask > 0; mask /= 2) {
-        const u64 other = warp_xor(found, mask);
-        found = other > found ? other : found;
-    }
-    return found;
+    const u32 most = warp_max(own.key);
+    return {most, ~warp_max(own.key == most ? ~own.expert : 0)};
 }
 
-DEVICE u32 expert_of(u64 found) {
-    return ~u32(found);
-}
-
-DEVICE f32 worth_of(u64 found) {
-    return found == NONE ? 0.0f : score_of(u32(found >> 32));
+DEVICE f32 worth_of(Best best) {
+    return best.key == 0 ? 0.0f : score_of(best.key);
 }
 
 // What the lane that has an expert knows of it.
@@ -74,9 +68,9 @@ DEVICE void keep_groups(Scores &scores, u32 experts, u32 groups, u32 used) {
     const u32 size = experts / groups, lane = threadIdx.x % 32;
     f32 worths[LANE_EXPERTS] = {};
     for (u32 g = 0; g < groups; g++) {
-        const u64 first = best(scores, g * size, (g + 1) * size);
+        const Best first = best(scores, g * size, (g + 1) * size);
         Scores others = scores;
-        take(others, expert_of(first));
+        take(others, first.expert);
         const f32 worth = worth_of(first) + worth_of(best(others, g * size, (g + 1) * size));
         for (u32 k = 0; k < LANE_EXPERTS; k++) worths[k] = k * 32 + lane == g ? worth : worths[k];
     }

@@ -22,6 +22,11 @@ DEVICE i32 within(f32 x, f32 least, f32 most) {
     return x == x ? i32(fminf(fmaxf(x, least), most)) : 0;
 }
 
+// As bits, which are in the order of magnitudes; what is no number has none.
+DEVICE u32 magnitude_of(f32 x) {
+    return x == x ? bits_of(fabsf(x)) : 0;
+}
+
 DEVICE void store_as(type_f32, u8 *at, f32 x, u32 lane, u32 count) {
     if (lane < count) reinterpret_cast<f32 *>(at)[lane] = x;
 }
@@ -36,9 +41,7 @@ DEVICE void store_as(type_bf16, u8 *at, f32 x, u32 lane, u32 count) {
 
 // The largest magnitude over 127 is the scale; codes round half away from zero.
 DEVICE void store_as(type_q8_0, u8 *at, f32 x, u32 lane, u32) {
-    f32 most = fmaxf(fabsf(x), 0.0f);
-    for (u32 mask = 16; mask > 0; mask /= 2) most = fmaxf(most, warp_xor(most, mask));
-    const f32 scale = divided(most, 127.0f), v = x * inverse_of(scale);
+    const f32 scale = divided(from_bits(warp_max(magnitude_of(x))), 127.0f), v = x * inverse_of(scale);
     const f32 whole = truncf(fabsf(v)), rounded = whole + (fabsf(v) - whole >= 0.5f ? 1.0f : 0.0f);
     const u32 code = u32(within(v < 0.0f ? -rounded : v == v ? rounded : v, -128.0f, 127.0f)) & 255;
     const u32 next = warp_xor(code, 1);
@@ -49,17 +52,9 @@ DEVICE void store_as(type_q8_0, u8 *at, f32 x, u32 lane, u32) {
 // The element of the largest magnitude, the first of several, over -8 is the scale; codes round half up. The first sixteen
 // lie in the low nibbles.
 DEVICE void store_as(type_q4_0, u8 *at, f32 x, u32 lane, u32) {
-    // Neither zeros nor what is no number are the largest.
-    f32 most = fabsf(x) > 0.0f ? x : 0.0f;
-    u32 first = lane;
-    for (u32 mask = 16; mask > 0; mask /= 2) {
-        const f32 other = warp_xor(most, mask);
-        const u32 place = warp_xor(first, mask);
-        const bool takes = fabsf(other) > fabsf(most) || (fabsf(other) == fabsf(most) && place < first);
-        most = takes ? other : most;
-        first = takes ? place : first;
-    }
-    const f32 scale = divided(most, -8.0f);
+    const u32 most = warp_max(magnitude_of(x));
+    const u32 first = 31 - warp_max(magnitude_of(x) == most ? 31 - lane : 0);
+    const f32 scale = divided(most == 0 ? 0.0f : warp_take(x, first), -8.0f);
     const u32 code = u32(within(x * inverse_of(scale) + 8.5f, 0.0f, 15.0f));
     const u32 both = code | warp_xor(code, 16) << 4;
     const u32 next = warp_xor(both, 1);
