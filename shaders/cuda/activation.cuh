@@ -5,7 +5,7 @@
 #include "machine.cuh"
 
 // 2^n for an exponent of normal numbers.
-DEVICE f32 power_of_two(i32 n) {
+DEVICE f32 two_to(i32 n) {
     return from_bits(u32(n + 127) << 23);
 }
 
@@ -37,7 +37,7 @@ DEVICE f32 exponential(f32 x) {
     const f32 y = small_exponential(r, fmaf(k, 2.1219444e-4f, exact - r));
     // 2^k in two factors: k reaches -151 and 128, outside of what one exponent holds.
     const i32 n = i32(k), half = n >> 1;
-    const f32 whole = y * power_of_two(half) * power_of_two(n - half);
+    const f32 whole = y * two_to(half) * two_to(n - half);
     return x < from_bits(0x7f800000) ? whole : x;
 }
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "read.cuh"
+#include "types/read.cuh"
 
 struct type_f16 {
     static constexpr u32 RUN_BYTES = 64;

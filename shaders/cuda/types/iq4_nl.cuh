@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "table.cuh"
+#include "types/table.cuh"
 
 struct type_iq4_nl {
     static constexpr u32 RUN_BYTES = 18;

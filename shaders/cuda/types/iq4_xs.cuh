@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "table.cuh"
+#include "types/table.cuh"
 
 struct type_iq4_xs {
     DEVICE static void run(const u8 *row, u32 run, f32 (&x)[32]) {

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "read.cuh"
+#include "types/read.cuh"
 
 // Of a run: a value is `scale * code - least`.
 struct KScale {

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "table.cuh"
+#include "types/table.cuh"
 
 struct type_mxfp4 {
     static constexpr u32 RUN_BYTES = 17;

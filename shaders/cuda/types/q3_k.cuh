@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "read.cuh"
+#include "types/read.cuh"
 
 struct type_q3_k {
     DEVICE static void run(const u8 *row, u32 run, f32 (&x)[32]) {

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "k_scales.cuh"
+#include "types/k_scales.cuh"
 
 struct type_q4_k {
     DEVICE static void run(const u8 *row, u32 run, f32 (&x)[32]) {

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "../machine.cuh"
+#include "machine.cuh"
 
 DEVICE u32 read_two(const u8 *even) {
     return *reinterpret_cast<const u16 *>(even);

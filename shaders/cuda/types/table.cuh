@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "read.cuh"
+#include "types/read.cuh"
 
 // Sixteen bytes that codes of four bits stand for, four a word.
 struct Table {

@@ -4,22 +4,22 @@
 
 #pragma once
 
-#include "bf16.cuh"
-#include "f16.cuh"
-#include "f32.cuh"
-#include "iq4_nl.cuh"
-#include "iq4_xs.cuh"
-#include "mxfp4.cuh"
-#include "q2_k.cuh"
-#include "q3_k.cuh"
-#include "q4_0.cuh"
-#include "q4_1.cuh"
-#include "q4_k.cuh"
-#include "q5_0.cuh"
-#include "q5_1.cuh"
-#include "q5_k.cuh"
-#include "q6_k.cuh"
-#include "q8_0.cuh"
+#include "types/bf16.cuh"
+#include "types/f16.cuh"
+#include "types/f32.cuh"
+#include "types/iq4_nl.cuh"
+#include "types/iq4_xs.cuh"
+#include "types/mxfp4.cuh"
+#include "types/q2_k.cuh"
+#include "types/q3_k.cuh"
+#include "types/q4_0.cuh"
+#include "types/q4_1.cuh"
+#include "types/q4_k.cuh"
+#include "types/q5_0.cuh"
+#include "types/q5_1.cuh"
+#include "types/q5_k.cuh"
+#include "types/q6_k.cuh"
+#include "types/q8_0.cuh"
 
 #define TYPE_NAMED(name) type_##name
 #define TYPE_OF(name) TYPE_NAMED(name)
