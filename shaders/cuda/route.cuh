@@ -11,10 +11,10 @@ struct Scores {
     u32 keys[LANE_EXPERTS];
 };
 
+// There is no -0 among sums of probabilities and biases.
 DEVICE u32 key_of(f32 score) {
     if (score != score) return 1;
-    // Both zeros are one.
-    const u32 bits = bits_of(score + 0.0f);
+    const u32 bits = bits_of(score);
     return bits >> 31 != 0 ? ~bits : bits | 0x80000000;
 }
 
