@@ -2,7 +2,7 @@
 // A block takes a tile: WEIGHTS rows of a matrix and up to TILE rows of x (16, 32 or 64).
 //
 // matmul_tiles: ceil(rows / WEIGHTS) blocks, on y ceil(rows of the step / TILE), on z heads.
-// experts_tiles: the same with, on z, the experts from the first of the weight's to their end.
+// experts_tiles: the same with, on z, the experts from the first of the weight's to their end; fewer on y do, too.
 // Shared memory: SHARED_BYTES.
 
 #include "matmul.cuh"
@@ -31,22 +31,28 @@ KERNEL(matmul_tiles, THREADS, 2) {
     tile(p, matrix, *places, least_of(TILE, rows - row));
 }
 
-// Slots of the group of an expert. There are groups where the choices were.
+// Where `count` slots of a group from `slots` on have their rows.
+DEVICE void find_slots(const Params &p, Places &places, const u32 *slots, u32 count) {
+    if (threadIdx.x < TILE) {
+        u32 slot = slots[least_of(threadIdx.x, count - 1)];
+        u64 of_slot = p.slotted != 0 ? u64(slot % p.used) * p.x_head : 0;
+        places.x[threadIdx.x] = u64(slot / p.used) * p.x_row + of_slot;
+        places.out[threadIdx.x] = u64(slot) * p.out_row;
+    }
+}
+
+// Slots of an expert's group. There are groups where the choices were.
 KERNEL(experts_tiles, THREADS, 2) {
     SHARED(Places, places, 1);
-    u32 group = blockIdx.z, first = blockIdx.y * TILE;
-    u32 slots = p.routing[2 * group + 1];
-    if (first >= slots) return;
-    const u32 *slots_of = p.routing + 2 * (p.end_expert - p.first_expert) + p.routing[2 * group];
-    if (threadIdx.x < TILE) {
-        u32 slot = slots_of[least_of(first + threadIdx.x, slots - 1)];
-        u64 of_slot = p.slotted != 0 ? u64(slot % p.used) * p.x_head : 0;
-        places->x[threadIdx.x] = u64(slot / p.used) * p.x_row + of_slot;
-        places->out[threadIdx.x] = u64(slot) * p.out_row;
-    }
-    block_sync();
+    u32 group = blockIdx.z, count = p.routing[2 * group + 1];
+    const u32 *slots = p.routing + 2 * (p.end_expert - p.first_expert) + p.routing[2 * group];
     Matrix matrix = {p.w + matrices_bytes(p, group), blockIdx.x * WEIGHTS, u64(p.first_expert + group) * p.rows};
-    tile(p, matrix, *places, least_of(TILE, slots - first));
+    for (u32 first = blockIdx.y * TILE; first < count; first += gridDim.y * TILE) {
+        block_sync();
+        find_slots(p, *places, slots + first, count - first);
+        block_sync();
+        tile(p, matrix, *places, least_of(TILE, count - first));
+    }
 }
 
 // What launches need to know: shared memory, and rows of the weight that a block takes.
