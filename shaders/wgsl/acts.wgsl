@@ -28,7 +28,7 @@ var<workgroup> mosts: array<u32, 64>;
 
 // 127 over the largest magnitude, if that is not too small to have it.
 fn inverse_of(most: u32) -> f32 {
-    if (most < 0x02800000u) {
+    if (most < 0x02fe0001u) {
         return 0.0;
     }
     return exact_quotient(127.0, bitcast<f32>(most));

@@ -9,7 +9,6 @@ use super::foresight::{Foresight, MemoryFacts};
 use super::host;
 use super::spread::Spread;
 use super::timing::{Samples, Test};
-use crate::backend::vulkan::AdapterFacts;
 use crate::gguf::Gguf;
 use crate::tensor::DType;
 
@@ -259,13 +258,6 @@ pub struct Adapter {
     pub name: String,
     /// The driver, with its version.
     pub driver: String,
-}
-
-impl Adapter {
-    /// What a record keeps of an adapter.
-    pub fn of(facts: &AdapterFacts) -> Adapter {
-        Adapter { device: facts.device.clone(), name: facts.name.clone(), driver: facts.driver.clone() }
-    }
 }
 
 impl MachineFacts {

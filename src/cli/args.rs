@@ -1,13 +1,12 @@
 //! Groups of options that several subcommands share.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::Usage;
-use crate::backend::vulkan::{self, AdapterFacts};
-use crate::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
+use super::cards::{Cards, DeviceName, processor};
+use crate::device::{BackendKind, DeviceSpec, Machine};
 use crate::graph::CACHE_TYPES;
 use crate::kv::KvLayout;
 use crate::plan::Offload;
@@ -100,8 +99,8 @@ pub(super) struct EngineArgs {
     /// predicts it to be fastest, the default beside cards; drivers that compute on the processor have a share by budgets
     #[arg(long, visible_alias = "gpu-layers", value_name = "N", allow_hyphen_values = true, value_parser = gpu_layers)]
     pub n_gpu_layers: Option<GpuLayers>,
-    /// Devices over which the layers are dealt: cpu, vulkan:0 and so on; each `cpu` has a memory of its own, as a card has
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu", value_parser = device_name)]
+    /// Devices over which the layers are dealt: cpu, cuda:0, vulkan:0 and so on; each `cpu` has a memory of its own, as a card has
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "cpu", value_parser = DeviceName::parse)]
     pub devices: Vec<DeviceName>,
     #[command(flatten)]
     pub split: SplitArgs,
@@ -155,24 +154,6 @@ pub(super) enum SplitMode {
     Tensor,
 }
 
-/// A device that can be named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DeviceName {
-    /// The processor, over a part of its memory.
-    Cpu,
-    /// A Vulkan adapter, by its number.
-    Vulkan(usize),
-}
-
-impl fmt::Display for DeviceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceName::Cpu => f.write_str("cpu"),
-            DeviceName::Vulkan(index) => write!(f, "vulkan:{index}"),
-        }
-    }
-}
-
 /// What was asked of GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GpuLayers {
@@ -199,14 +180,14 @@ impl EngineArgs {
     }
 
     /// The machine that was asked for, with `threads` each, where `available` is all the memory there is.
-    pub fn machine(&self, adapters: &[AdapterFacts], threads: u32, available: Bytes) -> Result<Machine, Usage> {
+    pub fn machine(&self, cards: &Cards, threads: u32, available: Bytes) -> Result<Machine, Usage> {
         let count = self.devices.len() as u32;
         if count > MOST_DEVICES {
             return Err(Usage(format!("--devices has {count} names, at most {MOST_DEVICES} can be driven")));
         }
         let budgets = budgets(&self.budget, self.devices.len(), available)?;
         if !self.only_processors() {
-            return self.mixed(adapters, threads, &budgets);
+            return self.mixed(cards, threads, &budgets);
         }
         if count < 2 {
             return Ok(Machine::single(BackendKind::Cpu, threads, budgets.first().copied().unwrap_or(available)));
@@ -221,11 +202,8 @@ impl EngineArgs {
 
 impl EngineArgs {
     /// Whether every weight is to be where that is predicted to be fastest.
-    pub fn fitted(&self, adapters: &[AdapterFacts]) -> bool {
-        let hardware = |device: &DeviceName| match device {
-            DeviceName::Cpu => false,
-            DeviceName::Vulkan(index) => adapters.get(*index).is_some_and(|facts| !facts.software),
-        };
+    pub fn fitted(&self, cards: &Cards) -> bool {
+        let hardware = |device: &DeviceName| cards.about(*device).is_some_and(|about| !about.software);
         match self.n_gpu_layers {
             Some(GpuLayers::Auto) => true,
             Some(GpuLayers::Count(_) | GpuLayers::All) => false,
@@ -238,25 +216,23 @@ impl EngineArgs {
         self.devices.iter().all(|device| *device == DeviceName::Cpu)
     }
 
-    /// The adapters of this machine, which drivers are asked for only where a card is named.
-    pub fn adapters(&self) -> Vec<AdapterFacts> {
-        if self.only_processors() { Vec::new() } else { vulkan::adapters() }
+    /// The cards that are named.
+    pub fn cards(&self) -> Cards {
+        Cards::of(&self.devices)
     }
 
     /// What computes, as records name it, and the names of the cards.
-    pub fn computing(&self, adapters: &[AdapterFacts]) -> (String, String) {
-        let cards = self.devices.iter().filter_map(|device| match device {
-            DeviceName::Cpu => None,
-            DeviceName::Vulkan(index) => adapters.get(*index).map(|facts| facts.name.as_str()),
-        });
-        let cards: Vec<&str> = cards.collect();
-        let kinds = [("CPU", self.devices.contains(&DeviceName::Cpu)), ("Vulkan", !self.only_processors())];
-        let kinds: Vec<&str> = kinds.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
-        (kinds.join(","), cards.join(", "))
+    pub fn computing(&self, cards: &Cards) -> (String, String) {
+        let names = self.devices.iter().filter_map(|&device| cards.about(device)).map(|about| about.name);
+        let names: Vec<&str> = names.collect();
+        let kinds = [("CPU", BackendKind::Cpu), ("CUDA", BackendKind::Cuda), ("Vulkan", BackendKind::Vulkan)];
+        let named = |kind| self.devices.iter().any(|device| device.kind() == kind);
+        let kinds: Vec<&str> = kinds.iter().filter(|(_, kind)| named(*kind)).map(|(name, _)| *name).collect();
+        (kinds.join(","), names.join(", "))
     }
 
     /// Devices that are not all processors.
-    fn mixed(&self, adapters: &[AdapterFacts], threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
+    fn mixed(&self, cards: &Cards, threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
         let processors = self.devices.iter().filter(|device| **device == DeviceName::Cpu).count();
         let mut devices: Vec<(DeviceSpec, Bytes)> = Vec::new();
         for (i, (device, &budget)) in self.devices.iter().zip(budgets).enumerate() {
@@ -265,7 +241,7 @@ impl EngineArgs {
                     let name = if processors > 1 { format!("cpu:{i}") } else { "cpu".to_owned() };
                     (DeviceSpec { name: name.clone(), uid: name, ..processor(threads) }, budget)
                 }
-                DeviceName::Vulkan(index) => card(adapters, index, (threads, budget), !self.budget.is_empty())?,
+                card => cards.device(card, (threads, budget), !self.budget.is_empty())?,
             };
             if devices.iter().any(|(other, _)| other.name == spec.name) {
                 return Err(Usage(format!("--devices names {} twice", spec.name)));
@@ -284,38 +260,6 @@ pub(super) fn budgets(given: &[u64], count: usize, available: Bytes) -> Result<V
         all if all.len() == count => Ok(all.iter().map(|&mib| Bytes::mib(mib)).collect()),
         all => Err(Usage(format!("--budget has {} numbers for {count} devices, needed one or {count}", all.len()))),
     }
-}
-
-/// An adapter, with what it may take: its share if that was `given`, and at most that where its memory is the host's.
-pub(super) fn card(
-    adapters: &[AdapterFacts],
-    index: usize,
-    (threads, share): (u32, Bytes),
-    given: bool,
-) -> Result<(DeviceSpec, Bytes), Usage> {
-    let missing = || match adapters.len() {
-        0 => "there is no Vulkan driver on this machine".to_owned(),
-        n => format!("this machine has vulkan:0 to vulkan:{}", n - 1),
-    };
-    let facts = adapters.get(index);
-    let facts = facts.ok_or_else(|| Usage(format!("--devices names vulkan:{index}: {}", missing())))?;
-    let own = if given { Some(share) } else { facts.room(share) };
-    let unsaid = || Usage(format!("{} does not say how much memory it has; name a --budget for it", facts.device));
-    Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
-}
-
-/// The processor as a device.
-pub(super) fn processor(threads: u32) -> DeviceSpec {
-    Machine::single(BackendKind::Cpu, threads, Bytes::ZERO).devices[DeviceId(0)].clone()
-}
-
-pub(super) fn device_name(text: &str) -> Result<DeviceName, String> {
-    let number = match text {
-        "cpu" => return Ok(DeviceName::Cpu),
-        "vulkan" => Some(0),
-        numbered => numbered.strip_prefix("vulkan:").and_then(|number| number.parse().ok()),
-    };
-    number.map(DeviceName::Vulkan).ok_or_else(|| "possible values: cpu, vulkan:0, vulkan:1 and so on".to_owned())
 }
 
 impl GpuLayers {

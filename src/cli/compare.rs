@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::args::{self, DeviceName, ModelArg};
+use super::args::{self, ModelArg};
+use super::cards::{Cards, DeviceName};
 use super::progress::Bar;
 use super::{Usage, note, open};
 use crate::backend;
-use crate::backend::vulkan::{self, AdapterFacts};
 use crate::bench::{
     Against, Comparison, FLOAT_BOUND, FamilyTime, Kind, Model, NodeDifference, OtherToken, QUANTISED_BOUND, Record,
     Trial, compare, host, tokens,
@@ -33,7 +33,7 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Devices, the first of which the others are compared with: cpu, vulkan:0 and so on
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', required = true, value_parser = args::device_name)]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', required = true, value_parser = DeviceName::parse)]
     devices: Vec<DeviceName>,
     /// Text to compare with
     #[arg(short, long, value_name = "TEXT", conflicts_with = "tokens")]
@@ -184,31 +184,19 @@ type Opened = (DeviceSpec, Bytes);
 
 /// What is opened, and what records say of it.
 fn devices(args: &Args) -> Result<(Vec<Opened>, Vec<DeviceFacts>)> {
-    // A comparison of processors touches no driver.
-    let named = args.devices.iter().any(|device| *device != DeviceName::Cpu);
-    let adapters = if named { vulkan::adapters() } else { Vec::new() };
+    let cards = Cards::of(&args.devices);
     let threads = args.threads.unwrap_or_else(host::physical_cores);
     let available = host::available_memory().unwrap_or(Bytes(1 << 60));
     let budgets = args::budgets(&args.budget, args.devices.len(), available)?;
     let (mut all, mut facts) = (Vec::new(), Vec::new());
     for (&device, budget) in args.devices.iter().zip(budgets) {
-        let (spec, budget, name, driver) = match device {
-            DeviceName::Cpu => (args::processor(threads), budget, host::cpu_name(), None),
-            DeviceName::Vulkan(index) => {
-                let given = !args.budget.is_empty();
-                let (spec, budget) = args::card(&adapters, index, (threads, budget), given)?;
-                let (name, driver) = adapter(&adapters, index);
-                (spec, budget, name, Some(driver))
-            }
-        };
+        let (spec, budget) = cards.device(device, (threads, budget), !args.budget.is_empty())?;
+        let about = cards.about(device).map(|about| (about.name.to_owned(), Some(about.driver.to_owned())));
+        let (name, driver) = about.unwrap_or_else(|| (host::cpu_name(), None));
         facts.push(DeviceFacts { device: spec.name.clone(), kind: spec.kind.name(), name, driver, threads });
         all.push((spec, budget));
     }
     Ok((all, facts))
-}
-
-fn adapter(adapters: &[AdapterFacts], index: usize) -> (String, String) {
-    adapters.get(index).map(|facts| (facts.name.clone(), facts.driver.clone())).unwrap_or_default()
 }
 
 fn compared(args: &Args, gguf: &Arc<Gguf>, devices: Vec<Opened>, ids: &[u32]) -> Result<Comparison> {

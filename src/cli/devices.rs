@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
 use super::{Usage, note};
+use crate::backend::cuda::{self, CardFacts};
 use crate::backend::vulkan::{self, AdapterFacts};
 use crate::bench::{AdapterRates, calibrate, calibrate_adapter, host};
 use crate::device::file::{MOST_BYTES, MachineFile};
@@ -55,10 +56,28 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
         out.write_all(table(&machine).as_bytes())?;
         if args.machine.is_none() {
+            out.write_all(cuda_cards().as_bytes())?;
             out.write_all(adapters(args.calibrate)?.as_bytes())?;
         }
     }
     Ok(out.flush()?)
+}
+
+/// What `--devices cuda:N` may name here, or why there is none.
+fn cuda_cards() -> String {
+    let cards = match cuda::cards() {
+        Ok(cards) => cards,
+        Err(why) => return format!("\ncuda: {why}\n"),
+    };
+    let mut text = "\ncuda:\n".to_owned();
+    for facts in &cards {
+        let CardFacts { device, name, driver, bus, architecture, multiprocessors, memory, free, .. } = facts;
+        let (major, minor) = (architecture / 10, architecture % 10);
+        text += &format!("  {device}  {name} at {bus}; {driver}; compute capability {major}.{minor}, ");
+        text += &format!("{multiprocessors} multiprocessors; memory {memory}, {free} free now\n");
+        text += &facts.refused().map_or(String::new(), |why| format!("    not driven: {why}\n"));
+    }
+    text
 }
 
 /// What `--devices vulkan:N` may name here.

@@ -4,6 +4,7 @@
 mod args;
 mod argv;
 mod bench;
+mod cards;
 mod chat;
 mod compare;
 mod completions;

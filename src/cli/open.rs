@@ -59,15 +59,15 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most)
     match args.n_gpu_layers {
         Some(GpuLayers::Count(1..) | GpuLayers::All) if args.only_processors() => {
             note(
-                "note: -ngl asks for a GPU and --devices names none: everything runs on the CPU; try --devices vulkan:0",
+                "note: -ngl asks for a GPU and --devices names none: everything runs on the CPU; try --devices cuda:0 or vulkan:0",
             );
         }
         Some(GpuLayers::Count(_) | GpuLayers::All | GpuLayers::Auto) | None => {}
     }
     let (threads, budget) =
         (args.threads.unwrap_or_else(host::physical_cores), host::available_memory().unwrap_or(Bytes(1 << 60)));
-    let adapters = args.adapters();
-    let machine = args.machine(&adapters, threads, budget)?;
+    let cards = args.cards();
+    let machine = args.machine(&cards, threads, budget)?;
     let options = EngineOptions {
         context,
         step: Tokens(args.step()),
@@ -81,7 +81,7 @@ pub(super) fn engine(gguf: Gguf, args: &EngineArgs, context: Tokens, most: Most)
         layout: args.layout(),
         sequences: most.sequences,
         gpu_layers: args.n_gpu_layers.and_then(GpuLayers::asked),
-        fitted: args.fitted(&adapters),
+        fitted: args.fitted(&cards),
         offload: args.offload,
     };
     let bar = Bar::bytes("loading");

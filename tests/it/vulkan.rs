@@ -6,19 +6,15 @@ use loadmaster::backend::vulkan::{AdapterFacts, Caps, Gpu, VulkanBackend, adapte
 use loadmaster::backend::{self, Backend, BackendError, BufferKind, BufferSpan, Queue};
 use loadmaster::bench::{AdapterRates, calibrate_adapter};
 use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
-use loadmaster::engine::{Engine, EngineOptions, Opener};
-use loadmaster::exec::{Session, Setup, dealt};
-use loadmaster::gguf::Gguf;
+use loadmaster::exec::{Setup, dealt};
 use loadmaster::graph::Graph;
-use loadmaster::plan::{Offload, Span};
-use loadmaster::synth::{Synth, named};
+use loadmaster::plan::Span;
 use loadmaster::tensor::DType;
-use loadmaster::units::{Bytes, Nanos, Tokens};
+use loadmaster::units::{Bytes, Nanos};
 
+use crate::cards::required;
 use crate::cli::loadmaster;
-use crate::f64_model::F64Model;
-use crate::reference::{self, nmse, options};
-use crate::several_devices::{cache_away, deeper, logits, made, of_one, open, setup, streaming, tiny};
+use crate::several_devices::{deeper, logits, made, open, setup};
 
 /// The first adapter, or `None` with a word about it; `REQUIRE_BACKENDS=vulkan` takes no such excuse.
 pub fn device() -> Option<Arc<Gpu>> {

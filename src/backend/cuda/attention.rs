@@ -85,7 +85,7 @@ impl Builder<'_> {
         let (groups, kept) = op.groups.map_or((0, 0), |g| (g.count, g.used));
         let shape = [dim_word(value.dim), logits.cols, op.used, gating, groups, kept, op.normalize.into()];
         self.drafts.push(Draft {
-            defines: vec![format!("EACH={}", logits.cols.div_ceil(32))],
+            defines: vec![format!("LANE_EXPERTS={}", logits.cols.div_ceil(32))],
             threads: 128,
             addresses: vec![self.vector_or_null(op.bias)?, logits.at, value.at, 0, 0, 0, 0],
             numbers: [&shape[..], &[op.scale.to_bits(), 0, 0, 0]].concat(),
@@ -104,7 +104,7 @@ impl Builder<'_> {
             threads: 256,
             addresses: vec![0, 0, routing.at, x.at, shared, residual, value.at],
             numbers: vec![dim_word(value.dim), 0, routing.cols, 0, 0, 0, 0, 0, value.cols, start, end],
-            count: Count::plane(value.dim, Axis::rows(1, 1), Axis::fixed(value.cols.div_ceil(512))),
+            count: Count::plane(value.dim, Axis::rows(1, 1), Axis::fixed(value.cols.div_ceil(256))),
             ..Draft::plain(File::MOE, "combine")
         });
         Ok(())

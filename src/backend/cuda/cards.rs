@@ -106,6 +106,11 @@ impl CardFacts {
         })
     }
 
+    /// What may be taken of its memory where nobody says; `share` is what it may have of the host's.
+    pub fn room(&self, share: Bytes) -> Bytes {
+        if self.integrated { share.min(self.free) } else { self.free }
+    }
+
     /// The device that it is for plans, over a memory of its own; `threads` load its weights.
     pub fn spec(&self, memory: MemoryId, threads: u32) -> DeviceSpec {
         DeviceSpec {

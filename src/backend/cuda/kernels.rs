@@ -197,8 +197,9 @@ fn take_in(from: &str, folder: &str, text: &mut String) {
     }
 }
 
-/// A header beside the text that names it, or above: its number, and it.
+/// A header beside the text that names it, or by its path from the top: its number, and it.
 fn find(folder: &str, name: &str) -> Option<(usize, (&'static str, &'static str))> {
-    let path = name.strip_prefix("../").map_or_else(|| format!("{folder}{name}"), str::to_owned);
-    HEADERS.iter().copied().enumerate().find(|(_, (known, _))| *known == path)
+    let beside = name.strip_prefix("../").map_or_else(|| format!("{folder}{name}"), str::to_owned);
+    let of = |path: &str| HEADERS.iter().copied().enumerate().find(|(_, (known, _))| *known == path);
+    of(&beside).or_else(|| of(name))
 }

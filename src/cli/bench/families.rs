@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use crate::backend;
 use crate::bench::{DeviceTime, FamilyTrial, Test, host, time_families};
-use crate::cli::args::{DeviceName, EngineArgs};
+use crate::cli::args::EngineArgs;
+use crate::cli::cards::DeviceName;
 use crate::cli::progress::Bar;
 use crate::cli::{in_one_line, note, open};
 use crate::index::Id;
@@ -59,7 +60,7 @@ fn time(
     let gguf = Arc::new(open::gguf(model)?);
     let alone = EngineArgs { devices: vec![device], budget: Vec::new(), ..combination.clone() };
     let threads = combination.threads.unwrap_or_else(host::physical_cores);
-    let machine = alone.machine(&alone.adapters(), threads, host::available_memory().unwrap_or(Bytes(1 << 60)))?;
+    let machine = alone.machine(&alone.cards(), threads, host::available_memory().unwrap_or(Bytes(1 << 60)))?;
     let spec = machine.devices[Id::from_index(0)].clone();
     let budget = machine.budget(spec.memory);
     let trial = FamilyTrial {

@@ -20,8 +20,8 @@ use self::sweep::SweepArgs;
 use self::table::Table;
 use super::args::{EngineArgs, ModelArg};
 use super::{Usage, note, open};
-use crate::backend::vulkan;
-use crate::bench::{Adapter, Kind, Model, Record, Row, Test, foresee, host, memories, time, time_activities};
+use crate::bench::{Kind, Model, Record, Row, Test, foresee, host, memories, time, time_activities};
+use crate::cli::cards::{Cards, DeviceName};
 use crate::engine::Engine;
 use crate::units::Tokens;
 
@@ -185,10 +185,8 @@ fn refused(row: Row, why: &Error) -> Row {
 /// A record of a sweep.
 fn recorded(args: &Args, combinations: &[EngineArgs], rows: Vec<Row>, tests: &[Test]) -> Record<Row> {
     let mut record = Record::new(Kind::Bench, WHAT, rows, args.commit(), now());
-    // A sweep over processors touches no driver.
-    if combinations.iter().any(|combination| !combination.only_processors()) {
-        record.machine.adapters = vulkan::adapters().iter().map(Adapter::of).collect();
-    }
+    let named: Vec<DeviceName> = combinations.iter().flat_map(|combination| combination.devices.clone()).collect();
+    record.machine.adapters = Cards::of(&named).adapters();
     if args.families {
         record.time_by_family = families::times(&args.model.path(), combinations, tests, args.repetitions);
     }
@@ -197,15 +195,15 @@ fn recorded(args: &Args, combinations: &[EngineArgs], rows: Vec<Row>, tests: &[T
 
 /// A row that holds all but what is measured.
 fn about(model: &Model, engine: &EngineArgs, commit: &str) -> Row {
-    let adapters = engine.adapters();
-    let (backends, gpu_info) = engine.computing(&adapters);
+    let cards = engine.cards();
+    let (backends, gpu_info) = engine.computing(&cards);
     Row {
         build_commit: commit.to_owned(),
         cpu_info: host::cpu_name(),
         gpu_info,
         backends,
         model: model.clone(),
-        settings: sweep::settings(engine, &adapters),
+        settings: sweep::settings(engine, &cards),
         ..Row::default()
     }
 }

@@ -4,11 +4,9 @@ use std::fmt;
 
 use clap::Args;
 
-use crate::backend::vulkan::AdapterFacts;
 use crate::bench::{Settings, host};
-use crate::cli::args::{
-    DeviceName, EngineArgs, GpuLayers, Layout, SplitArgs, SplitMode, cache_type, device_name, gpu_layers,
-};
+use crate::cli::args::{EngineArgs, GpuLayers, Layout, SplitArgs, SplitMode, cache_type, gpu_layers};
+use crate::cli::cards::{Cards, DeviceName};
 use crate::cli::planning::offload;
 use crate::plan::Offload;
 use crate::tensor::DType;
@@ -64,7 +62,7 @@ pub(super) struct SweepArgs {
 struct DeviceSet(Vec<DeviceName>);
 
 fn device_set(text: &str) -> Result<DeviceSet, String> {
-    text.split(',').map(device_name).collect::<Result<_, _>>().map(DeviceSet)
+    text.split(',').map(DeviceName::parse).collect::<Result<_, _>>().map(DeviceSet)
 }
 
 impl fmt::Display for DeviceSet {
@@ -156,7 +154,7 @@ fn vary<T>(all: &mut Vec<EngineArgs>, values: &[T], set: impl Fn(&mut EngineArgs
 }
 
 /// The settings of a combination as records have them, of no test yet.
-pub(super) fn settings(args: &EngineArgs, adapters: &[AdapterFacts]) -> Settings {
+pub(super) fn settings(args: &EngineArgs, cards: &Cards) -> Settings {
     Settings {
         devices: names(&args.devices),
         n_gpu_layers: match args.n_gpu_layers {
@@ -164,7 +162,7 @@ pub(super) fn settings(args: &EngineArgs, adapters: &[AdapterFacts]) -> Settings
             Some(GpuLayers::All) => -2,
             Some(GpuLayers::Auto) | None => -1,
         },
-        fitted: args.fitted(adapters),
+        fitted: args.fitted(cards),
         split_mode: match args.split.split_mode {
             SplitMode::Layer => "layer".to_owned(),
             SplitMode::Tensor => args.split.max_gpu.map_or("tensor".to_owned(), |most| format!("tensor of {most}")),
