@@ -4,10 +4,11 @@
 // The rows of a weight begin where its block's bytes let them: at a multiple of 4 (f32 q4_1 q5_1 q2_k q4_k q5_k iq4_xs),
 // of 2 (f16 bf16 q4_0 q5_0 q8_0 q3_k q6_k iq4_nl), or anywhere (mxfp4).
 //
+// Blocks of matmul and experts have 32 threads for each segment that there is, and shared memory of SHARED_BYTES for each.
+//
 // matmul: heads * ceil(rows / PLACES) blocks, and ceil(rows of the step / ROWS) on y. One matrix is one head.
 // experts (of ROWS 1): slots * ceil(rows / PLACES) blocks.
-// carry: ceil(rows of the step * heads * carried / 256) blocks; x is values. No shared memory.
-// Shared memory of matmul and experts: SHARED_BYTES.
+// carry: ceil(rows of the step * heads * carried / 256) blocks of 256; x is values.
 
 #ifndef ROWS
 #define ROWS 1
@@ -15,11 +16,16 @@
 
 #if defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
 #include "matmul_few_f32.cuh"
+#elif ROWS == 1
+#include "matmul_one_i8.cuh"
 #else
 #include "matmul_few_i8.cuh"
 #endif
 
-KERNEL(matmul, THREADS, 2) {
+// Blocks that a multiprocessor is to hold.
+constexpr u32 BLOCKS = ROWS == 1 ? 3 : 2;
+
+KERNEL(matmul, 32 * SEGMENTS, BLOCKS) {
     u32 blocks = (p.rows + PLACES - 1) / PLACES;
     u32 head = blockIdx.x / blocks, row = blockIdx.y * ROWS, rows = rows_of(p.args, p.dim);
     if (row >= rows || head >= p.heads) return;
@@ -31,7 +37,7 @@ KERNEL(matmul, THREADS, 2) {
 #if ROWS == 1
 
 // Each slot of a row's choices by itself.
-KERNEL(experts, THREADS, 2) {
+KERNEL(experts, 32 * SEGMENTS, BLOCKS) {
     u32 blocks = (p.rows + PLACES - 1) / PLACES;
     u32 slot = blockIdx.x / blocks;
     if (slot >= rows_of(p.args, p.dim) * p.used) return;
@@ -44,8 +50,8 @@ KERNEL(experts, THREADS, 2) {
 }
 
 // One thread: one element behind a head's product.
-KERNEL(carry, THREADS, 1) {
-    u64 i = u64(blockIdx.x) * THREADS + threadIdx.x;
+KERNEL(carry, 256, 1) {
+    u64 i = u64(blockIdx.x) * 256 + threadIdx.x;
     u64 row = i / (p.heads * p.carried);
     if (row >= rows_of(p.args, p.dim)) return;
     u32 head = u32(i / p.carried % p.heads), e = u32(i % p.carried);

@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include "machine.cuh"
 #include "step.cuh"
 
 struct Params {
@@ -46,13 +47,13 @@ struct Params {
     u32 slotted;
 };
 
-// Threads of a block.
-constexpr u32 THREADS = 256, WARPS = THREADS / 32;
+// Segments at most.
+constexpr u32 SEGMENTS = 8;
 
 // Runs of a segment.
 DEVICE u32 segment_runs(u32 cols) {
-    if (cols % 256 == 0) return (cols / 256 + 7) / 8 * 8;
-    return ((cols + 31) / 32 + 7) / 8;
+    if (cols % 256 == 0) return (cols / 256 + SEGMENTS - 1) / SEGMENTS * 8;
+    return ((cols + 31) / 32 + SEGMENTS - 1) / SEGMENTS;
 }
 
 DEVICE u32 least_of(u32 a, u32 b) {
@@ -87,11 +88,17 @@ DEVICE u32 lead_of(const void *from) {
     return u32(reinterpret_cast<u64>(from) & 15);
 }
 
-// Begins to copy a word of sixteen bytes of those that hold `bytes` bytes from `from` on, if it is one of them: what is at
-// `from` comes to be at its lead in the slot.
-DEVICE void copy_around(u8 *slot, const u8 *from, u32 bytes, u32 word) {
+// Begins to copy the words of sixteen bytes that hold `bytes` bytes from `from` on, at most WORDS: every fourth from `t` on.
+// What is at `from` comes to be at its lead in the slot.
+template <u32 WORDS>
+DEVICE void copy_fourth(u8 *slot, const u8 *from, u32 bytes, u32 t) {
     u32 lead = lead_of(from);
-    if (16 * word < lead + bytes) copy16(slot + 16 * word, from - lead + 16 * word);
+    const u8 *first = from - lead + 16 * t;
+    u8 *to = slot + 16 * t;
+#pragma unroll
+    for (u32 k = 0; k < WORDS; k += 4) {
+        if (16 * (t + k) < lead + bytes) copy16(to + 16 * k, first + 16 * k);
+    }
 }
 
 // Words that hold so many bytes from a multiple of `align` on, at most.

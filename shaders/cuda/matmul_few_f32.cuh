@@ -8,7 +8,7 @@
 constexpr u32 PLACES = 8;
 constexpr u32 STAGES = 2;
 constexpr u32 STAGE = PLACES * W_SLOT + ROWS * X_SLOT;
-constexpr u32 SHARED_BYTES = WARPS * STAGES * STAGE;
+constexpr u32 SHARED_BYTES = STAGES * STAGE;
 
 // What a warp sums: `count` rows of x that begin at number `x`, in columns up to `end`.
 struct Share {
@@ -19,16 +19,14 @@ struct Share {
     bool whole;
 };
 
-// Begins to bring the chunk from column `from` on.
+// Begins to bring the chunk from column `from` on: four lanes a row.
 DEVICE void bring(const Params &p, const Share &share, u8 *stage, u32 from, u32 lane) {
-    u32 columns = columns_of_chunk(from, share.end);
-    for (u32 i = lane; i < PLACES * W_WORDS; i += 32) {
-        const u8 *row = row_of(p, share.matrix, i / W_WORDS) + u64(from) * BYTES;
-        copy_around(stage + i / W_WORDS * W_SLOT, row, columns * BYTES, i % W_WORDS);
-    }
-    for (u32 i = lane; i < share.count * X_WORDS; i += 32) {
-        const u8 *row = x_at(p, share.x + u64(i / X_WORDS) * p.x_row + from);
-        copy_around(stage + PLACES * W_SLOT + i / X_WORDS * X_SLOT, row, columns * 4, i % X_WORDS);
+    u32 columns = columns_of_chunk(from, share.end), i = lane / 4;
+    const u8 *row = row_of(p, share.matrix, i) + u64(from) * BYTES;
+    copy_fourth<W_WORDS>(stage + i * W_SLOT, row, columns * BYTES, lane % 4);
+    if (i < share.count) {
+        const u8 *x = x_at(p, share.x + u64(i) * p.x_row + from);
+        copy_fourth<X_WORDS>(stage + PLACES * W_SLOT + i * X_SLOT, x, columns * 4, lane % 4);
     }
     copies_mark();
 }
@@ -56,7 +54,6 @@ DEVICE void add_chunk(const Params &p, const Share &share, const u8 *stage, u32 
 // Sums of `count` rows of x that begin at number `x`, which are rows of the value from `out` on.
 DEVICE void few(const Params &p, const Matrix &matrix, u64 x, u32 count, u64 out) {
     LAUNCH_SHARED(u8, stages);
-    SHARED(f32, parts, WARPS * PLACES * ROWS);
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, each = segment_runs(p.cols) * 32;
     u32 from = least_of(warp * each, p.cols);
     Share share = {matrix, x, count, least_of(from + each, p.cols), in_words(p)};
@@ -72,14 +69,18 @@ DEVICE void few(const Params &p, const Matrix &matrix, u64 x, u32 count, u64 out
         bring(p, share, own + s * STAGE, from + STAGES * CHUNK, lane);
         s = (s + 1) % STAGES;
     }
+    // Stages have been read.
+    block_sync();
+    f32 *parts = reinterpret_cast<f32 *>(stages);
     for (u32 j = 0; j < ROWS; j++) {
         f32 sum = four_sum(sums[j], lane);
         if (lane % 4 == 0) parts[(warp * ROWS + j) * PLACES + lane / 4] = sum;
     }
     block_sync();
-    u32 j = threadIdx.x / PLACES, n = matrix.first + threadIdx.x % PLACES;
-    if (j >= count || n >= p.rows) return;
-    f32 total = 0.0f;
-    for (u32 w = 0; w * each < p.cols; w++) total += parts[w * PLACES * ROWS + threadIdx.x];
-    put(p, total, matrix.bias + n, out + u64(j) * p.out_row + n);
+    for (u32 i = threadIdx.x; i < count * PLACES; i += blockDim.x) {
+        u32 n = matrix.first + i % PLACES;
+        f32 total = 0.0f;
+        for (u32 w = 0; w * each < p.cols; w++) total += parts[w * PLACES * ROWS + i];
+        if (n < p.rows) put(p, total, matrix.bias + n, out + u64(i / PLACES) * p.out_row + n);
+    }
 }

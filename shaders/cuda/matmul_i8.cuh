@@ -1,6 +1,8 @@
 // Values that are multiplied as signed bytes, a run of 32 at a time: see `acts.cu` for how they lie. Products of bytes are
 // exact sums; then come scales and minima, as `scaled` has them.
 
+// A file that includes this says of how many bytes of a row a chunk may be, LARGEST_CHUNK.
+
 #pragma once
 
 #include "matmul.cuh"
@@ -13,7 +15,7 @@ constexpr u32 W_PARTS = HALF_COUNT * (MINIMA ? 2 : 1);
 constexpr u32 X_PARTS = 1 + (MINIMA ? HALF_COUNT : 0);
 
 // Runs that are brought at a time: whole blocks, of so many bytes.
-constexpr u32 CHUNK = BLOCK_BYTES > 32 && BLOCK_RUNS == 1 ? 4 : 8;
+constexpr u32 CHUNK = BLOCK_RUNS == 1 && BLOCK_BYTES * 8 > LARGEST_CHUNK ? 4 : 8;
 constexpr u32 CHUNK_BYTES = CHUNK / BLOCK_RUNS * BLOCK_BYTES;
 constexpr u32 W_WORDS = words_around(CHUNK_BYTES, ALIGN);
 // Bytes of shared memory from a row's chunk to the next: an odd number of words, so that eight rows touch every bank.
@@ -44,20 +46,23 @@ DEVICE void x_scales(u32 scale, u32 sums, f32 (&of)[X_PARTS]) {
     }
 }
 
-// The sum of a run behind `before`: products of its halves, or of all of it, with scales.
-DEVICE f32 scaled(const i32 (&dots)[HALF_COUNT], const f32 (&w)[W_PARTS], const f32 (&x)[X_PARTS], f32 before) {
+// The sum of a run, but for the scale of x: products of its halves, or of all of it, with scales.
+DEVICE f32 run_value(const i32 (&dots)[HALF_COUNT], const f32 (&w)[W_PARTS], const f32 (&x)[X_PARTS]) {
     f32 sum = w[0] * f32(dots[0]);
     if constexpr (HALVES) sum = fmaf(w[1], f32(dots[1]), sum);
     if constexpr (MINIMA) sum = fmaf(-w[HALF_COUNT], x[1], sum);
     if constexpr (MINIMA && HALVES) sum = fmaf(-w[3], x[2], sum);
-    return fmaf(x[0], sum, before);
+    return sum;
 }
 
-// Sixteen rows of the weight with eight of x, in the lanes of a warp as tensor cores have them: of each half, or of all.
-DEVICE void products(i32 (&d)[HALF_COUNT][4], const u32 (&a)[4], const u32 (&b)[2]) {
-    for (u32 h = 0; h < HALF_COUNT; h++) {
-        for (u32 i = 0; i < 4; i++) d[h][i] = 0;
-    }
+// The sum of a run behind `before`.
+DEVICE f32 scaled(const i32 (&dots)[HALF_COUNT], const f32 (&w)[W_PARTS], const f32 (&x)[X_PARTS], f32 before) {
+    return fmaf(x[0], run_value(dots, w, x), before);
+}
+
+// Sixteen rows of the weight with eight of x, in the lanes of a warp as tensor cores have them: added to those
+// of each half, or of all.
+DEVICE void add_products(i32 (&d)[HALF_COUNT][4], const u32 (&a)[4], const u32 (&b)[2]) {
     if constexpr (HALVES) {
         mma_bytes_half(d[0], {a[0], a[1]}, b[0]);
         mma_bytes_half(d[1], {a[2], a[3]}, b[1]);

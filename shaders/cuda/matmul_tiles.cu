@@ -3,7 +3,7 @@
 //
 // matmul_tiles: ceil(rows / WEIGHTS) blocks, on y ceil(rows of the step / TILE), on z heads.
 // experts_tiles: the same with, on z, the experts from the first of the weight's to their end; fewer on y do, too.
-// Shared memory: SHARED_BYTES.
+// Blocks have 256 threads, and shared memory of SHARED_BYTES; without TENSOR_CORES, TILE is at most 32.
 
 #include "matmul.cuh"
 

@@ -5,6 +5,7 @@
 
 #include "matmul_f32.cuh"
 
+constexpr u32 THREADS = 256, WARPS = THREADS / 32;
 constexpr u32 WEIGHTS = 64;
 // Warps along the weight and along x, and rows of a lane.
 constexpr u32 WIDE = 2, HIGH = WARPS / WIDE;
@@ -31,13 +32,13 @@ DEVICE u32 chunk_end(const Params &p, u32 from, u32 each) {
 
 // Begins to bring columns `from` to `end`.
 DEVICE void bring(const Params &p, const Matrix &matrix, const Places &places, Shared &s, u32 stage, u32 from, u32 end) {
-    for (u32 i = threadIdx.x; i < WEIGHTS * W_WORDS; i += THREADS) {
-        const u8 *row = row_of(p, matrix, i / W_WORDS) + u64(from) * BYTES;
-        copy_around(s.w[stage] + i / W_WORDS * W_SLOT, row, (end - from) * BYTES, i % W_WORDS);
+    for (u32 i = threadIdx.x / 4; i < WEIGHTS; i += THREADS / 4) {
+        const u8 *row = row_of(p, matrix, i) + u64(from) * BYTES;
+        copy_fourth<W_WORDS>(s.w[stage] + i * W_SLOT, row, (end - from) * BYTES, threadIdx.x % 4);
     }
-    for (u32 i = threadIdx.x; i < TILE * X_WORDS; i += THREADS) {
-        const u8 *row = x_at(p, places.x[i / X_WORDS] + from);
-        copy_around(s.x[stage] + i / X_WORDS * X_SLOT, row, (end - from) * 4, i % X_WORDS);
+    for (u32 i = threadIdx.x / 4; i < TILE; i += THREADS / 4) {
+        const u8 *row = x_at(p, places.x[i] + from);
+        copy_fourth<X_WORDS>(s.x[stage] + i * X_SLOT, row, (end - from) * 4, threadIdx.x % 4);
     }
 }
 

@@ -3,8 +3,13 @@
 
 #pragma once
 
+#include "machine.cuh"
+
+constexpr u32 LARGEST_CHUNK = 240;
+
 #include "matmul_i8.cuh"
 
+constexpr u32 THREADS = 256, WARPS = THREADS / 32;
 constexpr u32 WEIGHTS = 128;
 // Runs of a step, and bytes from a row of them to the next: an odd number of words.
 constexpr u32 STEP = 4, LINE = STEP * 32 + 16;
@@ -54,9 +59,9 @@ DEVICE u32 chunk_of(const Step &step) {
 // Begins to bring the chunk that a step is the first of.
 DEVICE void bring_chunk(const Params &p, const Matrix &matrix, Shared &s, const Step &step, u32 each, u32 runs) {
     u32 bytes = bytes_of_runs(least_of(CHUNK, least_of(step.segment + each, runs) - step.run));
-    for (u32 i = threadIdx.x; i < WEIGHTS * W_WORDS; i += THREADS) {
-        const u8 *from = row_of(p, matrix, i / W_WORDS) + bytes_of_runs(step.run);
-        copy_around(s.chunk + i / W_WORDS * W_SLOT, from, bytes, i % W_WORDS);
+    for (u32 i = threadIdx.x / 4; i < WEIGHTS; i += THREADS / 4) {
+        const u8 *from = row_of(p, matrix, i) + bytes_of_runs(step.run);
+        copy_fourth<W_WORDS>(s.chunk + i * W_SLOT, from, bytes, threadIdx.x % 4);
     }
 }
 
@@ -99,10 +104,10 @@ DEVICE void decode(const Params &p, const Matrix &matrix, Shared &s, const Step 
 }
 
 // Adds the products of sixteen rows of the weight, from `m` on, with eight of x, from `n` on, in run `r` of a step.
-DEVICE void add_products(const Shared &s, const u32 (&a)[4], const u32 (&b)[2], const f32 (&of_w)[2][W_PARTS],
+DEVICE void add_sixteen(const u32 (&a)[4], const u32 (&b)[2], const f32 (&of_w)[2][W_PARTS],
                          const f32 (&of_x)[2][X_PARTS], f32 (&sums)[4]) {
-    i32 d[HALF_COUNT][4];
-    products(d, a, b);
+    i32 d[HALF_COUNT][4] = {};
+    add_products(d, a, b);
     for (u32 i = 0; i < 4; i++) {
         i32 dots[HALF_COUNT];
         for (u32 k = 0; k < HALF_COUNT; k++) dots[k] = d[k][i];
@@ -136,7 +141,7 @@ DEVICE void add_run(const Shared &s, const u8 *x, u32 r, Sums &sums) {
                 for (u32 k = 0; k < X_PARTS; k++) of_x[c][k] = s.of_x[k][r][n0 + 8 * (j + e) + lane % 4 * 2 + c];
             }
             for (u32 i = 0; i < SIXTEENS; i++) {
-                add_products(s, a[i], {both[2 * e], both[2 * e + 1]}, of_w[i], of_x, sums.of[i][j + e]);
+                add_sixteen(a[i], {both[2 * e], both[2 * e + 1]}, of_w[i], of_x, sums.of[i][j + e]);
             }
         }
     }
