@@ -44,89 +44,164 @@ struct Params {
 
 constexpr f32 LOG2_E = 1.44269504f;
 
-// The heads that a block takes: query heads from `first` on.
-struct Heads {
+// The query heads that a block takes, of one KV head.
+struct Queries {
     u32 first;
     u32 count;
     u32 kv;
 };
 
-template <u32 groups>
-DEVICE Heads heads_of_block(const Params &p) {
-    constexpr u32 most = 16 * groups;
-    u32 chunks = (p.heads_a_group + most - 1) / most, chunk = blockIdx.y % chunks * most;
+template <typename S>
+DEVICE Queries queries_of_block(const Params &p) {
+    u32 chunks = (p.heads_a_group + S::vectors - 1) / S::vectors, chunk = blockIdx.y % chunks * S::vectors;
     u32 left = p.heads_a_group - chunk, kv = blockIdx.y / chunks;
-    return {kv * p.heads_a_group + chunk, left < most ? left : most, kv};
+    return {kv * p.heads_a_group + chunk, least(left, S::vectors), kv};
 }
 
-DEVICE u32 rows_a_block(const Params &p, u32 vectors) {
-    return p.heads_a_group >= vectors ? 1 : vectors / p.heads_a_group;
+template <typename S>
+DEVICE u32 rows_a_block(const Params &p) {
+    return p.heads_a_group >= S::vectors ? 1 : S::vectors / p.heads_a_group;
 }
 
 DEVICE Caches caches_of(const Params &p, u32 kv) {
-    const u8 *values = SAME ? nullptr : p.values + u64(kv) * p.value_head;
-    return {p.args,     p.keys + u64(kv) * p.key_head, values, p.key_row, p.value_row, p.of_class, p.window, p.span,
-            p.scale * LOG2_E};
+    Heads keys = {p.keys + u64(kv) * p.key_head, p.key_row};
+    Heads values = {SAME ? p.keys : p.values + u64(kv) * p.value_head, p.value_row};
+    return {p.args, keys, values, p.of_class, p.window, p.span, p.scale * LOG2_E};
 }
 
 // What does not change while a block walks through cells.
-template <u32 groups>
-DEVICE void begin(const Params &p, const Shared<groups> &shared, const Rows &rows, const Heads &heads) {
-    take_queries(shared, p.q + (u64(rows.row) * p.heads + heads.first) * KEY_DIM, rows, u64(p.heads) * KEY_DIM);
+template <typename S>
+DEVICE void begin(const Params &p, const Shared<S> &shared, const Rows &rows, const Queries &queries) {
+    take_queries(shared, p.q + (u64(rows.row) * p.heads + queries.first) * KEY_DIM, rows, u64(p.heads) * KEY_DIM);
     if constexpr (KEY_COLS != KEY_DIM) {
-        for (u32 i = 0; i < Shape<groups>::stages; i++) clear_columns<CELLS, KEY_DIM, KEY_ROW>(shared.keys(i));
+        clear_past_keys<S>(shared.keys(0));
+        if (S::ahead && COPIED) clear_past_keys<S>(shared.keys(1));
     }
 }
 
 // The query head of all rows that a lane holds sums of, or NONE.
-DEVICE u32 head_of_lane(const Params &p, const Rows &rows, const Heads &heads, u32 group, u32 r) {
-    u32 v = vector_of(group, r), row = rows.row + v / heads.count;
-    return row < rows.end ? row * p.heads + heads.first + v % heads.count : NONE;
+DEVICE u32 head_of_lane(const Params &p, const Rows &rows, const Queries &queries, u32 group, u32 r) {
+    u32 v = vector_of(group, r), row = rows.row + v / queries.count;
+    return row < rows.end ? row * p.heads + queries.first + v % queries.count : NONE;
 }
 
-// The first element of two that a lane holds.
-template <u32 groups>
-DEVICE u32 element_of(u32 slice, u32 eight) {
-    return slice * Shape<groups>::own_sixteens * 16 + eight * 8 + threadIdx.x % 4 * 2;
+// Has `take` see the two elements of each eight that a lane holds: the first one's number, where a row has any.
+template <typename S, typename Take>
+DEVICE void each_two(Take take) {
+    u32 first = threadIdx.x / 32 % S::warps * S::own_sixteens * 16 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (u32 i = 0; i < 2 * S::own_sixteens; i++) {
+        if (first + i * 8 < VALUE_DIM) take(i, first + i * 8);
+    }
 }
 
-template <u32 groups>
-DEVICE void finish(const Params &p, const Rows &rows, const Heads &heads, const SumsOf<groups> &all) {
-    typedef Shape<groups> S;
-    u32 group = threadIdx.x / 32 / S::warps, slice = threadIdx.x / 32 % S::warps;
+typedef Few<f32, 2> Two;
+
+// Two elements from `e` on, or one where a row ends.
+DEVICE void write_two(f32 *row, u32 e, const Two &two) {
+    if constexpr (VALUE_DIM % 2 == 0) {
+        *reinterpret_cast<Two *>(row + e) = two;
+    } else {
+        row[e] = two.x[0];
+        if (e + 1 < VALUE_DIM) row[e + 1] = two.x[1];
+    }
+}
+
+DEVICE Two read_two(const f32 *row, u32 e) {
+    if constexpr (VALUE_DIM % 2 == 0) return *reinterpret_cast<const Two *>(row + e);
+    return {{row[e], e + 1 < VALUE_DIM ? row[e + 1] : 0.0f}};
+}
+
+// All parts so far of the rows that a lane holds sums of: values in registers, or where these are too many in `out`.
+template <typename S>
+struct All {
+    static constexpr bool held = S::own_sixteens <= 8;
+    const Params &p;
+    const Rows &rows;
+    const Queries &queries;
+    Merged merged[2];
+    f32 values[2][held ? S::own_sixteens * 4 : 1];
+
+    // Where a row's values go, or nowhere.
+    DEVICE f32 *out(u32 r) const {
+        u32 t = head_of_lane(p, rows, queries, threadIdx.x / 32 / S::warps, r);
+        return t == NONE ? nullptr : p.out + u64(t) * VALUE_DIM;
+    }
+
+    DEVICE void clear() {
 #pragma unroll
-    for (u32 r = 0; r < 2; r++) {
-        u32 t = head_of_lane(p, rows, heads, group, r);
-        if (t == NONE) continue;
-#pragma unroll
-        for (u32 i = 0; i < 4 * S::own_sixteens; i++) {
-            u32 e = element_of<groups>(slice, i / 2) + i % 2;
-            // A sum of nothing but -0 is 0, whatever else was added to it.
-            f32 x = divided(all.values[i / 4][i / 2 % 2][2 * r + i % 2], all.total[r]) + 0.0f;
-            if (e < VALUE_DIM) p.out[u64(t) * VALUE_DIM + e] = x;
+        for (u32 i = 0; held && i < S::own_sixteens * 8; i++) values[i % 2][i / 2] = 0.0f;
+        for (u32 r = 0; r < 2 && !held; r++) {
+            f32 *row = out(r);
+            if (row != nullptr) each_two<S>([&](u32, u32 e) { write_two(row, e, {}); });
         }
     }
+
+    // Adds a part.
+    DEVICE void add(const SumsOf<S> &part) {
+        for (u32 r = 0; r < 2; r++) merged[r].add(part.most[r], part.total[r]);
+#pragma unroll
+        for (u32 i = 0; held && i < S::own_sixteens * 8; i++) {
+            f32 &x = values[i % 2][i / 2];
+            x = merged[i % 2].value(x, part.values[i / 8][i / 4 % 2][2 * (i % 2) + i / 2 % 2]);
+        }
+#pragma unroll
+        for (u32 r = 0; r < 2 && !held; r++) {
+            f32 *row = out(r);
+            if (row == nullptr) continue;
+            each_two<S>([&](u32 i, u32 e) {
+                Two x = read_two(row, e);
+                for (u32 j = 0; j < 2; j++) x.x[j] = merged[r].value(x.x[j], part.values[i / 2][i % 2][2 * r + j]);
+                write_two(row, e, x);
+            });
+        }
+    }
+
+    DEVICE void finish() const {
+#pragma unroll
+        for (u32 r = 0; r < 2; r++) {
+            f32 *row = out(r);
+            if (row == nullptr) continue;
+            each_two<S>([&](u32 i, u32 e) {
+                Two x;
+                if constexpr (held) x = {{values[r][2 * i], values[r][2 * i + 1]}};
+                if constexpr (!held) x = read_two(row, e);
+                write_two(row, e, {{merged[r].mean(x.x[0]), merged[r].mean(x.x[1])}});
+            });
+        }
+    }
+};
+
+// The rows of a block: of as many as there is room for, all if they are of one sequence, else as many as the block's
+// share of z, so that sequences of a row or two are not taken one after another.
+template <typename S>
+DEVICE Rows rows_of_many(const Params &p, const Caches &c, u32 queries) {
+    u32 each = rows_a_block<S>(p), rows = rows_of(p.args, 0);
+    // The last rows have most to do, so they begin.
+    u32 row = (gridDim.x - 1 - blockIdx.x) * each, end = least(row + each, rows);
+    if (row >= rows) return {};
+    if (run_from(c, row, end).end == end) return {row, blockIdx.z == 0 ? end : row, queries};
+    u32 share = (each + gridDim.z - 1) / gridDim.z;
+    row += blockIdx.z * share;
+    return {row, row < end ? least(row + share, end) : row, queries};
 }
 
-KERNEL(attention, THREADS, 2) {
-    constexpr u32 groups = MANY;
+KERNEL(attention, Wide::threads, Wide::threads == 128 ? 2 : 1) {
     LAUNCH_SHARED(u8, memory);
-    // The last rows have most to do, so they begin.
-    u32 each = rows_a_block(p, 16 * groups), row = (gridDim.x - 1 - blockIdx.x) * each, end = rows_of(p.args, 0);
-    if (row >= end) return;
-    Heads heads = heads_of_block<groups>(p);
-    Rows rows = {row, row + each < end ? row + each : end, heads.count};
-    Caches caches = caches_of(p, heads.kv);
-    Shared<groups> shared(memory);
-    begin(p, shared, rows, heads);
-    SumsOf<groups> all;
+    Queries queries = queries_of_block<Wide>(p);
+    Caches caches = caches_of(p, queries.kv);
+    Rows rows = rows_of_many<Wide>(p, caches, queries.count);
+    if (rows.row == rows.end) return;
+    Shared<Wide> shared(memory);
+    begin(p, shared, rows, queries);
+    All<Wide> all = {p, rows, queries};
     all.clear();
-    while (row < rows.end) {
+    for (u32 row = rows.row; row < rows.end;) {
         Run run = run_from(caches, row, rows.end);
-        walk(caches, shared, rows, run, [&](const SumsOf<groups> &part) { all.merge(part); });
+        walk(caches, shared, rows, run, [&](const SumsOf<Wide> &part) { all.add(part); });
         row = run.end;
     }
-    finish<groups>(p, rows, heads, all);
+    all.finish();
 }
 
 DEVICE f32 *part_of(const Params &p, u32 t, u32 part) {
@@ -135,66 +210,64 @@ DEVICE f32 *part_of(const Params &p, u32 t, u32 part) {
 
 // Rows from a block's own on that it takes together, or none if a block before it takes this one: rows of a sequence
 // within as many rows as there is room for. Rows with windows begin in parts of their own, so each is taken alone.
-DEVICE Rows rows_of_block(const Params &p, const Caches &c, u32 queries) {
-    u32 row = blockIdx.x, each = p.window != 0 ? 1 : rows_a_block(p, 16), end = rows_of(p.args, 0);
+template <typename S>
+DEVICE Rows rows_of_few(const Params &p, const Caches &c, u32 queries) {
+    u32 row = blockIdx.x, each = p.window != 0 ? 1 : rows_a_block<S>(p), rows = rows_of(p.args, 0);
+    if (row >= rows) return {};
     if (row % each != 0 && table_of(c.args, c.of_class, row - 1) == table_of(c.args, c.of_class, row)) return {};
-    u32 last = row - row % each + each;
-    return {row, run_from(c, row, last < end ? last : end).end, queries};
+    return {row, run_from(c, row, least(row - row % each + each, rows)).end, queries};
 }
 
-DEVICE void keep_part(const Params &p, const Rows &rows, const Heads &heads, u32 place, const SumsOf<1> &part) {
-    u32 slice = threadIdx.x / 32;
+template <typename S>
+DEVICE void keep_part(const Params &p, const Rows &rows, const Queries &queries, u32 place, const SumsOf<S> &part) {
+    u32 group = threadIdx.x / 32 / S::warps, slice = threadIdx.x / 32 % S::warps;
 #pragma unroll
     for (u32 r = 0; r < 2; r++) {
-        u32 t = head_of_lane(p, rows, heads, 0, r);
+        u32 t = head_of_lane(p, rows, queries, group, r);
         if (t == NONE) continue;
         f32 *to = part_of(p, t, place);
         if (threadIdx.x % 4 == 0 && slice == 0) {
             to[0] = part.most[r];
             to[1] = part.total[r];
         }
-#pragma unroll
-        for (u32 i = 0; i < 4 * Shape<1>::own_sixteens; i++) {
-            u32 e = element_of<1>(slice, i / 2) + i % 2;
-            if (e < VALUE_DIM) to[2 + e] = part.values[i / 4][i / 2 % 2][2 * r + i % 2];
-        }
+        each_two<S>([&](u32 i, u32 e) {
+            const f32 *two = part.values[i / 2][i % 2] + 2 * r;
+            write_two(to + 2, e, {{two[0], two[1]}});
+        });
     }
 }
 
-KERNEL(attention_parts, THREADS, 2) {
+KERNEL(attention_parts, Narrow::threads, Narrow::threads == 128 ? 2 : 1) {
     LAUNCH_SHARED(u8, memory);
-    if (blockIdx.x >= rows_of(p.args, 0)) return;
-    Heads heads = heads_of_block<1>(p);
-    Caches caches = caches_of(p, heads.kv);
-    Rows rows = rows_of_block(p, caches, heads.count);
+    Queries queries = queries_of_block<Narrow>(p);
+    Caches caches = caches_of(p, queries.kv);
+    Rows rows = rows_of_few<Narrow>(p, caches, queries.count);
     if (rows.row == rows.end) return;
     Run run = run_from(caches, rows.row, rows.end);
     u32 place = blockIdx.z, part = run.from / p.span + place;
     if (u64(part) * p.span >= run.to) return;
-    run.from = run.from > part * p.span ? run.from : part * p.span;
-    run.to = run.to - part * p.span > p.span ? part * p.span + p.span : run.to;
-    Shared<1> shared(memory);
-    begin(p, shared, rows, heads);
-    walk(caches, shared, rows, run, [&](const SumsOf<1> &sums) { keep_part(p, rows, heads, place, sums); });
+    run.from = part * p.span > run.from ? part * p.span : run.from;
+    run.to = part * p.span + least(run.to - part * p.span, p.span);
+    Shared<Narrow> shared(memory);
+    begin(p, shared, rows, queries);
+    walk(caches, shared, rows, run, [&](const SumsOf<Narrow> &sums) { keep_part<Narrow>(p, rows, queries, place, sums); });
 }
 
-KERNEL(attention_merge, THREADS, 8) {
+KERNEL(attention_merge, 128, 8) {
     if (blockIdx.x >= rows_of(p.args, 0)) return;
     u32 t = blockIdx.x * p.heads + blockIdx.y;
-    u32 to = cells_up_to(p.args, p.of_class, blockIdx.x);
-    u32 from = p.window == 0 || p.window >= to ? 0 : to - p.window;
+    u32 to = cells_up_to(p.args, p.of_class, blockIdx.x), from = p.window == 0 ? 0 : to - least(to, p.window);
     u32 parts = to == 0 ? 0 : (to - 1) / p.span - from / p.span + 1;
-    for (u32 e = threadIdx.x; e < VALUE_DIM; e += THREADS) {
-        f32 most = LEAST, total = 0.0f, sum = 0.0f;
+    for (u32 e = threadIdx.x; e < VALUE_DIM; e += 128) {
+        Merged all;
+        f32 sum = 0.0f;
 #pragma unroll 4
         for (u32 i = 0; i < parts; i++) {
             const f32 *part = part_of(p, t, i);
-            f32 risen = fmaxf(most, part[0]), keep = power_of_two(most - risen), take = power_of_two(part[0] - risen);
-            most = risen;
-            total = fmaf(total, keep, part[1] * take);
-            sum = fmaf(sum, keep, part[2 + e] * take);
+            all.add(part[0], part[1]);
+            sum = all.value(sum, part[2 + e]);
         }
-        p.out[u64(t) * VALUE_DIM + e] = divided(sum, total) + 0.0f;
+        p.out[u64(t) * VALUE_DIM + e] = all.mean(sum);
     }
 }
 

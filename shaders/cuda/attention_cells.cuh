@@ -1,101 +1,132 @@
-// Rows of caches into shared memory as a tile's products need them: copied while others are computed, or decoded.
+// Heads of the cells of a tile into shared memory, as products need them: copied as they are, or decoded, from where they
+// lie or from pieces of 16 bytes that were copied before. A cell that there is none of becomes zeros.
 
 #pragma once
 
 #include "attention_shape.cuh"
 
-DEVICE u32 two_bytes(const u8 *at) {
-    return *reinterpret_cast<const u16 *>(at);
+// The head of a KV head in the cells of a cache.
+struct Heads {
+    const u8 *first;
+    u64 row_bytes;
+
+    DEVICE const u8 *of(u32 cell) const {
+        return first + cell * row_bytes;
+    }
+
+    // Bytes of the piece that it begins in before its beginning.
+    DEVICE u32 before(u32 cell) const {
+        return reinterpret_cast<u64>(of(cell)) % 16;
+    }
+};
+
+typedef Few<Element, 8> Eight;
+
+template <typename T>
+DEVICE T read(const u8 *at, u32 index) {
+    return reinterpret_cast<const T *>(at)[index];
 }
 
-// Element `e` of a row of numbers that are no blocks.
-template <u32 type>
-DEVICE f32 number(const u8 *row, u32 e) {
-    if (type == F32) return reinterpret_cast<const f32 *>(row)[e];
-    u16 bits = reinterpret_cast<const u16 *>(row)[e];
-    return type == BF16 ? from_bf16(bits) : from_half(bits);
+#if ON_TENSORS
+
+// Two bytes, each without its sign 1024 more: halves so.
+DEVICE u32 two_of_1024(u32 two) {
+    return bytes_of(two, 0x64646464u, 0x4140u);
 }
 
-// Eight elements of a row from element 8 `eight` on; those past its end are 0.
+// Eight elements of a head from element 8 `eight` on; those past its end are 0.
 template <u32 type, u32 dim>
-DEVICE void decode(f32 (&x)[8], const u8 *row, u32 eight) {
-    if (type == Q8_0) {
-        const u8 *block = row + eight / 4 * 34;
-        f32 d = from_half(u16(two_bytes(block)));
+DEVICE Eight eight_of(const u8 *head, u32 eight) {
+    Eight out = {};
+    if constexpr (type == Q8_0 || type == Q4_0) {
+        const u8 *block = head + eight / 4 * head_bytes(type, 32);
+        u32 d = read<u16>(block, 0) * 0x10001u;
+        const u8 *codes = block + 2 + eight % (type == Q8_0 ? 4 : 2) * 8;
+#pragma unroll
         for (u32 i = 0; i < 4; i++) {
-            u32 two = two_bytes(block + 2 + 8 * (eight % 4) + 2 * i);
-            x[2 * i] = d * f32(i8(two));
-            x[2 * i + 1] = d * f32(i8(two >> 8));
+            u32 two = read<u16>(codes, i), x;
+            // Less 1024 and 128, less 1024 and 8.
+            if (type == Q8_0) x = halves_sum(two_of_1024(two ^ 0x8080u), 0xe480e480u);
+            if (type == Q4_0) x = halves_sum(two_of_1024(two >> eight / 2 % 2 * 4 & 0x0f0fu), 0xe408e408u);
+            x = halves_product(x, d);
+            out.x[2 * i] = u16(x);
+            out.x[2 * i + 1] = u16(x >> 16);
         }
-    } else if (type == Q4_0) {
-        const u8 *block = row + eight / 4 * 18;
-        f32 d = from_half(u16(two_bytes(block)));
-        for (u32 i = 0; i < 4; i++) {
-            u32 two = two_bytes(block + 2 + 8 * (eight % 2) + 2 * i) >> (eight / 2 % 2 * 4);
-            x[2 * i] = d * f32(i32(two & 15) - 8);
-            x[2 * i + 1] = d * f32(i32(two >> 8 & 15) - 8);
-        }
+    } else if constexpr (as_needed(type, dim)) {
+        out = read<Eight>(head, eight);
     } else {
-        for (u32 i = 0; i < 8; i++) {
-            u32 e = 8 * eight + i;
-            x[i] = e < dim ? number<type>(row, e) : 0.0f;
-        }
+        for (u32 i = 0; i < 8; i++) out.x[i] = 8 * eight + i < dim ? read<u16>(head, 8 * eight + i) : 0;
     }
+    return out;
 }
 
-// Eight numbers as elements of a tile.
-template <u32 type>
-DEVICE void put(f32 *to, const f32 (&x)[8]) {
-    for (u32 i = 0; i < 8; i++) to[i] = x[i];
-}
+#else
 
 template <u32 type>
-DEVICE void put(u16 *to, const f32 (&x)[8]) {
-    Few<u16, 8> bits;
-    for (u32 i = 0; i < 8; i++) bits.x[i] = type == BF16 ? to_bf16(x[i]) : to_half(x[i]);
-    *reinterpret_cast<Few<u16, 8> *>(to) = bits;
+DEVICE f32 element(const u8 *head, u32 e) {
+    if (type == F32) return read<f32>(head, e);
+    if (type == BF16) return from_bf16(read<u16>(head, e));
+    if (type == F16) return from_half(read<u16>(head, e));
+    const u8 *block = head + e / 32 * head_bytes(type, 32);
+    i32 code = type == Q8_0 ? read<i8>(block, 2 + e % 32) : i32(block[2 + e % 16] >> e / 16 % 2 * 4 & 15) - 8;
+    return from_half(read<u16>(block, 0)) * f32(code);
 }
 
-// A head of the cells of a tile; a cell that there is none of becomes zeros.
-template <u32 type, u32 dim, u32 stride>
-DEVICE void decode_tile(Element *tile, const u8 *head, u64 row_bytes, const u32 *cells) {
-    constexpr u32 eights = (dim + 7) / 8;
-    for (u32 i = threadIdx.x; i < CELLS * eights; i += THREADS) {
-        u32 cell = cells[i / eights];
-        f32 x[8] = {};
-        if (cell != NONE) decode<type, dim>(x, head + cell * row_bytes, i % eights);
-        put<type>(tile + i / eights * stride + i % eights * 8, x);
-    }
+template <u32 type, u32 dim>
+DEVICE Eight eight_of(const u8 *head, u32 eight) {
+    Eight out;
+    for (u32 i = 0; i < 8; i++) out.x[i] = 8 * eight + i < dim ? element<type>(head, 8 * eight + i) : 0.0f;
+    return out;
 }
 
-// The same where elements lie as they are needed: begins to copy them.
-template <u32 dim, u32 stride>
-DEVICE void copy_tile(Element *tile, const u8 *head, u64 row_bytes, const u32 *cells) {
-    constexpr u32 each = 16 / sizeof(Element);
-    constexpr u32 chunks = dim / each;
-    for (u32 i = threadIdx.x; i < CELLS * chunks; i += THREADS) {
-        u32 cell = cells[i / chunks];
-        Element *to = tile + i / chunks * stride + i % chunks * each;
+#endif
+
+// Decodes a tile, from the pieces if there are any.
+template <typename S, u32 type, u32 dim, u32 stride>
+DEVICE void decode_tile(Element *tile, const u8 *pieces, const Heads &heads, const u32 *cells) {
+    constexpr u32 eights = (dim + 7) / 8, apart = pieces_bytes(head_bytes(type, dim));
+#pragma unroll 4
+    for (u32 i = threadIdx.x; i < CELLS * eights; i += S::threads) {
+        u32 n = i / eights, eight = i % eights, cell = cells[n];
+        Eight x = {};
         if (cell != NONE) {
-            copy16(to, head + cell * row_bytes + i % chunks * 16);
+            const u8 *head = S::ahead ? pieces + n * apart + heads.before(cell) : heads.of(cell);
+            x = eight_of<type, dim>(head, eight);
+        }
+        *reinterpret_cast<Eight *>(tile + n * stride + eight * 8) = x;
+    }
+}
+
+// Begins to copy pieces of heads that are so many bytes.
+template <typename S, u32 bytes>
+DEVICE void copy_pieces(u8 *pieces, const Heads &heads, const u32 *cells) {
+    constexpr u32 apart = pieces_bytes(bytes), count = apart / 16;
+    for (u32 i = threadIdx.x; i < CELLS * count; i += S::threads) {
+        u32 cell = cells[i / count], at = i % count * 16;
+        if (cell == NONE) continue;
+        u32 before = heads.before(cell);
+        if (at < before + bytes) copy16(pieces + i / count * apart + at, heads.of(cell) - before + at);
+    }
+}
+
+// Begins to copy a tile of heads that are as they are needed.
+template <typename S, u32 dim, u32 stride>
+DEVICE void copy_tile(Element *tile, const Heads &heads, const u32 *cells) {
+    constexpr u32 each = 16 / sizeof(Element), count = dim / each;
+    for (u32 i = threadIdx.x; i < CELLS * count; i += S::threads) {
+        u32 cell = cells[i / count];
+        Element *to = tile + i / count * stride + i % count * each;
+        if (cell != NONE) {
+            copy16(to, heads.of(cell) + i % count * 16);
         } else {
-            *reinterpret_cast<Few<u32, 4> *>(to) = {};
+            *reinterpret_cast<Few<Element, each> *>(to) = {};
         }
     }
 }
 
-template <u32 type, u32 dim, u32 stride>
-DEVICE void fetch(Element *tile, const u8 *head, u64 row_bytes, const u32 *cells) {
-    if constexpr (as_needed(type, dim)) {
-        copy_tile<dim, stride>(tile, head, row_bytes, cells);
-    } else {
-        decode_tile<type, dim, stride>(tile, head, row_bytes, cells);
-    }
-}
-
-// Zeros in the columns of a tile from `from` on, which nothing else writes.
-template <u32 rows, u32 from, u32 stride>
-DEVICE void clear_columns(Element *tile) {
-    constexpr u32 columns = stride - from;
-    for (u32 i = threadIdx.x; i < rows * columns; i += THREADS) tile[i / columns * stride + from + i % columns] = 0;
+// Zeros in the columns of keys past their end, which nothing else writes.
+template <typename S>
+DEVICE void clear_past_keys(Element *tile) {
+    constexpr u32 columns = KEY_ROW - KEY_DIM;
+    for (u32 i = threadIdx.x; i < CELLS * columns; i += S::threads) tile[i / columns * KEY_ROW + KEY_DIM + i % columns] = 0;
 }

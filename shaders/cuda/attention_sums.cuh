@@ -9,6 +9,9 @@
 // Weights are this power of two larger, so that halves hold small ones too.
 constexpr f32 LIFT = 15.0f;
 
+// Less than any score that counts.
+constexpr f32 LEAST = -3.0e38f;
+
 // The largest score of the cells so far, the sum of their weights relative to that, and their values so weighted.
 template <u32 sixteens>
 struct Sums {
@@ -25,31 +28,46 @@ struct Sums {
         for (u32 i = 0; i < sixteens * 8; i++) values[i / 8][i / 4 % 2][i % 4] = 0.0f;
     }
 
-    // Adds those of a part to those of the parts before it.
-    DEVICE void merge(const Sums &part) {
-        f32 keep[2], take[2];
+    // What of two rows' lanes belongs together is complete.
+    DEVICE void complete() {
         for (u32 r = 0; r < 2; r++) {
-            f32 risen = fmaxf(most[r], part.most[r]);
-            keep[r] = power_of_two(most[r] - risen);
-            take[r] = power_of_two(part.most[r] - risen);
-            most[r] = risen;
-            total[r] = fmaf(total[r], keep[r], part.total[r] * take[r]);
-        }
-#pragma unroll
-        for (u32 i = 0; i < sixteens * 8; i++) {
-            f32 &sum = values[i / 8][i / 4 % 2][i % 4];
-            sum = fmaf(sum, keep[i / 2 % 2], part.values[i / 8][i / 4 % 2][i % 4] * take[i / 2 % 2]);
+            total[r] += warp_xor(total[r], 1);
+            total[r] += warp_xor(total[r], 2);
         }
     }
 };
 
-template <u32 groups>
-using SumsOf = Sums<Shape<groups>::own_sixteens>;
+// The sum of parts so far, of a row: a part's numbers are added to those of the parts before it.
+struct Merged {
+    f32 most = LEAST;
+    f32 total = 0.0f;
+    f32 keep;
+    f32 take;
+
+    DEVICE void add(f32 part_most, f32 part_total) {
+        f32 risen = fmaxf(most, part_most);
+        keep = power_of_two(most - risen);
+        take = power_of_two(part_most - risen);
+        most = risen;
+        total = fmaf(total, keep, part_total * take);
+    }
+
+    DEVICE f32 value(f32 before, f32 part) const {
+        return fmaf(before, keep, part * take);
+    }
+
+    // A sum of nothing but -0 is 0, whatever else was added to it.
+    DEVICE f32 mean(f32 sum) const {
+        return divided(sum, total) + 0.0f;
+    }
+};
+
+template <typename S>
+using SumsOf = Sums<S::own_sixteens>;
 
 // Whether a sixteen of elements that a warp would sum is past the last.
-template <u32 groups>
+template <typename S>
 DEVICE bool lacks(u32 sixteen) {
-    typedef Shape<groups> S;
     return S::own_sixteens * S::warps != VALUE_COLS / 16 && sixteen >= VALUE_COLS / 16;
 }
 
@@ -72,9 +90,10 @@ DEVICE void mma_of(f32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 }
 
 // Scores of a group's queries with the eights of the cells that are a warp's, of which `first` is the first.
-template <u32 groups>
-DEVICE void score(f32 (&s)[Shape<groups>::own_eights][4], const u16 *queries, const u16 *keys, u32 first) {
-    constexpr u32 step = Shape<groups>::warps * 8 * KEY_ROW;
+template <typename S>
+DEVICE void score(f32 (&s)[S::own_eights][4], const u16 *queries, const u16 *keys, u32 first) {
+    constexpr u32 step = S::warps * 8 * KEY_ROW;
+    if (first >= EIGHTS) return;
     u32 lane = threadIdx.x % 32;
     const u16 *q = queries + lane % 16 * KEY_ROW + lane / 16 * 8;
     const u16 *k = keys + (first * 8 + lane % 8) * KEY_ROW + lane / 8 * 8;
@@ -83,11 +102,11 @@ DEVICE void score(f32 (&s)[Shape<groups>::own_eights][4], const u16 *queries, co
         u32 a[KEY_TERMS][2][4];
 #pragma unroll
         for (u32 t = 0; t < KEY_TERMS; t++) {
-            load_matrices(a[t][0], q + t * Shape<groups>::vectors * KEY_ROW + at);
-            load_matrices(a[t][1], q + t * Shape<groups>::vectors * KEY_ROW + at + 16);
+            load_matrices(a[t][0], q + t * S::vectors * KEY_ROW + at);
+            load_matrices(a[t][1], q + t * S::vectors * KEY_ROW + at + 16);
         }
 #pragma unroll
-        for (u32 i = 0; i < Shape<groups>::own_eights; i++) {
+        for (u32 i = 0; i < S::own_eights; i++) {
             u32 b[4];
             load_matrices(b, k + i * step + at);
 #pragma unroll
@@ -115,8 +134,8 @@ DEVICE void rest_of(u32 (&rest)[4], const u32 (&a)[4], const f32 (&s)[EIGHTS][4]
 }
 
 // Adds the values of a tile, weighted: sixteens of elements from `first` on.
-template <u32 groups>
-DEVICE void add_values(SumsOf<groups> &sums, const f32 (&s)[EIGHTS][4], const u16 *values, u32 first) {
+template <typename S>
+DEVICE void add_values(SumsOf<S> &sums, const f32 (&s)[EIGHTS][4], const u16 *values, u32 first) {
     u32 lane = threadIdx.x % 32;
     const u16 *v = values + lane % 16 * VALUE_ROW + lane / 16 * 8 + first * 16;
 #pragma unroll
@@ -125,8 +144,8 @@ DEVICE void add_values(SumsOf<groups> &sums, const f32 (&s)[EIGHTS][4], const u1
         weights_of<VALUES>(a, s, c);
         if (VALUES == BF16) rest_of(rest, a, s, c);
 #pragma unroll
-        for (u32 i = 0; i < Shape<groups>::own_sixteens; i++) {
-            if (lacks<groups>(first + i)) break;
+        for (u32 i = 0; i < S::own_sixteens; i++) {
+            if (lacks<S>(first + i)) break;
             u32 b[4];
             load_matrices_transposed(b, v + c * 16 * VALUE_ROW + i * 16);
             mma_of<VALUES>(sums.values[i][0], a, b[0], b[1]);
@@ -139,12 +158,12 @@ DEVICE void add_values(SumsOf<groups> &sums, const f32 (&s)[EIGHTS][4], const u1
 
 #else
 
-template <u32 groups>
-DEVICE void score(f32 (&s)[Shape<groups>::own_eights][4], const f32 *queries, const f32 *keys, u32 first) {
-    constexpr u32 step = Shape<groups>::warps;
+template <typename S>
+DEVICE void score(f32 (&s)[S::own_eights][4], const f32 *queries, const f32 *keys, u32 first) {
+    constexpr u32 step = S::warps;
     u32 lane = threadIdx.x % 32;
 #pragma unroll
-    for (u32 i = 0; i < Shape<groups>::own_eights; i++) {
+    for (u32 i = 0; i < S::own_eights; i++) {
         if (first + i * step >= EIGHTS) break;
         const f32 *q = queries + lane / 4 * KEY_ROW;
         const f32 *k = keys + ((first + i * step) * 8 + lane % 4 * 2) * KEY_ROW;
@@ -159,8 +178,8 @@ DEVICE void score(f32 (&s)[Shape<groups>::own_eights][4], const f32 *queries, co
     }
 }
 
-template <u32 groups>
-DEVICE void add_values(SumsOf<groups> &sums, const f32 (&s)[EIGHTS][4], const f32 *values, u32 first) {
+template <typename S>
+DEVICE void add_values(SumsOf<S> &sums, const f32 (&s)[EIGHTS][4], const f32 *values, u32 first) {
     u32 lane = threadIdx.x % 32;
     const f32 *v = values + lane % 4 * 2 + first * 16;
 #pragma unroll
@@ -168,8 +187,8 @@ DEVICE void add_values(SumsOf<groups> &sums, const f32 (&s)[EIGHTS][4], const f3
         u32 from = lane / 4 * 4 + c % 8 / 2;
         f32 weight[2] = {warp_take(s[c / 8][c % 2], from), warp_take(s[c / 8][2 + c % 2], from)};
 #pragma unroll
-        for (u32 i = 0; i < 2 * Shape<groups>::own_sixteens; i++) {
-            if (lacks<groups>(first + i / 2)) break;
+        for (u32 i = 0; i < 2 * S::own_sixteens; i++) {
+            if (lacks<S>(first + i / 2)) break;
             Few<f32, 2> x = *reinterpret_cast<const Few<f32, 2> *>(v + c * VALUE_ROW + i * 8);
             for (u32 j = 0; j < 4; j++) {
                 f32 &sum = sums.values[i / 2][i % 2][j];

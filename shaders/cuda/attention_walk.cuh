@@ -8,10 +8,8 @@
 // Where the cells of rows lie and how scores are made of them.
 struct Caches {
     const u32 *args;
-    const u8 *keys;
-    const u8 *values;
-    u64 key_row;
-    u64 value_row;
+    Heads keys;
+    Heads values;
     u32 of_class;
     u32 window;
     u32 span;
@@ -68,6 +66,7 @@ DEVICE u32 vector_of(u32 group, u32 r) {
     return group * 16 + threadIdx.x % 32 / 4 + 8 * r;
 }
 
+// The cells that each of them attends to.
 DEVICE Reach reach_of(const Caches &c, const Rows &rows, const Run &run, u32 group) {
     Reach reach = {};
     for (u32 r = 0; r < 2; r++) {
@@ -80,10 +79,9 @@ DEVICE Reach reach_of(const Caches &c, const Rows &rows, const Run &run, u32 gro
 }
 
 // Query vectors into shared memory: `q` is the first of the block's, rows of them lie `row` elements apart.
-template <u32 groups>
-DEVICE void take_queries(const Shared<groups> &shared, const f32 *q, const Rows &rows, u64 row) {
-    constexpr u32 vectors = Shape<groups>::vectors;
-    for (u32 i = threadIdx.x; i < vectors * KEY_COLS; i += THREADS) {
+template <typename S>
+DEVICE void take_queries(const Shared<S> &shared, const f32 *q, const Rows &rows, u64 row) {
+    for (u32 i = threadIdx.x; i < S::vectors * KEY_COLS; i += S::threads) {
         u32 v = i / KEY_COLS, e = i % KEY_COLS;
         bool there = e < KEY_DIM && rows.row + v / rows.queries < rows.end;
         f32 x = there ? q[v / rows.queries * row + v % rows.queries * KEY_DIM + e] : 0.0f;
@@ -92,27 +90,75 @@ DEVICE void take_queries(const Shared<groups> &shared, const f32 *q, const Rows 
         *to = x;
 #elif KEYS == BF16
         *to = to_bf16(x);
-        to[vectors * KEY_ROW] = to_bf16(x - from_bf16(*to));
+        to[S::vectors * KEY_ROW] = to_bf16(x - from_bf16(*to));
 #else
         *to = to_half(x);
 #endif
     }
 }
 
-// Begins to bring the cells of a tile.
-template <u32 groups>
-DEVICE void bring(const Caches &c, const Shared<groups> &shared, u32 stage, const u32 *cells) {
-    fetch<KEYS, KEY_DIM, KEY_ROW>(shared.keys(stage), c.keys, c.key_row, cells);
-    if (!SAME) fetch<VALUES, VALUE_DIM, VALUE_ROW>(shared.values(stage), c.values, c.value_row, cells);
-    copies_mark();
+// Begins to bring the cells of a tile, as they are needed or as they lie.
+template <typename S>
+DEVICE void bring(const Caches &c, const Shared<S> &shared, u32 turn) {
+    const u32 *cells = shared.cells + turn % 4 * CELLS;
+    if constexpr (COPIED) {
+        copy_tile<S, KEY_DIM, KEY_ROW>(shared.keys(turn), c.keys, cells);
+        if (!SAME) copy_tile<S, VALUE_DIM, VALUE_ROW>(shared.values(turn), c.values, cells);
+    } else if constexpr (S::ahead) {
+        copy_pieces<S, head_bytes(KEYS, KEY_DIM)>(shared.key_pieces(turn), c.keys, cells);
+        if (!SAME) copy_pieces<S, head_bytes(VALUES, VALUE_DIM)>(shared.value_pieces(turn), c.values, cells);
+    }
+}
+
+// Decodes a tile.
+template <typename S>
+DEVICE void decode(const Caches &c, const Shared<S> &shared, u32 turn) {
+    const u32 *cells = shared.cells + turn % 4 * CELLS;
+    decode_tile<S, KEYS, KEY_DIM, KEY_ROW>(shared.keys(turn), shared.key_pieces(turn), c.keys, cells);
+    if (SAME) return;
+    decode_tile<S, VALUES, VALUE_DIM, VALUE_ROW>(shared.values(turn), shared.value_pieces(turn), c.values, cells);
+}
+
+// Tile `turn` of those that a block takes, ready in shared memory; the ones after it are on their way.
+template <typename S>
+DEVICE void ready(const Caches &c, const Shared<S> &shared, u32 turn, u32 count) {
+    if constexpr (!S::ahead) {
+        block_sync();
+        bring(c, shared, turn);
+        copies_mark();
+        if (!COPIED) decode(c, shared, turn);
+        copies_wait<0>();
+        block_sync();
+    } else if constexpr (COPIED) {
+        copies_wait<0>();
+        block_sync();
+        if (turn + 1 < count) bring(c, shared, turn + 1);
+        copies_mark();
+    } else {
+        copies_wait<1>();
+        block_sync();
+        decode(c, shared, turn);
+        block_sync();
+        if (turn + 2 < count) bring(c, shared, turn + 2);
+        copies_mark();
+    }
+}
+
+// What `ready` waits for first.
+template <typename S>
+DEVICE void begin_copies(const Caches &c, const Shared<S> &shared, u32 count) {
+    block_sync();
+    for (u32 turn = 0; S::ahead && turn < (COPIED ? 1 : 2); turn++) {
+        if (turn < count) bring(c, shared, turn);
+        copies_mark();
+    }
 }
 
 // Scores of a group with all cells of a tile; its warps share what each has computed.
-template <u32 groups>
-DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<groups> &shared, u32 stage, u32 group, u32 slice) {
-    typedef Shape<groups> S;
+template <typename S>
+DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<S> &shared, u32 turn, u32 group, u32 slice) {
     f32 own[S::own_eights][4] = {};
-    score<groups>(own, shared.queries + group * 16 * KEY_ROW, shared.keys(stage), slice);
+    score<S>(own, shared.queries + group * 16 * KEY_ROW, shared.keys(turn), slice);
     typedef Few<f32, 4> Lane;
     Lane *all = reinterpret_cast<Lane *>(shared.scores) + group * EIGHTS * 32 + threadIdx.x % 32;
     if (S::warps > 1) {
@@ -132,50 +178,37 @@ DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<groups> &shared, u32 sta
     }
 }
 
-// The cell at a place of a tile for a thread that looks it up.
-DEVICE u32 look_up(const Caches &c, const Run &run, u32 place) {
-    return place >= run.from && place < run.to ? cell_at(c.args, c.of_class, run.table, place) : NONE;
-}
-
-// The sums of a part, complete.
-template <u32 sixteens>
-DEVICE void complete(Sums<sixteens> &part) {
-    for (u32 r = 0; r < 2; r++) {
-        part.total[r] += warp_xor(part.total[r], 1);
-        part.total[r] += warp_xor(part.total[r], 2);
-    }
+// The cell that this thread looks up for a tile.
+DEVICE u32 look_up(const Caches &c, const Run &run, u32 tile) {
+    u32 place = tile * CELLS + threadIdx.x;
+    bool there = threadIdx.x < CELLS && place >= run.from && place < run.to;
+    return there ? cell_at(c.args, c.of_class, run.table, place) : NONE;
 }
 
 // Sums the cells of a run between its places for a block's queries; `ended` takes each part.
-template <u32 groups, typename Ended>
-DEVICE void walk(const Caches &c, const Shared<groups> &shared, const Rows &rows, const Run &run, Ended ended) {
-    typedef Shape<groups> S;
+template <typename S, typename Ended>
+DEVICE void walk(const Caches &c, const Shared<S> &shared, const Rows &rows, const Run &run, Ended ended) {
     u32 group = threadIdx.x / 32 / S::warps, slice = threadIdx.x / 32 % S::warps;
     Reach reach = reach_of(c, rows, run, group);
-    SumsOf<groups> part;
+    SumsOf<S> part;
     part.clear();
-    u32 first = run.from / CELLS, end = (run.to + CELLS - 1) / CELLS;
+    u32 first = run.from / CELLS, count = (run.to + CELLS - 1) / CELLS - first;
     u32 *cells = shared.cells + threadIdx.x;
-    for (u32 i = 0; i < 2 && threadIdx.x < CELLS; i++) cells[i * CELLS] = look_up(c, run, (first + i) * CELLS + threadIdx.x);
-    block_sync();
-    if (S::stages == 2) bring(c, shared, 0, shared.cells);
-    for (u32 tile = first; tile < end; tile++) {
-        u32 turn = (tile - first) % 2, stage = turn % S::stages;
-        if (S::stages == 1) bring(c, shared, 0, shared.cells + turn * CELLS);
-        copies_wait<0>();
-        block_sync();
-        if (S::stages == 2 && tile + 1 < end) bring(c, shared, 1 - stage, shared.cells + (1 - turn) * CELLS);
-        u32 next = threadIdx.x < CELLS ? look_up(c, run, (tile + 2) * CELLS + threadIdx.x) : NONE;
+    for (u32 turn = 0; turn < 3 && threadIdx.x < CELLS; turn++) cells[turn * CELLS] = look_up(c, run, first + turn);
+    begin_copies(c, shared, count);
+    for (u32 turn = 0; turn < count; turn++) {
+        u32 tile = first + turn;
+        ready(c, shared, turn, count);
+        u32 later = look_up(c, run, tile + 3);
         f32 s[EIGHTS][4];
-        score_all(s, shared, stage, group, slice);
+        score_all(s, shared, turn, group, slice);
         weigh(part, s, reach, tile * CELLS, c.factor);
-        add_values<groups>(part, s, shared.values(stage), slice * S::own_sixteens);
-        if (tile + 1 == end || (tile + 1) * CELLS % c.span == 0) {
-            complete(part);
+        add_values<S>(part, s, shared.values(turn), slice * S::own_sixteens);
+        if (turn + 1 == count || (tile + 1) * CELLS % c.span == 0) {
+            part.complete();
             ended(part);
             part.clear();
         }
-        if (threadIdx.x < CELLS) cells[turn * CELLS] = next;
-        if (S::stages == 1) block_sync();
+        if (threadIdx.x < CELLS) cells[(turn + 3) % 4 * CELLS] = later;
     }
 }

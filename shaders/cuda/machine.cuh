@@ -150,6 +150,19 @@ DEVICE u32 two_bf16s(f32 low, f32 high) {
     return bits;
 }
 
+// Sums and products of two pairs of halves, each rounded once.
+DEVICE u32 halves_sum(u32 a, u32 b) {
+    u32 bits;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(bits) : "r"(a), "r"(b));
+    return bits;
+}
+
+DEVICE u32 halves_product(u32 a, u32 b) {
+    u32 bits;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(bits) : "r"(a), "r"(b));
+    return bits;
+}
+
 // d += a b, 16 x 8 from 16 x 32 and 32 x 8 signed bytes: fragments as PTX's mma.m16n8k32 has them.
 DEVICE void mma_bytes(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

@@ -79,6 +79,15 @@ DEVICE u32 two_bf16s(f32 low, f32 high) {
     return u32(to_bf16(high)) << 16 | to_bf16(low);
 }
 
+// Single precision holds so much more that a second rounding changes nothing.
+DEVICE u32 halves_sum(u32 a, u32 b) {
+    return two_halves(from_half(u16(a)) + from_half(u16(b)), from_half(u16(a >> 16)) + from_half(u16(b >> 16)));
+}
+
+DEVICE u32 halves_product(u32 a, u32 b) {
+    return two_halves(from_half(u16(a)) * from_half(u16(b)), from_half(u16(a >> 16)) * from_half(u16(b >> 16)));
+}
+
 // `c` and the products of four signed bytes of each; sums wrap.
 DEVICE i32 dot4(u32 a, u32 b, i32 c) {
     i32 sum = 0;
