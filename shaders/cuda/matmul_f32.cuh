@@ -8,9 +8,6 @@
 
 #ifdef TYPE_f32
 constexpr u32 BYTES = 4;
-DEVICE f32 number_at(const u8 *from) {
-    return *reinterpret_cast<const f32 *>(from);
-}
 #else
 constexpr u32 BYTES = 2;
 DEVICE f32 number_of(u16 bits) {
@@ -19,9 +16,6 @@ DEVICE f32 number_of(u16 bits) {
 #else
     return from_bf16(bits);
 #endif
-}
-DEVICE f32 number_at(const u8 *from) {
-    return number_of(*reinterpret_cast<const u16 *>(from));
 }
 #endif
 
@@ -32,46 +26,47 @@ constexpr u32 CHUNK = 64;
 constexpr u32 W_WORDS = words_around(CHUNK * BYTES, BYTES), X_WORDS = words_around(CHUNK * 4, 4);
 constexpr u32 W_SLOT = BYTES == 4 ? 320 : 192, X_SLOT = X_WORDS * 16;
 
-struct alignas(16) Word {
-    u32 words[4];
-};
-
 // Whether all rows of the weight and of x are in whole words.
 DEVICE bool in_words(const Params &p) {
     return (lead_of(p.w) | lead_of(p.x) | p.row_bytes % 16 | p.x_row % 4 | p.x_head % 4) == 0;
 }
 
-// Four numbers in a whole word, if it is one, else those before the end.
-DEVICE void x_numbers(const u8 *from, bool whole, u32 count, f32 *to) {
+// Four numbers as they lie in memory.
+struct alignas(16) FourWords {
+    u32 words[4];
+};
+
+struct alignas(8) TwoWords {
+    u32 words[2];
+};
+
+// Four numbers of x: of a whole word, or those of them that are before the end, and zeros.
+DEVICE void x_four(const u8 *from, bool whole, u32 count, f32 (&to)[4]) {
     if (whole) {
-        Word word = *reinterpret_cast<const Word *>(from);
-        for (u32 i = 0; i < 4; i++) to[i] = from_bits(word.words[i]);
+        FourWords four = *reinterpret_cast<const FourWords *>(from);
+        for (u32 i = 0; i < 4; i++) to[i] = from_bits(four.words[i]);
     } else {
         for (u32 i = 0; i < 4; i++) to[i] = i < count ? *reinterpret_cast<const f32 *>(from + 4 * i) : 0.0f;
     }
 }
 
-DEVICE void x_piece(const u8 *from, bool whole, u32 count, f32 (&to)[PIECE]) {
-    for (u32 i = 0; i < PIECE; i += 4) x_numbers(from + 4 * i, whole, count < i ? 0 : count - i, to + i);
-}
-
-// A piece of the weight, of which `count` numbers are before the end.
-DEVICE void w_piece(const u8 *from, bool whole, u32 count, f32 (&to)[PIECE]) {
+// Four numbers of the weight, likewise.
+DEVICE void w_four(const u8 *from, bool whole, u32 count, f32 (&to)[4]) {
 #ifdef TYPE_f32
-    x_numbers(from, whole, count, to);
+    x_four(from, whole, count, to);
 #else
     if (whole) {
-        Word word = *reinterpret_cast<const Word *>(from);
-        for (u32 i = 0; i < PIECE; i++) to[i] = number_of(u16(word.words[i / 2] >> i % 2 * 16));
+        TwoWords two = *reinterpret_cast<const TwoWords *>(from);
+        for (u32 i = 0; i < 4; i++) to[i] = number_of(u16(two.words[i / 2] >> i % 2 * 16));
     } else {
-        for (u32 i = 0; i < PIECE; i++) to[i] = i < count ? number_at(from + BYTES * i) : 0.0f;
+        for (u32 i = 0; i < 4; i++) to[i] = i < count ? number_of(*reinterpret_cast<const u16 *>(from + 2 * i)) : 0.0f;
     }
 #endif
 }
 
-// The sum of a piece behind `before`.
-DEVICE f32 piece_sum(const f32 (&w)[PIECE], const f32 (&x)[PIECE], f32 before) {
-    for (u32 i = 0; i < PIECE; i++) before = fmaf(w[i], x[i], before);
+// The sum of four products behind `before`.
+DEVICE f32 fused(const f32 (&w)[4], const f32 (&x)[4], f32 before) {
+    for (u32 i = 0; i < 4; i++) before = fmaf(w[i], x[i], before);
     return before;
 }
 

@@ -36,17 +36,18 @@ DEVICE void add_chunk(const Params &p, const Share &share, const u8 *stage, u32 
     u32 i = lane / 4, columns = columns_of_chunk(from, share.end);
     const u8 *row = stage + i * W_SLOT + lead_of(row_of(p, share.matrix, i) + u64(from) * BYTES);
 #pragma unroll
-    for (u32 piece = lane % 4; piece < CHUNK / PIECE; piece += 4) {
-        u32 at = piece * PIECE;
+    for (u32 k = 0; k < CHUNK / 16; k++) {
+        // Column `at` of the chunk: four of a piece of this lane's.
+        u32 at = (k / (PIECE / 4) * 4 + lane % 4) * PIECE + k % (PIECE / 4) * 4;
         if (at >= columns) continue;
-        f32 w[PIECE];
-        w_piece(row + at * BYTES, share.whole, columns - at, w);
+        f32 w[4];
+        w_four(row + at * BYTES, share.whole, columns - at, w);
         for (u32 j = 0; j < ROWS; j++) {
             if (j >= share.count) continue;
             u32 lead = lead_of(x_at(p, share.x + u64(j) * p.x_row + from));
-            f32 x[PIECE];
-            x_piece(stage + PLACES * W_SLOT + j * X_SLOT + lead + at * 4, share.whole, columns - at, x);
-            sums[j] = piece_sum(w, x, sums[j]);
+            f32 x[4];
+            x_four(stage + PLACES * W_SLOT + j * X_SLOT + lead + at * 4, share.whole, columns - at, x);
+            sums[j] = fused(w, x, sums[j]);
         }
     }
 }

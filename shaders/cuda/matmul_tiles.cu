@@ -21,18 +21,28 @@ KERNEL(matmul_tiles, THREADS, 2) {
     SHARED(Places, places, 1);
     u32 row = blockIdx.y * TILE, rows = rows_of(p.args, p.dim), head = blockIdx.z;
     if (row >= rows) return;
+    if (threadIdx.x == 0) {
+        places->matrix = {p.w + matrices_bytes(p, head), blockIdx.x * WEIGHTS, 0};
+        places->count = least_of(TILE, rows - row);
+    }
     if (threadIdx.x < TILE) {
         u64 own = least_of(row + threadIdx.x, rows - 1);
         places->x[threadIdx.x] = own * p.x_row + u64(head) * p.x_head;
         places->out[threadIdx.x] = own * p.out_row + u64(head) * p.out_head;
     }
     block_sync();
-    Matrix matrix = {p.w + matrices_bytes(p, head), blockIdx.x * WEIGHTS, 0};
-    tile(p, matrix, *places, least_of(TILE, rows - row));
+    tile(p, *places);
 }
 
-// Where `count` slots of a group from `slots` on have their rows.
-DEVICE void find_slots(const Params &p, Places &places, const u32 *slots, u32 count) {
+// Finds the slots of an expert's group from the first on.
+DEVICE void find_slots(const Params &p, Places &places) {
+    u32 group = blockIdx.z, first = places.first, count = p.routing[2 * group + 1] - first;
+    const u32 *slots = p.routing + 2 * (p.end_expert - p.first_expert) + p.routing[2 * group] + first;
+    if (threadIdx.x == 0) {
+        u64 bias = u64(p.first_expert + group) * p.rows;
+        places.matrix = {p.w + matrices_bytes(p, group), blockIdx.x * WEIGHTS, bias};
+        places.count = least_of(TILE, count);
+    }
     if (threadIdx.x < TILE) {
         u32 slot = slots[least_of(threadIdx.x, count - 1)];
         u64 of_slot = p.slotted != 0 ? u64(slot % p.used) * p.x_head : 0;
@@ -44,14 +54,15 @@ DEVICE void find_slots(const Params &p, Places &places, const u32 *slots, u32 co
 // Slots of an expert's group. There are groups where the choices were.
 KERNEL(experts_tiles, THREADS, 2) {
     SHARED(Places, places, 1);
-    u32 group = blockIdx.z, count = p.routing[2 * group + 1];
-    const u32 *slots = p.routing + 2 * (p.end_expert - p.first_expert) + p.routing[2 * group];
-    Matrix matrix = {p.w + matrices_bytes(p, group), blockIdx.x * WEIGHTS, u64(p.first_expert + group) * p.rows};
-    for (u32 first = blockIdx.y * TILE; first < count; first += gridDim.y * TILE) {
+    if (threadIdx.x == 0) places->first = blockIdx.y * TILE;
+    block_sync();
+    while (places->first < p.routing[2 * blockIdx.z + 1]) {
+        find_slots(p, *places);
         block_sync();
-        find_slots(p, *places, slots + first, count - first);
+        tile(p, *places);
         block_sync();
-        tile(p, matrix, *places, least_of(TILE, count - first));
+        if (threadIdx.x == 0) places->first += gridDim.y * TILE;
+        block_sync();
     }
 }
 

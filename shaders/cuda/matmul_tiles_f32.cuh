@@ -19,8 +19,12 @@ struct Shared {
 
 constexpr u32 SHARED_BYTES = sizeof(Shared);
 
-// Numbers of x and of the value where rows of the tile begin.
+// What a tile is of: its matrix, how many rows of x, numbers of x and of the value where they begin. Lies in shared memory.
 struct Places {
+    Matrix matrix;
+    u32 count;
+    // Of an expert's slots.
+    u32 first;
     u64 x[TILE];
     u64 out[TILE];
 };
@@ -31,9 +35,9 @@ DEVICE u32 chunk_end(const Params &p, u32 from, u32 each) {
 }
 
 // Begins to bring columns `from` to `end`.
-DEVICE void bring(const Params &p, const Matrix &matrix, const Places &places, Shared &s, u32 stage, u32 from, u32 end) {
+DEVICE void bring(const Params &p, const Places &places, Shared &s, u32 stage, u32 from, u32 end) {
     for (u32 i = threadIdx.x / 4; i < WEIGHTS; i += THREADS / 4) {
-        const u8 *row = row_of(p, matrix, i) + u64(from) * BYTES;
+        const u8 *row = row_of(p, places.matrix, i) + u64(from) * BYTES;
         copy_fourth<W_WORDS>(s.w[stage] + i * W_SLOT, row, (end - from) * BYTES, threadIdx.x % 4);
     }
     for (u32 i = threadIdx.x / 4; i < TILE; i += THREADS / 4) {
@@ -55,21 +59,24 @@ DEVICE Lane own_lane() {
 }
 
 // Adds a lane's pieces of columns `from` to `end`.
-DEVICE void add_chunk(const Params &p, const Matrix &matrix, const Places &places, const Shared &s, u32 stage, u32 from,
+DEVICE void add_chunk(const Params &p, const Places &places, const Shared &s, u32 stage, u32 from,
                       u32 end, bool whole, f32 (&sums)[ACROSS][DOWN]) {
     Lane own = own_lane();
 #pragma unroll 1
-    for (u32 at = own.t * PIECE; from + at < end; at += 4 * PIECE) {
-        f32 w[ACROSS][PIECE];
+    for (u32 k = 0; k < CHUNK / 16; k++) {
+        // Column `at` of the chunk: four of a piece of this lane's.
+        u32 at = (k / (PIECE / 4) * 4 + own.t) * PIECE + k % (PIECE / 4) * 4;
+        if (from + at >= end) break;
+        f32 w[ACROSS][4];
         for (u32 i = 0; i < ACROSS; i++) {
-            u32 lead = whole ? 0 : lead_of(row_of(p, matrix, own.m + 8 * i) + u64(from) * BYTES);
-            w_piece(s.w[stage] + (own.m + 8 * i) * W_SLOT + lead + at * BYTES, whole, end - from - at, w[i]);
+            u32 lead = whole ? 0 : lead_of(row_of(p, places.matrix, own.m + 8 * i) + u64(from) * BYTES);
+            w_four(s.w[stage] + (own.m + 8 * i) * W_SLOT + lead + at * BYTES, whole, end - from - at, w[i]);
         }
         for (u32 j = 0; j < DOWN; j++) {
             u32 lead = whole ? 0 : lead_of(x_at(p, places.x[own.n + j] + from));
-            f32 x[PIECE];
-            x_piece(s.x[stage] + (own.n + j) * X_SLOT + lead + at * 4, whole, end - from - at, x);
-            for (u32 i = 0; i < ACROSS; i++) sums[i][j] = piece_sum(w[i], x, sums[i][j]);
+            f32 x[4];
+            x_four(s.x[stage] + (own.n + j) * X_SLOT + lead + at * 4, whole, end - from - at, x);
+            for (u32 i = 0; i < ACROSS; i++) sums[i][j] = fused(w[i], x, sums[i][j]);
         }
     }
 }
@@ -84,27 +91,27 @@ DEVICE void add_segment(f32 (&sums)[ACROSS][DOWN], f32 (&totals)[ACROSS * DOWN /
     }
 }
 
-// A tile of a matrix and of `count` rows of x.
-DEVICE void tile(const Params &p, const Matrix &matrix, const Places &places, u32 count) {
+// A tile.
+DEVICE void tile(const Params &p, const Places &places) {
     LAUNCH_SHARED(Shared, shared);
     u32 each = segment_runs(p.cols) * 32, stage = 0;
     bool whole = in_words(p);
     f32 sums[ACROSS][DOWN] = {}, totals[ACROSS * DOWN / 4] = {};
-    bring(p, matrix, places, *shared, 0, 0, chunk_end(p, 0, each));
+    bring(p, places, *shared, 0, 0, chunk_end(p, 0, each));
     copies_mark();
     for (u32 from = 0; from < p.cols; stage ^= 1) {
         u32 end = chunk_end(p, from, each);
         copies_wait<0>();
         block_sync();
-        if (end < p.cols) bring(p, matrix, places, *shared, stage ^ 1, end, chunk_end(p, end, each));
+        if (end < p.cols) bring(p, places, *shared, stage ^ 1, end, chunk_end(p, end, each));
         copies_mark();
-        add_chunk(p, matrix, places, *shared, stage, from, end, whole, sums);
+        add_chunk(p, places, *shared, stage, from, end, whole, sums);
         from = end;
         if (end % each == 0 || end == p.cols) add_segment(sums, totals);
     }
     Lane own = own_lane();
     for (u32 k = 0; k < ACROSS * DOWN / 4; k++) {
-        u32 i = 4 * k + own.t, n = matrix.first + own.m + i / DOWN * 8, j = own.n + i % DOWN;
-        if (j < count && n < p.rows) put(p, totals[k], matrix.bias + n, places.out[j] + n);
+        u32 i = 4 * k + own.t, n = places.matrix.first + own.m + i / DOWN * 8, j = own.n + i % DOWN;
+        if (j < places.count && n < p.rows) put(p, totals[k], places.matrix.bias + n, places.out[j] + n);
     }
 }
