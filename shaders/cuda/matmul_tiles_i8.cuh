@@ -196,13 +196,16 @@ DEVICE void tile(const Params &p, const Places &places) {
     Sums totals = {};
     sum_tile(p, places, *shared, totals);
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    u32 m0 = warp % WIDE * SIXTEENS * 16 + lane / 4, n0 = warp / WIDE * EIGHTS * 8 + lane % 4 * 2;
+    u32 n0 = places.matrix.first + warp % WIDE * SIXTEENS * 16 + lane / 4;
+    u32 j0 = warp / WIDE * EIGHTS * 8 + lane % 4 * 2;
 #pragma unroll
-    for (u32 i = 0; i < SIXTEENS * EIGHTS * 4; i++) {
-        u32 n = places.matrix.first + m0 + i / 4 / EIGHTS * 16 + i % 4 / 2 * 8;
-        u32 j = n0 + i / 4 % EIGHTS * 8 + i % 2;
-        if (j < places.count && n < p.rows) {
-            put(p, totals.of[i / 4 / EIGHTS][i / 4 % EIGHTS][i % 4], places.matrix.bias + n, places.out[j] + n);
+    for (u32 k = 0; k < EIGHTS * 2; k++) {
+        u32 j = j0 + k / 2 * 8 + k % 2;
+        if (j >= places.count) continue;
+#pragma unroll
+        for (u32 i = 0; i < SIXTEENS * 2; i++) {
+            u32 n = n0 + 8 * i;
+            if (n < p.rows) put(p, totals.of[i / 2][k / 2][i % 2 * 2 + k % 2], places.matrix.bias + n, places.out[j] + n);
         }
     }
 }
