@@ -3,9 +3,11 @@
 
 #include "state.h"
 
+#include <algorithm>
 #include <atomic>
 #include <csetjmp>
 #include <signal.h>
+#include <unistd.h>
 
 namespace emulated {
 
@@ -24,12 +26,21 @@ static thread_local sigjmp_buf *escape = nullptr;
 static thread_local const Worker *running = nullptr;
 static struct sigaction before_segv, before_bus;
 
+// The stack of a signal is short, too short for a stream's buffer.
+static void say_where(const void *address) {
+    char words[256];
+    const Point block = running->block.at;
+    const int length = snprintf(words, sizeof words, "emulated: kernel %s, block (%u, %u, %u): no memory at %p\n",
+                                running->block.launch->entry->name, block.x, block.y, block.z, address);
+    if (length > 0 && write(2, words, std::min(size_t(length), sizeof words - 1)) < 0) abort();
+}
+
 static void on_fault(int signal, siginfo_t *info, void *machine) {
     if (escape != nullptr) {
-        const Point block = running->block.at;
-        fprintf(stderr, "emulated: kernel %s, block (%u, %u, %u): no memory at %p\n", running->block.launch->entry->name, block.x,
-                block.y, block.z, info->si_addr);
-        siglongjmp(*escape, 1);
+        sigjmp_buf &back = *escape;
+        escape = nullptr;
+        say_where(info->si_addr);
+        siglongjmp(back, 1);
     }
     const struct sigaction &before = signal == SIGSEGV ? before_segv : before_bus;
     if (before.sa_flags & SA_SIGINFO) return before.sa_sigaction(signal, info, machine);
