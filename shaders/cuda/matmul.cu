@@ -1,4 +1,4 @@
-// Products for few rows, up to ROWS a block; see `matmul.cuh` for the parameters. TYPE_... names the weight's type: x is
+// Products for few rows, up to ROWS a block (1 or 8, of block types 16 or 32, too); see `matmul.cuh` for the parameters. TYPE_... names the weight's type: x is
 // codes for block types, and must be in whole sixteen bytes; for f32, f16 and bf16 it is values.
 //
 // The rows of a weight begin where its block's bytes let them: at a multiple of 4 (f32 q4_1 q5_1 q2_k q4_k q5_k iq4_xs),
@@ -23,7 +23,7 @@
 #endif
 
 // Blocks that a multiprocessor is to hold.
-constexpr u32 BLOCKS = ROWS == 1 ? 3 : 2;
+constexpr u32 BLOCKS = ROWS == 1 ? 3 : ROWS <= 16 ? 2 : 1;
 
 KERNEL(matmul, 32 * SEGMENTS, BLOCKS) {
     u32 blocks = (p.rows + PLACES - 1) / PLACES;
