@@ -4,9 +4,9 @@ constexpr u32 BLOCK_BYTES = 110, BLOCK_RUNS = 8, ALIGN = 2;
 constexpr bool HALVES = true, MINIMA = false;
 
 DEVICE u32 codes_at(const u8 *block, u32 run, u32 word) {
-    u32 low = word_at<ALIGN>(block + 32 + run / 4 * 32 + 4 * word) >> run % 4 * 2 & 0x03030303u;
-    u32 high = word_at<ALIGN>(block + 4 * word) >> run & 0x01010101u;
-    return less(low | high << 2, 4);
+    u32 low = shifted(word_at<ALIGN>(block + 32 + run / 4 * 32 + 4 * word), 5 - i32(run % 4 * 2));
+    u32 high = word_at<ALIGN>(block + 4 * word) << (7 - run);
+    return (low & 0x60606060u) ^ (high & 0x80808080u) ^ SIGNS;
 }
 
 DEVICE void codes(const u8 *block, u32 run, u32 t, u32 &low, u32 &high) {
@@ -22,7 +22,7 @@ DEVICE i32 scale_of(const u8 *block, u32 sixteen) {
 }
 
 DEVICE void scales(const u8 *block, u32 run, f32 (&of)[2]) {
-    f32 d = half_at(block + 108);
+    f32 d = half_at(block + 108) / 32.0f;
     of[0] = d * f32(scale_of(block, 2 * run));
     of[1] = d * f32(scale_of(block, 2 * run + 1));
 }

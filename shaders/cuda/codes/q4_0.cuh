@@ -5,10 +5,10 @@ constexpr bool HALVES = false, MINIMA = false;
 
 DEVICE void codes(const u8 *block, u32, u32 t, u32 &low, u32 &high) {
     u32 four = word_at<ALIGN>(block + 2 + 4 * t);
-    low = less(four & 0x0f0f0f0fu, 8);
-    high = less(four >> 4 & 0x0f0f0f0fu, 8);
+    low = (four << 4 & 0xf0f0f0f0u) ^ SIGNS;
+    high = (four & 0xf0f0f0f0u) ^ SIGNS;
 }
 
 DEVICE void scales(const u8 *block, u32, f32 (&of)[1]) {
-    of[0] = half_at(block);
+    of[0] = half_at(block) / 16.0f;
 }

@@ -7,7 +7,7 @@ constexpr bool HALVES = false, MINIMA = true;
 
 DEVICE u32 codes_at(const u8 *block, u32 run, u32 word) {
     u32 four = word_at<ALIGN>(block + 48 + run / 2 * 32 + 4 * word) >> run % 2 * 4 & 0x0f0f0f0fu;
-    return four | (word_at<ALIGN>(block + 16 + 4 * word) >> run & 0x01010101u) << 4;
+    return four | (shifted(word_at<ALIGN>(block + 16 + 4 * word), 4 - i32(run)) & 0x10101010u);
 }
 
 DEVICE void codes(const u8 *block, u32 run, u32 t, u32 &low, u32 &high) {

@@ -27,14 +27,18 @@ DEVICE f32 half_at(const u8 *from) {
     return from_half(u16(two_at(from)));
 }
 
-// Bytes of less than 128, less a number of up to 127 each.
-DEVICE u32 less(u32 four, u32 number) {
-    return ((four | 0x80808080u) - number * 0x01010101u) ^ 0x80808080u;
+// Numbers of few bits of which the half is none are signed once their highest bit is turned and stands as that of a byte:
+// such codes are a power of two times what they stand for, and scales are divided by it.
+constexpr u32 SIGNS = 0x80808080u;
+
+// Four bits, each the bit `place` of a byte. No two of the products' bits meet.
+DEVICE u32 spread(u32 bits, u32 place) {
+    return (bits & 15) * (0x00204081u << place) & 0x01010101u << place;
 }
 
-// Four bits, each the fifth of a byte.
-DEVICE u32 fifths(u32 bits) {
-    return (bits & 1) << 4 | (bits & 2) << 11 | (bits & 4) << 18 | (bits & 8) << 25;
+// Shifted to the left, or if that is less than none to the right.
+DEVICE u32 shifted(u32 bits, i32 left) {
+    return left < 0 ? bits >> -left : bits << left;
 }
 
 // Sixteen signed bytes.
