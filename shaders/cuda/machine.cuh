@@ -228,6 +228,21 @@ DEVICE void copy16(void *shared, const void *global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(u32(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
 }
 
+// The same, if `holds`: no branch.
+DEVICE void copy4_if(bool holds, void *shared, const void *global) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.ca.shared.global [%0], [%1], 4; }" ::"r"(
+                     u32(__cvta_generic_to_shared(shared))),
+                 "l"(global), "r"(u32(holds))
+                 : "memory");
+}
+
+DEVICE void copy16_if(bool holds, void *shared, const void *global) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16; }" ::"r"(
+                     u32(__cvta_generic_to_shared(shared))),
+                 "l"(global), "r"(u32(holds))
+                 : "memory");
+}
+
 // What this thread began to copy since the last mark is a group.
 DEVICE void copies_mark() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -247,6 +262,14 @@ DEVICE void copy4(void *shared, const void *global) {
 
 DEVICE void copy16(void *shared, const void *global) {
     *static_cast<uint4 *>(shared) = *static_cast<const uint4 *>(global);
+}
+
+DEVICE void copy4_if(bool holds, void *shared, const void *global) {
+    if (holds) copy4(shared, global);
+}
+
+DEVICE void copy16_if(bool holds, void *shared, const void *global) {
+    if (holds) copy16(shared, global);
 }
 
 DEVICE void copies_mark() {}

@@ -93,11 +93,12 @@ DEVICE u32 lead_of(const void *from) {
 template <u32 WORDS>
 DEVICE void copy_fourth(u8 *slot, const u8 *from, u32 bytes, u32 t) {
     u32 lead = lead_of(from);
-    const u8 *first = from - lead + 16 * t;
+    i32 left = i32(lead + bytes) - i32(16 * t);
+    const u8 *first = from + (i32(16 * t) - i32(lead));
     u8 *to = slot + 16 * t;
 #pragma unroll
     for (u32 k = 0; k < WORDS; k += 4) {
-        if (16 * (t + k) < lead + bytes) copy16(to + 16 * k, first + 16 * k);
+        copy16_if(left > i32(16 * k), to + 16 * k, first + 16 * k);
     }
 }
 

@@ -1,12 +1,12 @@
 // Few rows as they are: a block takes eight rows of the weight, a warp of it a segment, four lanes a row. Each warp brings
-// what it needs by itself, two chunks ahead.
+// what it needs by itself, some chunks ahead.
 
 #pragma once
 
 #include "matmul_f32.cuh"
 
 constexpr u32 PLACES = 8;
-constexpr u32 STAGES = 2;
+constexpr u32 STAGES = !TENSOR_CORES ? 1 : ROWS == 1 ? 4 : 2;
 constexpr u32 STAGE = PLACES * W_SLOT + ROWS * X_SLOT;
 constexpr u32 SHARED_BYTES = STAGES * STAGE;
 

@@ -43,7 +43,7 @@ DEVICE void bring(const Share &share, u8 *stage, u32 run, u32 lane) {
 #pragma unroll
             for (u32 k = 0; k < CHUNK * 2; k += 4) {
                 u8 *to = stage + SCALES_AT + j * SCALE_SLOT + (k + t) * 4;
-                if (k + t < runs * 2) copy4(to, share.p.scales + x / 32 * 2 + k + t);
+                copy4_if(k + t < runs * 2, to, share.p.scales + x / 32 * 2 + k + t);
             }
         }
     }

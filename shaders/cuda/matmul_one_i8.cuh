@@ -32,8 +32,8 @@ DEVICE void bring(const Share &share, u8 *stage, u32 run, u32 lane) {
             u8 *slot = stage + (lane / 4 + 8 * h) * W_SLOT;
             copy_fourth<W_WORDS>(slot, share.w[h] + bytes_of_runs(run), bytes_of_runs(runs), lane % 4);
         }
-        if (own < 2 * runs && lane < 16) copy16(stage + X_AT + own * 16, share.x + run * 32 + own * 16);
-        if (own < 2 * runs && lane >= 16) copy4(stage + SCALES_AT + own * 4, share.scales + run * 2 + own);
+        copy16_if(own < 2 * runs && lane < 16, stage + X_AT + own * 16, share.x + run * 32 + own * 16);
+        copy4_if(own < 2 * runs && lane >= 16, stage + SCALES_AT + own * 4, share.scales + run * 2 + own);
     }
     copies_mark();
 }
