@@ -1,14 +1,16 @@
-// Products for few rows, up to ROWS a block (1 or 8, of block types 16 or 32, too); see `matmul.cuh` for the parameters. TYPE_... names the weight's type: x is
-// codes for block types, and must be in whole sixteen bytes; for f32, f16 and bf16 it is values.
+// Products for few rows, up to ROWS a block: 1 or 8, or of block types 16 or 32, too. See `matmul.cuh` for the parameters.
+// TYPE_... names the weight's type. For block types x is codes, which begin at a multiple of sixteen bytes, as do all rows
+// and heads of them; for f32, f16 and bf16 it is values.
 //
-// The rows of a weight begin where its block's bytes let them: at a multiple of 4 (f32 q4_1 q5_1 q2_k q4_k q5_k iq4_xs),
-// of 2 (f16 bf16 q4_0 q5_0 q8_0 q3_k q6_k iq4_nl), or anywhere (mxfp4).
+// The rows of a weight begin where its blocks' bytes let them: at a multiple of 4 (f32 q4_1 q5_1 q2_k q4_k q5_k iq4_xs), of
+// 2 (f16 bf16 q4_0 q5_0 q8_0 q3_k q6_k iq4_nl), or anywhere (mxfp4). Values are fastest where all rows of both begin at
+// multiples of sixteen bytes.
 //
 // Blocks of matmul and experts have 32 threads for each segment that there is, and shared memory of SHARED_BYTES for each.
 //
 // matmul: heads * ceil(rows / PLACES) blocks, and ceil(rows of the step / ROWS) on y. One matrix is one head.
 // experts (of ROWS 1): slots * ceil(rows / PLACES) blocks.
-// carry: ceil(rows of the step * heads * carried / 256) blocks of 256; x is values.
+// carry (of ROWS 1): ceil(rows of the step * heads * carried / 256) blocks of 256; x is values.
 
 #ifndef ROWS
 #define ROWS 1

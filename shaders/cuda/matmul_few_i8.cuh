@@ -12,7 +12,7 @@ constexpr u32 LARGEST_CHUNK = 240;
 // Sixteens of rows of the weight, and eights of x.
 constexpr u32 SIXTEENS = ROWS > 16 ? 2 : 1, EIGHTS = ROWS / 8;
 constexpr u32 PLACES = SIXTEENS * 16;
-constexpr u32 X_SLOT = CHUNK * 32 + 16, SCALE_SLOT = CHUNK * 8;
+constexpr u32 X_SLOT = CHUNK * 32 + 16, SCALE_SLOT = CHUNK * 8 + 8;
 // Bytes of a stage: chunks of the weight, the codes of x, their scales.
 constexpr u32 X_AT = PLACES * W_SLOT, SCALES_AT = X_AT + ROWS * X_SLOT, STAGE = SCALES_AT + ROWS * SCALE_SLOT;
 // Two where a multiprocessor of the smallest shared memory has room for them.
@@ -90,7 +90,7 @@ DEVICE void add_eight(const u32 (&a)[4], const f32 (&of_w)[2][W_PARTS], const Ch
     i32 d[HALF_COUNT][4] = {};
     add_products(d, a, {x[0], x[4]});
     for (u32 c = 0; c < 2; c++) {
-        Two two = reinterpret_cast<const Two *>(chunk.scales)[(eight * 8 + c) * CHUNK + r];
+        Two two = *reinterpret_cast<const Two *>(chunk.scales + (eight * 8 + c) * (SCALE_SLOT / 4) + 2 * r);
         f32 of_x[X_PARTS];
         x_scales(two.words[0], two.words[1], of_x);
         for (u32 h = 0; h < 2; h++) {

@@ -17,13 +17,13 @@ constexpr u32 STEP = 4, LINE = STEP * 32 + 16;
 constexpr u32 WIDE = W_PARTS == 4 && TILE == 64 ? 2 : 4, HIGH = WARPS / WIDE;
 constexpr u32 SIXTEENS = WEIGHTS / WIDE / 16, EIGHTS = TILE / HIGH / 8;
 
-// Shared memory: a chunk of the weight, a step of it in signed bytes, two steps of x, scales of x as they
-// lie, then of both by their runs.
+// Shared memory: a chunk of the weight, a step of it in signed bytes, two steps of x, the words of its scales, then scales
+// of both by their runs.
 struct Shared {
     u8 chunk[WEIGHTS * W_SLOT];
     u8 w[WEIGHTS * LINE];
     u8 x[2][TILE * LINE];
-    u32 words_of_x[TILE][2 * STEP];
+    u32 words_of_x[2 * STEP][TILE];
     f32 of_w[W_PARTS][STEP][WEIGHTS];
     f32 of_x[X_PARTS][STEP][TILE];
 };
@@ -79,7 +79,7 @@ DEVICE void bring_x(const Params &p, const Places &places, Shared &s, u8 *to, co
         const u8 *from = static_cast<const u8 *>(p.x) + places.x[j] + step.run * 32;
         if (word < 2 * step.count) {
             copy16(to + j * LINE + word * 16, from + word * 16);
-            copy4(&s.words_of_x[j][word], p.scales + (places.x[j] / 32 + step.run) * 2 + word);
+            copy4(&s.words_of_x[word][j], p.scales + (places.x[j] / 32 + step.run) * 2 + word);
         }
     }
 }
@@ -103,14 +103,14 @@ DEVICE void decode(const Params &p, const Places &places, Shared &s, const Step 
     if (threadIdx.x < TILE * STEP) {
         u32 j = threadIdx.x % TILE, r = threadIdx.x / TILE;
         f32 of[X_PARTS];
-        x_scales(s.words_of_x[j][2 * r], s.words_of_x[j][2 * r + 1], of);
+        x_scales(s.words_of_x[2 * r][j], s.words_of_x[2 * r + 1][j], of);
         for (u32 k = 0; k < X_PARTS; k++) s.of_x[k][r][j] = of[k];
     }
 }
 
-// Adds the products of sixteen rows of the weight, from `m` on, with eight of x, from `n` on, in run `r` of a step.
+// Adds the products of sixteen rows of the weight with eight of x, in a run.
 DEVICE void add_sixteen(const u32 (&a)[4], const u32 (&b)[2], const f32 (&of_w)[2][W_PARTS],
-                         const f32 (&of_x)[2][X_PARTS], f32 (&sums)[4]) {
+                        const f32 (&of_x)[2][X_PARTS], f32 (&sums)[4]) {
     i32 d[HALF_COUNT][4] = {};
     add_products(d, a, b);
     for (u32 i = 0; i < 4; i++) {
