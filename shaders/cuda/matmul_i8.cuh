@@ -1,8 +1,6 @@
 // Values that are multiplied as signed bytes, a run of 32 at a time: see `acts.cu` for how they lie. Products of bytes are
 // exact sums; then come scales and minima, as `scaled` has them.
 
-// A file that includes this says of how many bytes of a row a chunk may be, LARGEST_CHUNK.
-
 #pragma once
 
 #include "matmul.cuh"
@@ -15,7 +13,7 @@ constexpr u32 W_PARTS = HALF_COUNT * (MINIMA ? 2 : 1);
 constexpr u32 X_PARTS = 1 + (MINIMA ? HALF_COUNT : 0);
 
 // Runs that are brought at a time: whole blocks, of so many bytes.
-constexpr u32 CHUNK = BLOCK_RUNS == 1 && BLOCK_BYTES * 8 > LARGEST_CHUNK ? 4 : 8;
+constexpr u32 CHUNK = BLOCK_BYTES == 34 ? 4 : 8;
 constexpr u32 CHUNK_BYTES = CHUNK / BLOCK_RUNS * BLOCK_BYTES;
 constexpr u32 W_WORDS = words_around(CHUNK_BYTES, ALIGN);
 // Bytes of shared memory from a row's chunk to the next: an odd number of words, so that eight rows touch every bank.

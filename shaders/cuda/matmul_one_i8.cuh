@@ -1,12 +1,8 @@
 // One row in signed bytes: a block takes sixteen rows of the weight, a warp of it a segment. Each warp brings what it
-// needs by itself, two chunks ahead. The eight columns of tensor cores are the runs of a chunk: a lane has the products of
+// needs by itself, two chunks ahead. The columns of tensor cores are the runs of a chunk: a lane has the products of
 // two runs, and what becomes of them goes around its four lanes in order.
 
 #pragma once
-
-#include "machine.cuh"
-
-constexpr u32 LARGEST_CHUNK = 512;
 
 #include "matmul_i8.cuh"
 
@@ -46,8 +42,8 @@ struct alignas(16) Two {
 // What a lane has of a chunk: of its two rows of the weight the sums of two runs, but for the scales of x.
 DEVICE void sum_runs(const u8 *stage, const u8 *const (&w)[2], u32 lane, f32 (&values)[2][2]) {
     u32 t = lane % 4, column = lane / 4;
-    const u32 *x = reinterpret_cast<const u32 *>(stage + X_AT) + column * 8 + t;
-    u32 own[2] = {CHUNK == 8 || column < CHUNK ? x[0] : 0, CHUNK == 8 || column < CHUNK ? x[4] : 0};
+    const u32 *x = reinterpret_cast<const u32 *>(stage + X_AT) + column % CHUNK * 8 + t;
+    u32 own[2] = {x[0], x[4]};
     i32 d[HALF_COUNT][4] = {};
 #pragma unroll
     for (u32 r = 0; r < CHUNK; r++) {
@@ -55,13 +51,13 @@ DEVICE void sum_runs(const u8 *stage, const u8 *const (&w)[2], u32 lane, f32 (&v
         for (u32 h = 0; h < 2; h++) chunk_codes(w[h], r, t, a[h], a[h + 2]);
         add_products(d, a, {column == r ? own[0] : 0, column == r ? own[1] : 0});
     }
-    Two two = reinterpret_cast<const Two *>(stage + SCALES_AT)[t];
+    Two two = reinterpret_cast<const Two *>(stage + SCALES_AT)[t % (CHUNK / 2)];
     for (u32 c = 0; c < 2; c++) {
         f32 of_x[X_PARTS];
         x_scales(two.words[2 * c], two.words[2 * c + 1], of_x);
         for (u32 h = 0; h < 2; h++) {
             f32 of_w[W_PARTS];
-            chunk_scales(w[h], 2 * t + c, of_w);
+            chunk_scales(w[h], (2 * t + c) % CHUNK, of_w);
             i32 dots[HALF_COUNT];
             for (u32 k = 0; k < HALF_COUNT; k++) dots[k] = d[k][2 * h + c];
             values[h][c] = run_value(dots, of_w, of_x);

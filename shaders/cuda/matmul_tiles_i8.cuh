@@ -3,10 +3,6 @@
 
 #pragma once
 
-#include "machine.cuh"
-
-constexpr u32 LARGEST_CHUNK = 240;
-
 #include "matmul_i8.cuh"
 
 constexpr u32 THREADS = 256, WARPS = THREADS / 32;
