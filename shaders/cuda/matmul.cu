@@ -25,7 +25,7 @@
 #endif
 
 // Blocks that a multiprocessor is to hold.
-constexpr u32 BLOCKS = ROWS == 1 ? 3 : ROWS <= 16 ? 2 : 1;
+constexpr u32 BLOCKS = ROWS == 1 ? 4 : ROWS <= 16 ? 2 : 1;
 
 KERNEL(matmul, 32 * SEGMENTS, BLOCKS) {
     u32 blocks = (p.rows + PLACES - 1) / PLACES;
