@@ -126,14 +126,6 @@ DEVICE u32 bytes_of(u32 a, u32 b, u32 choice) {
     return __byte_perm(a, b, choice);
 }
 
-// Four matrices of 8 x 8 pairs of bytes from shared memory, each lane naming a row of 16 bytes: as ldmatrix.x4.
-DEVICE void load_matrices(u32 (&r)[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(u32(__cvta_generic_to_shared(row)))
-                 : "memory");
-}
-
 #if TENSOR_CORES
 
 // Two numbers rounded to halves, as the fragments of a product hold them.
@@ -177,26 +169,6 @@ DEVICE void mma_bytes_half(i32 (&d)[4], const u32 (&a)[2], u32 b) {
         : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
-#else
-
-DEVICE void mma_bytes_quarter(i32 &d0, i32 &d1, u32 a, u32 b) {
-    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
-}
-
-DEVICE void mma_bytes_half(i32 (&d)[4], const u32 (&a)[2], u32 b) {
-    mma_bytes_quarter(d[0], d[1], a[0], b);
-    mma_bytes_quarter(d[2], d[3], a[1], b);
-}
-
-DEVICE void mma_bytes(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    mma_bytes_half(d, {a[0], a[1]}, b[0]);
-    mma_bytes_half(d, {a[2], a[3]}, b[1]);
-}
-
-#endif
-
-#if TENSOR_CORES
-
 // d += a b, 16 x 8 from 16 x 16 and 16 x 8 halves, summed in single precision: as mma.m16n8k16.
 DEVICE void mma_halves(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -211,7 +183,7 @@ DEVICE void mma_bf16s(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// The same, each matrix transposed.
+// As load_matrices, each matrix transposed.
 DEVICE void load_matrices_transposed(u32 (&r)[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -256,6 +228,21 @@ DEVICE void copies_wait() {
 
 #else
 
+// Eight rows of 16 bytes with as many.
+DEVICE void mma_bytes_quarter(i32 &d0, i32 &d1, u32 a, u32 b) {
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
+}
+
+DEVICE void mma_bytes_half(i32 (&d)[4], const u32 (&a)[2], u32 b) {
+    mma_bytes_quarter(d[0], d[1], a[0], b);
+    mma_bytes_quarter(d[2], d[3], a[1], b);
+}
+
+DEVICE void mma_bytes(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    mma_bytes_half(d, {a[0], a[1]}, b[0]);
+    mma_bytes_half(d, {a[2], a[3]}, b[1]);
+}
+
 DEVICE void copy4(void *shared, const void *global) {
     *static_cast<u32 *>(shared) = *static_cast<const u32 *>(global);
 }
@@ -278,6 +265,15 @@ template <int groups>
 DEVICE void copies_wait() {}
 
 #endif
+
+// Four matrices of 8 x 8 pairs of bytes from shared memory, each lane naming a row of 16 bytes: as ldmatrix.x4.
+DEVICE void load_matrices(u32 (&r)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(u32(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+
 #endif
 
 // The largest number of all lanes, in each.

@@ -1,6 +1,6 @@
 // Super-blocks of 256 codes of four bits, in runs of 32 with scales and minima of six bits.
 
-#include "k_scales.cuh"
+#include "codes/k_scales.cuh"
 
 constexpr u32 BLOCK_BYTES = 144, BLOCK_RUNS = 8, ALIGN = 4;
 constexpr bool HALVES = false, MINIMA = true;

@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "../machine.cuh"
+#include "machine.cuh"
 
 // Four bytes, two and a half number from a multiple of so many.
 template <u32 ALIGN>
