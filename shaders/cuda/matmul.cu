@@ -7,6 +7,7 @@
 // multiples of sixteen bytes.
 //
 // Blocks of matmul and experts have 32 threads for each segment that there is, and shared memory of SHARED_BYTES for each.
+// Without TENSOR_CORES, ROWS is at most 8.
 //
 // matmul: heads * ceil(rows / PLACES) blocks, and ceil(rows of the step / ROWS) on y. One matrix is one head.
 // experts (of ROWS 1): slots * ceil(rows / PLACES) blocks.

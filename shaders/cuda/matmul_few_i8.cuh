@@ -119,7 +119,7 @@ DEVICE void add_chunk(const Chunk &chunk, u32 runs, u32 lane, Sums &sums) {
     for (u32 first = 0; first < CHUNK; first += 4) {
         Made made;
         for (u32 h = 0; h < PLACES / 8; h++) chunk_scales(chunk.w[h], first + lane % 4, made.of[h]);
-#pragma unroll
+#pragma unroll(ROWS > 16 ? 2 : 4)
         for (u32 r = 0; r < 4; r++) {
             add_run(chunk, made, first + r, BLOCK_RUNS == CHUNK || first + r < runs, lane, sums);
         }
