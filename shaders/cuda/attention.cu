@@ -271,10 +271,13 @@ KERNEL(attention_merge, 128, 8) {
     }
 }
 
-// What launches need to know: vectors of a block that takes many rows, its shared memory, and that of one for few.
+// What launches need to know: vectors of a block that takes many rows, its threads and its shared memory; the same for few.
 KERNEL(sizes, 1, 1) {
     u32 *out = reinterpret_cast<u32 *>(p.out);
-    out[0] = 16 * MANY;
-    out[1] = Shape<MANY>::bytes;
-    out[2] = Shape<1>::bytes;
+    out[0] = Wide::vectors;
+    out[1] = Wide::threads;
+    out[2] = Wide::bytes;
+    out[3] = Narrow::vectors;
+    out[4] = Narrow::threads;
+    out[5] = Narrow::bytes;
 }

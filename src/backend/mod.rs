@@ -262,11 +262,17 @@ pub trait Backend: Send + Sync {
     /// The memory is not to be had.
     fn alloc(&self, kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError>;
 
-    /// Host memory used in place, read-only.
+    /// Host memory used in place, read-only: kernels of a processor read it, a card copies from it by itself.
     ///
     /// # Errors
     /// The device cannot address it.
     fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError>;
+
+    /// The memory of a buffer, for others to [adopt](Backend::adopt) as long as nobody writes to it; `None` where it is no
+    /// host memory.
+    fn lend(&self, _buffer: BufferId) -> Option<HostBytes> {
+        None
+    }
 
     /// Gives a buffer back once prepared programs no longer use it.
     ///

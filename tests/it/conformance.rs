@@ -134,8 +134,9 @@ fn run(graph: &Graph, kind: BackendKind, backend: &dyn Backend) -> Vec<f32> {
     let homes = Residency::in_one(graph, MemoryId(0), |_, _| (Layout::Gguf, Storage::Allocated));
     let made = plan(graph, &homes, &machine, &Policy::default()).unwrap();
     let bindings = bind(graph, &homes, &made, backend);
+    let mut loaded = None;
     for (id, weight) in graph.weights().iter_ids() {
-        backend.write(Queue::Upload, bindings.weights[id][0].at, &bytes_of(weight), &[]).unwrap();
+        loaded = Some(backend.write(Queue::Upload, bindings.weights[id][0].at, &bytes_of(weight), &[]).unwrap());
     }
     let inputs = inputs_of(graph, &made);
     let (split, values) = (&made.splits[SplitId(0)], &made.values);
@@ -173,7 +174,7 @@ fn run(graph: &Graph, kind: BackendKind, backend: &dyn Backend) -> Vec<f32> {
     let tables =
         [CellTable { cells: cells.to_vec(), sequences: sequences.to_vec(), pages: table.to_vec(), live: Vec::new() }];
     let args = Args { tokens, outputs: tokens, tables: &tables };
-    let done = backend.submit(program, &args, &[]).unwrap();
+    let done = backend.submit(program, &args, loaded.as_slice()).unwrap();
     let span = made.values[graph.output()];
     let mut out = vec![0f32; span.len.index() / 4];
     let at = BufferSpan { buffer: bindings.arena, span };
@@ -461,8 +462,9 @@ fn steps(grow: &Grow, kind: BackendKind, backend: &dyn Backend, sizes: &[u32]) -
         let made = plan(&graph, &homes, &machine, &Policy::default()).unwrap();
         let mut bindings = bind(&graph, &homes, &made, backend);
         bindings.states = states.get_or_insert_with(|| bindings.states.clone()).clone();
+        let mut loaded = None;
         for (id, weight) in graph.weights().iter_ids() {
-            backend.write(Queue::Upload, bindings.weights[id][0].at, &bytes_of(weight), &[]).unwrap();
+            loaded = Some(backend.write(Queue::Upload, bindings.weights[id][0].at, &bytes_of(weight), &[]).unwrap());
         }
         let inputs = inputs_of(&graph, &made);
         let work = SplitWork {
@@ -487,7 +489,7 @@ fn steps(grow: &Grow, kind: BackendKind, backend: &dyn Backend, sizes: &[u32]) -
         let cells: Vec<u32> = (past..length.0).map(|i| pages[i as usize / 16] * 16 + i % 16).collect();
         let tables = [CellTable::single(&cells, length, &pages)];
         let args = Args { tokens: Tokens(tokens), outputs: Tokens(tokens), tables: &tables };
-        let done = backend.submit(program, &args, &[]).unwrap();
+        let done = backend.submit(program, &args, loaded.as_slice()).unwrap();
         let span = made.values[graph.output()];
         let mut out = vec![0f32; span.len.index() / 4];
         let at = BufferSpan { buffer: bindings.arena, span };

@@ -10,6 +10,8 @@ mod cli;
 mod cli_parallel;
 mod compare;
 mod conformance;
+mod cuda;
+mod cuda_kernels;
 mod deepseek2;
 mod devices;
 mod diff;

@@ -20,7 +20,7 @@ pub struct Buffer {
 
 enum Owner {
     Anonymous { _map: MmapMut },
-    Host { _bytes: HostBytes },
+    Host { bytes: HostBytes },
     Empty,
 }
 
@@ -47,7 +47,7 @@ impl Buffer {
     pub fn adopted(bytes: HostBytes) -> Buffer {
         let slice: &[u8] = (*bytes).as_ref();
         let (start, len) = (slice.as_ptr().cast_mut(), slice.len());
-        Buffer { owner: Owner::Host { _bytes: bytes }, start, len }
+        Buffer { owner: Owner::Host { bytes }, start, len }
     }
 
     /// Whether kernels may write to it.
@@ -78,6 +78,16 @@ impl Buffer {
             len: span.len.index(),
             _buffer: Arc::clone(self),
         })
+    }
+}
+
+/// A buffer's memory for others to read, who keep it alive.
+struct Lent(Arc<Buffer>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the allocation lives as long as the buffer; who borrows it does so while nobody writes to it.
+        unsafe { std::slice::from_raw_parts(self.0.start, self.0.len) }
     }
 }
 
@@ -191,6 +201,16 @@ impl Buffers {
             span: at.span,
             len: buffer.bytes(),
         })
+    }
+
+    /// The memory of a buffer, for others to read while nobody writes to it.
+    pub fn lend(&self, id: BufferId) -> Option<HostBytes> {
+        let buffer = self.table.get(id).and_then(Option::as_ref)?;
+        match &buffer.owner {
+            Owner::Anonymous { .. } => Some(Arc::new(Lent(Arc::clone(buffer)))),
+            Owner::Host { bytes } => Some(Arc::clone(bytes)),
+            Owner::Empty => None,
+        }
     }
 
     /// Bytes allocated and not freed; adopted host memory does not count.

@@ -128,6 +128,10 @@ impl Backend for CpuBackend {
         Ok(self.tables().buffers.add(Buffer::adopted(bytes)))
     }
 
+    fn lend(&self, buffer: BufferId) -> Option<HostBytes> {
+        self.tables().buffers.lend(buffer)
+    }
+
     fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
         self.tables().buffers.remove(&self.spec.name, buffer)
     }

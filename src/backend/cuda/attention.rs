@@ -11,11 +11,8 @@ use crate::device::AttentionParts;
 use crate::graph::ops::{self, ExpertPart, Gating, Mask, Values};
 use crate::graph::{NodeId, RowDim};
 
-/// Threads of a block of attention.
-const THREADS: u32 = 128;
-
-/// Query vectors that a block has where each part is summed by itself.
-const VECTORS: u32 = 16;
+/// Threads of a block that adds parts.
+const MERGE_THREADS: u32 = 128;
 
 impl Builder<'_> {
     pub fn attention(&mut self, op: &ops::Attention, id: NodeId) -> Result<(), BackendError> {
@@ -50,23 +47,26 @@ impl Builder<'_> {
                 format!("VALUE_DIM={value_dim}"),
                 format!("SAME={}", u32::from(same)),
             ],
-            threads: THREADS,
             addresses: vec![keys, values, q.at, value.at, parts.unwrap_or(0)],
             numbers: numbers.concat(),
             ..Draft::plain(File::ATTENTION, "attention")
         };
-        let [vectors, many, one, _] = self.size_of(&drafted, 3)?;
-        let heads = |each: u32| Axis::fixed(kept.heads * group.div_ceil(each));
-        let tiles = Axis::rows(1, (vectors / group.max(1)).max(1));
+        let [wide, wide_threads, wide_shared, narrow, narrow_threads, narrow_shared, ..] = self.size_of(&drafted, 3)?;
+        let heads = |vectors: u32| Axis::fixed(kept.heads * group.div_ceil(vectors.max(1)));
+        let tiles = Axis::rows(1, (wide / group.max(1)).max(1));
+        let (each, one) = (Axis::rows(1, 1), Axis::fixed(1));
+        let (parts, whole) = (1..few + 1, few + 1..u32::MAX);
         let kinds = [
-            ("attention_parts", one, 1..few + 1, [Axis::rows(1, 1), heads(VECTORS), Axis::fixed(cut.count)]),
-            ("attention_merge", 0, 1..few + 1, [Axis::rows(1, 1), Axis::fixed(op.heads), Axis::fixed(1)]),
-            ("attention", many, few + 1..u32::MAX, [tiles, heads(vectors), Axis::fixed(1)]),
+            ("attention_parts", narrow_threads, narrow_shared, &parts, [each, heads(narrow), Axis::fixed(cut.count)]),
+            ("attention_merge", MERGE_THREADS, 0, &parts, [each, Axis::fixed(op.heads), one]),
+            ("attention", wide_threads, wide_shared, &whole, [tiles, heads(wide), one]),
         ];
-        for (entry, shared, when, grid) in kinds {
+        for (entry, threads, shared, when, grid) in kinds {
             if !when.is_empty() && when.start <= all {
+                let when = when.clone();
                 self.drafts.push(Draft {
                     entry,
+                    threads,
                     shared,
                     count: Count { dim: RowDim::Tokens, when, grid },
                     ..drafted.clone()

@@ -123,9 +123,14 @@ impl Builder<'_> {
     }
 
     /// What the file of a draft says of its kernels' sizes; `out` is the place of the address that it writes to.
-    pub fn size_of(&self, draft: &Draft, out: usize) -> Result<[u32; 4], BackendError> {
+    pub fn size_of(&self, draft: &Draft, out: usize) -> Result<[u32; 8], BackendError> {
         let refuse = |why| self.operands().refuse(self.work.split.nodes[0], why);
         self.kernels.sizes(&draft.source(), draft.params(), 1 + out).map_err(refuse)
+    }
+
+    /// Whether kernels multiply in tensor cores: see `machine.cuh`.
+    pub fn has_tensor_cores(&self) -> bool {
+        self.kernels.architecture() >= 80
     }
 
     /// The most rows of a dimension.

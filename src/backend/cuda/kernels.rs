@@ -1,6 +1,7 @@
 //! Kernel files → functions of a card: a file is compiled for an architecture and a few numbers, once, and kept.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,9 @@ type Headers = &'static [(&'static str, &'static str)];
 
 macro_rules! files {
     ($($ident:ident $name:literal)*) => {
+        /// All of them.
+        const FILES: &[File] = &[$(File::$ident),*];
+
         impl File {
             $(
                 #[doc = concat!("`", $name, ".cu`.")]
@@ -57,7 +61,7 @@ headers! {
     "codes/iq4_nl.cuh" "codes/iq4_xs.cuh" "codes/k_scales.cuh" "codes/mxfp4.cuh" "codes/of_type.cuh" "codes/q2_k.cuh"
     "codes/q3_k.cuh" "codes/q4_0.cuh" "codes/q4_1.cuh" "codes/q4_k.cuh" "codes/q5_0.cuh" "codes/q5_1.cuh"
     "codes/q5_k.cuh" "codes/q6_k.cuh" "codes/q8_0.cuh" "codes/read.cuh" "eights.cuh" "machine.cuh" "matmul.cuh"
-    "matmul_f32.cuh" "matmul_few_f32.cuh" "matmul_few_i8.cuh" "matmul_i8.cuh" "matmul_tiles_f32.cuh"
+    "matmul_f32.cuh" "matmul_few_f32.cuh" "matmul_few_i8.cuh" "matmul_i8.cuh" "matmul_one_i8.cuh" "matmul_tiles_f32.cuh"
     "matmul_tiles_i8.cuh" "rope.cuh" "route.cuh" "step.cuh" "store.cuh" "sums.cuh" "types/bf16.cuh" "types/f16.cuh"
     "types/f32.cuh" "types/iq4_nl.cuh" "types/iq4_xs.cuh" "types/k_scales.cuh" "types/mxfp4.cuh" "types/q2_k.cuh"
     "types/q3_k.cuh" "types/q4_0.cuh" "types/q4_1.cuh" "types/q4_k.cuh" "types/q5_0.cuh" "types/q5_1.cuh"
@@ -81,7 +85,9 @@ pub struct Kernels {
     architecture: u32,
     kept: Option<Kept>,
     modules: Mutex<HashMap<Source, Module>>,
-    sizes: Mutex<HashMap<Source, [u32; 4]>>,
+    sizes: Mutex<HashMap<Source, [u32; 8]>>,
+    /// With the most bytes that their blocks were to share.
+    functions: Mutex<HashMap<(Source, &'static str), (Function, u32)>>,
 }
 
 impl Kernels {
@@ -100,7 +106,13 @@ impl Kernels {
             kept,
             modules: Mutex::default(),
             sizes: Mutex::default(),
+            functions: Mutex::default(),
         })
+    }
+
+    /// The card's architecture.
+    pub fn architecture(&self) -> u32 {
+        self.architecture
     }
 
     /// Whose they are.
@@ -113,21 +125,21 @@ impl Kernels {
     ///
     /// # Errors
     /// As for [`Kernels::function`].
-    pub fn sizes(&self, source: &Source, mut params: Vec<u64>, out: usize) -> Result<[u32; 4], String> {
+    pub fn sizes(&self, source: &Source, mut params: Vec<u64>, out: usize) -> Result<[u32; 8], String> {
         if let Some(sizes) = locked(&self.sizes).get(source) {
             return Ok(*sizes);
         }
         let function = self.function(source, "sizes", 0)?;
         let told = |why: Refused| format!("sizes of {}.cu: {why}", source.file.name);
         let (stream, room) =
-            (Stream::new(&self.context).map_err(told)?, DeviceBytes::new(&self.context, 16).map_err(told)?);
-        let mut found = PinnedBytes::new(&self.context, 16).map_err(told)?;
+            (Stream::new(&self.context).map_err(told)?, DeviceBytes::new(&self.context, 32).map_err(told)?);
+        let mut found = PinnedBytes::new(&self.context, 32).map_err(told)?;
         params[out] = room.address(0);
         let launch = Launch { function: &function, grid: (1, 1, 1), threads: 1, shared: 0, params: &params };
         stream.launch(&launch).map_err(told)?;
         stream.fetch(&room, 0, found.bytes_mut()).map_err(told)?;
         stream.finish().map_err(told)?;
-        let mut sizes = [0; 4];
+        let mut sizes = [0; 8];
         bytemuck::cast_slice_mut(&mut sizes).copy_from_slice(found.bytes());
         Ok(*locked(&self.sizes).entry(source.clone()).or_insert(sizes))
     }
@@ -136,9 +148,19 @@ impl Kernels {
     ///
     /// # Errors
     /// The text does not compile, or the card refuses it.
-    pub fn function(&self, source: &Source, entry: &str, shared: u32) -> Result<Function, String> {
+    pub fn function(&self, source: &Source, entry: &'static str, shared: u32) -> Result<Function, String> {
+        let told = |why: Refused| format!("{entry} of {}.cu: {why}", source.file.name);
         let module = self.module(source)?;
-        module.function(entry, shared).map_err(|why| format!("{entry} of {}.cu: {why}", source.file.name))
+        let mut functions = locked(&self.functions);
+        let (function, most) = match functions.entry((source.clone(), entry)) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(free) => free.insert((module.function(entry).map_err(told)?, 0)),
+        };
+        if shared > *most {
+            function.share(shared).map_err(told)?;
+            *most = shared;
+        }
+        Ok(function.clone())
     }
 
     /// Compiles what is not compiled yet; several threads may compile different sources.
@@ -157,7 +179,7 @@ impl Kernels {
         let module = match loaded {
             Some(module) => module,
             None => {
-                let code = compile(&text, self.architecture, &options).map_err(named)?;
+                let code = compile(&text, self.architecture, &options).map_err(named)?.code;
                 let module = Module::load(&self.context, &code).map_err(|why| named(why.to_string()))?;
                 if let Some(kept) = &self.kept {
                     kept.keep(&key, &code);
@@ -167,6 +189,12 @@ impl Kernels {
         };
         Ok(locked(&self.modules).entry(source.clone()).or_insert(module).clone())
     }
+}
+
+/// The files that the program has, by their paths in `shaders/cuda`.
+pub fn files() -> impl Iterator<Item = String> {
+    let headers = HEADERS.iter().map(|(name, _)| (*name).to_owned());
+    FILES.iter().map(|file| format!("{}.cu", file.name)).chain(headers)
 }
 
 /// What a source is compiled with, whatever the architecture.

@@ -13,12 +13,13 @@ mod operands;
 mod product;
 mod program;
 mod queues;
+mod texts;
 
 use std::sync::{Arc, Mutex, RwLock};
 
-use self::buffers::Buffers;
+use self::buffers::{Buffer, Buffers};
 use self::cells::Caches;
-use self::driver::{Context, DeviceBytes, Refused, Standing};
+use self::driver::{Context, DeviceBytes, LentBytes, Refused, Standing};
 use self::kernels::Kernels;
 use self::program::Program;
 use self::queues::{Place, Queues, locked};
@@ -32,6 +33,8 @@ use crate::index::IndexVec;
 use crate::units::Bytes;
 
 pub use self::cards::{CardFacts, cards};
+pub use self::kernels::files;
+pub use self::texts::{KernelText, kernel_texts};
 
 /// One card, or a part of one, with memory of its own.
 pub struct CudaBackend {
@@ -121,12 +124,12 @@ impl Backend for CudaBackend {
 
     fn alloc(&self, _kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
         let made = DeviceBytes::new(&self.context, bytes.index()).map_err(|why| self.failed(bytes, &why))?;
-        Ok(write(&self.buffers).add(made))
+        Ok(write(&self.buffers).add(Buffer::Device(Arc::new(made))))
     }
 
-    fn adopt(&self, _bytes: HostBytes) -> Result<BufferId, BackendError> {
-        let (device, why) = (self.spec.name.clone(), "host memory cannot be used in place; it must be copied".into());
-        Err(BackendError::Worker { device, why })
+    fn adopt(&self, bytes: HostBytes) -> Result<BufferId, BackendError> {
+        let lent = self.told(LentBytes::new(&self.context, bytes))?;
+        Ok(write(&self.buffers).add(Buffer::Lent(Arc::new(lent))))
     }
 
     fn free(&self, buffer: BufferId) -> Result<(), BackendError> {
@@ -158,9 +161,14 @@ impl Backend for CudaBackend {
     fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {
         self.same_len(dst.span.len, src.span.len.index())?;
         self.known(waits)?;
-        let ((from, first), (to, at)) = (self.place(src)?, self.place(dst)?);
-        let len = src.span.len.0;
-        self.told(self.queues.begin(queue, waits, |stream| stream.copy((&from, first), (&to, at), len)))
+        let (to, at) = self.place(dst)?;
+        let (from, first) = read(&self.buffers).source(&self.spec.name, src).map(|(from, at)| (from.clone(), at))?;
+        let len = src.span.len;
+        self.told(self.queues.begin(queue, waits, |stream| match &from {
+            Buffer::Device(from) => stream.copy((from, first), (&to, at), len.0),
+            // It stays as it is and where it is until the buffer is freed.
+            Buffer::Lent(from) => stream.bring(&from.bytes()[first as usize..][..len.index()], &to, at),
+        }))
     }
 
     fn prepare(&self, work: &SplitWork<'_>) -> Result<ProgramId, BackendError> {

@@ -15,7 +15,7 @@ use crate::tensor::DType;
 use crate::tensor::act::{ActFormat, act_format};
 use crate::units::Bytes;
 
-/// Threads of a block.
+/// Threads of a block, where they do not depend on columns.
 const THREADS: u32 = 256;
 
 /// Rows of a step that a block of each takes at most.
@@ -116,7 +116,7 @@ impl Builder<'_> {
         self.product((File::MATMUL, "experts", 1), &weight, value.dim, shape, (&operands, &count))?;
         let Some((groups, _)) = groups else { return Ok(()) };
         let operands = Operands { routing: groups, ..operands };
-        for (tile, when) in [(16, some), (64, many)] {
+        for (tile, when) in [(16, some), (self.widest(), many)] {
             if when.start <= self.rows(value.dim) && !when.is_empty() {
                 // No more slots than rows choose an expert.
                 let (high, deep) = (Axis::rows(1, tile), Axis::fixed(experts.1 - experts.0));
@@ -126,6 +126,11 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The most rows of a tile.
+    fn widest(&self) -> u32 {
+        if self.has_tensor_cores() { 64 } else { 32 }
     }
 
     /// Numbers of rows for which slots are taken one by one, and for which an expert's are taken by small and by large
@@ -196,8 +201,9 @@ impl Builder<'_> {
             }
             before = most;
         }
-        for most in MANY {
-            let end = if Some(&most) == MANY.last() { u32::MAX } else { most + 1 };
+        let many: Vec<u32> = MANY.into_iter().filter(|&most| most <= self.widest()).collect();
+        for &most in &many {
+            let end = if Some(&most) == many.last() { u32::MAX } else { most + 1 };
             let count = |wide| {
                 let grid = [Axis::fixed(wide), Axis::rows(1, most), Axis::fixed(shape.heads)];
                 Count { dim, when: before + 1..end, grid }
@@ -263,8 +269,19 @@ impl Builder<'_> {
         };
         let [shared, places, ..] = self.size_of(&draft, 6)?;
         draft.count = count(weight.rows.div_ceil(places.max(1)));
-        draft.shared = if entry == "carry" { 0 } else { shared };
+        if file == File::MATMUL && entry != "carry" {
+            let warps = segments(weight.cols);
+            (draft.threads, draft.shared) = (32 * warps, warps * shared);
+        } else if entry != "carry" {
+            draft.shared = shared;
+        }
         self.drafts.push(draft);
         Ok(())
     }
+}
+
+/// Into how many segments columns are cut, which warps of the kernels for few rows have each: see `matmul.cuh`.
+fn segments(cols: u32) -> u32 {
+    let units = if cols.is_multiple_of(256) { cols / 256 } else { cols.div_ceil(32) };
+    units.div_ceil(units.div_ceil(8).max(1)).max(1)
 }

@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 
 use super::{Context, Refused, told};
+use crate::backend::HostBytes;
 
 /// Kernels read words of sixteen bytes that hold a byte they need: so many more bytes are there.
 const BEHIND: usize = 256;
@@ -102,7 +103,7 @@ impl PinnedBytes {
         context.bind()?;
         // SAFETY: the context is current; without flags the memory is plain, and cached.
         let at = told("cuMemHostAlloc", unsafe { result::malloc_host(len.max(1), 0) })?;
-        let unknown = Refused { call: "cuMemHostAlloc", status: cudarc::driver::sys::CUresult::CUDA_ERROR_UNKNOWN };
+        let unknown = Refused { call: "cuMemHostAlloc", status: sys::CUresult::CUDA_ERROR_UNKNOWN };
         let at = NonNull::new(at.cast::<u8>()).ok_or(unknown)?;
         // SAFETY: so many bytes were allocated just now.
         unsafe { at.write_bytes(0, len.max(1)) };
@@ -127,6 +128,56 @@ impl Drop for PinnedBytes {
         if self.context.bind().is_ok() {
             // SAFETY: allocated by `new`, freed once.
             let _ = unsafe { result::free_host(self.at.as_ptr().cast::<c_void>()) };
+        }
+    }
+}
+
+/// Host memory of somebody else that a card copies from by itself, as long as it is held.
+pub struct LentBytes {
+    context: Arc<Context>,
+    bytes: HostBytes,
+    /// The pages that it lies in.
+    pages: *mut c_void,
+}
+
+// SAFETY: the pages are only a name for what was registered; the bytes may be read by any thread.
+unsafe impl Send for LentBytes {}
+// SAFETY: as above.
+unsafe impl Sync for LentBytes {}
+
+/// Pages are registered whole.
+const PAGE: usize = 4096;
+
+impl LentBytes {
+    /// Registers memory that stays where it is.
+    ///
+    /// # Errors
+    /// The system does not pin so much, or some of it is registered already.
+    pub fn new(context: &Arc<Context>, bytes: HostBytes) -> Result<LentBytes, Refused> {
+        context.bind()?;
+        let slice: &[u8] = (*bytes).as_ref();
+        let first = slice.as_ptr() as usize / PAGE * PAGE;
+        let len = (slice.as_ptr() as usize + slice.len()).next_multiple_of(PAGE) - first;
+        let pages = first as *mut c_void;
+        // SAFETY: the pages are mapped as long as the bytes are, and these are held until they are registered no more.
+        let register = |flags| unsafe { sys::cuMemHostRegister_v2(pages, len, flags) }.result();
+        // Pages that are not to be written are registered only as such, where a card can.
+        let registered = register(0).or_else(|_| register(sys::CU_MEMHOSTREGISTER_READ_ONLY));
+        told("cuMemHostRegister", registered)?;
+        Ok(LentBytes { context: Arc::clone(context), bytes, pages })
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+}
+
+impl Drop for LentBytes {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: registered by `new`, once, and the bytes are still held.
+            let _ = unsafe { sys::cuMemHostUnregister(self.pages) };
         }
     }
 }

@@ -38,9 +38,10 @@ pub struct Module(Arc<Loaded>);
 /// A kernel of it.
 #[derive(Clone, Debug)]
 pub struct Function {
+    name: &'static str,
     function: driver::CUfunction,
     /// Kept loaded.
-    _module: Arc<Loaded>,
+    module: Arc<Loaded>,
 }
 
 // SAFETY: as for `Loaded`.
@@ -60,25 +61,38 @@ impl Module {
         Ok(Module(Arc::new(Loaded { context: Arc::clone(context), module })))
     }
 
-    /// A kernel by name, whose blocks may share so many bytes.
+    /// A kernel by name.
     ///
     /// # Errors
-    /// There is none, or its blocks cannot share so many.
-    pub fn function(&self, name: &str, shared: u32) -> Result<Function, Refused> {
+    /// There is none.
+    pub fn function(&self, name: &'static str) -> Result<Function, Refused> {
         self.0.context.bind()?;
         let unknown = Refused { call: "cuModuleGetFunction", status: driver::CUresult::CUDA_ERROR_NOT_FOUND };
-        let name = CString::new(name).map_err(|_| unknown)?;
+        let text = CString::new(name).map_err(|_| unknown)?;
         // SAFETY: the module is loaded.
-        let function = told("cuModuleGetFunction", unsafe { result::module::get_function(self.0.module, name) })?;
-        let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is of a module that is loaded.
-        let set = unsafe { result::function::set_function_attribute(function, attribute, shared as c_int) };
-        told("cuFuncSetAttribute", set)?;
-        Ok(Function { function, _module: Arc::clone(&self.0) })
+        let function = told("cuModuleGetFunction", unsafe { result::module::get_function(self.0.module, text) })?;
+        Ok(Function { name, function, module: Arc::clone(&self.0) })
     }
 }
 
 impl Function {
+    /// Lets its blocks share so many bytes beside what it says itself.
+    ///
+    /// # Errors
+    /// They cannot.
+    pub fn share(&self, bytes: u32) -> Result<(), Refused> {
+        self.module.context.bind()?;
+        let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is of a module that is loaded.
+        let set = unsafe { result::function::set_function_attribute(self.function, attribute, bytes as c_int) };
+        told("cuFuncSetAttribute", set)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(super) fn handle(&self) -> driver::CUfunction {
         self.function
     }
@@ -100,31 +114,38 @@ pub fn compiler() -> Result<String, String> {
     Ok(format!("{major}.{minor}"))
 }
 
+/// What a compiler made of a text.
+pub struct Compiled {
+    /// The code.
+    pub code: Vec<u8>,
+    /// What it said of it.
+    pub log: String,
+}
+
 /// Compiles a text for an architecture, where there is a [`compiler`].
 ///
 /// # Errors
 /// What it says of the text.
-pub fn compile(text: &str, architecture: u32, options: &[String]) -> Result<Vec<u8>, String> {
+pub fn compile(text: &str, architecture: u32, options: &[String]) -> Result<Compiled, String> {
     let text = CString::new(text).map_err(|_| "a kernel's text has a zero in it".to_owned())?;
     let failed = |call: &str, NvrtcError(status): NvrtcError| format!("{call} failed: {status:?}");
     let program = create_program(&text, None).map_err(|why| failed("nvrtcCreateProgram", why))?;
-    let options: Vec<String> =
-        [format!("--gpu-architecture=sm_{architecture}")].iter().chain(options).cloned().collect();
+    let architecture = format!("--gpu-architecture=sm_{architecture}");
+    let options: Vec<&str> = [&*architecture].into_iter().chain(options.iter().map(String::as_str)).collect();
     // SAFETY: the program was made just now, and is destroyed below, once.
     let compiled = unsafe { compile_program(program, &options) };
+    // SAFETY: it exists.
+    let log = unsafe { get_program_log(program) }.unwrap_or_default();
+    let log: Vec<u8> = log.iter().map(|&c: &c_char| c as u8).take_while(|&c| c != 0).collect();
+    let log = String::from_utf8_lossy(&log).into_owned();
     let code = match compiled {
         // SAFETY: it was compiled.
         Ok(()) => unsafe { code_of(program) }.map_err(|why| failed("nvrtcGetCUBIN", why)),
-        Err(why) => {
-            // SAFETY: it exists.
-            let log = unsafe { get_program_log(program) }.unwrap_or_default();
-            let log: Vec<u8> = log.iter().map(|&c: &c_char| c as u8).take_while(|&c| c != 0).collect();
-            Err(format!("{}: {}", failed("nvrtcCompileProgram", why), String::from_utf8_lossy(&log).trim()))
-        }
+        Err(why) => Err(format!("{}: {}", failed("nvrtcCompileProgram", why), log.trim())),
     };
     // SAFETY: as above.
     unsafe { destroy_program(program) }.map_err(|why| failed("nvrtcDestroyProgram", why))?;
-    code
+    code.map(|code| Compiled { code, log })
 }
 
 /// # Safety

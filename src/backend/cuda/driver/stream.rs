@@ -101,7 +101,7 @@ impl Stream {
         let done = unsafe {
             result::launch_kernel(function.handle(), grid, (threads, 1, 1), shared, self.stream, &mut params)
         };
-        told("cuLaunchKernel", done)
+        told(function.name(), done)
     }
 
     /// Records what `work` begins on this stream instead of doing it. Nobody else may use the stream meanwhile.
