@@ -102,11 +102,19 @@ DEVICE u32 warp_ballot(bool holds) {
     return ballot;
 }
 
-#if TENSOR_CORES
-
 DEVICE void mma_bytes(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     emulated::multiply_bytes(emulated::self(), d, a, b);
 }
+
+DEVICE void mma_bytes_half(i32 (&d)[4], const u32 (&a)[2], u32 b) {
+    emulated::multiply_bytes(emulated::self(), d, {a[0], a[1], 0, 0}, {b, 0});
+}
+
+DEVICE void load_matrices(u32 (&r)[4], const void *row) {
+    emulated::load_words(emulated::self(), r, row);
+}
+
+#if TENSOR_CORES
 
 DEVICE void mma_halves(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     emulated::multiply_floats<from_half>(emulated::self(), emulated::Wait::MMA_HALVES, d, a, b);
@@ -114,10 +122,6 @@ DEVICE void mma_halves(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 
 DEVICE void mma_bf16s(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     emulated::multiply_floats<from_bf16>(emulated::self(), emulated::Wait::MMA_BF16S, d, a, b);
-}
-
-DEVICE void load_matrices(u32 (&r)[4], const void *row) {
-    emulated::load_words(emulated::self(), r, row);
 }
 
 DEVICE void load_matrices_transposed(u32 (&r)[4], const void *row) {

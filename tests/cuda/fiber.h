@@ -62,29 +62,40 @@ DEVICE Fiber &self() {
 
 #ifdef __x86_64__
 
+#ifdef __AVX512F__
+#define EMULATED_VECTORS "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define EMULATED_VECTORS
+#endif
+
 typedef void *Place;
 
-// Leaves the running stack, noting where, and goes on where another was left. Callee-saved registers lie on the stacks.
-__attribute__((naked, noinline)) static void go(Place *, Place *) {
-    asm("push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
-        "mov %rsp, (%rdi)\n mov (%rsi), %rsp\n"
-        "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n ret");
+// Leaves the running stack, noting where, and goes on where another was left. The compiler keeps what it needs on the
+// stack; nothing is called or returned from, so that the processor goes on guessing returns well.
+DEVICE void go(Place *from, Place *to) {
+    asm volatile(
+        "lea -128(%%rsp), %%rsp\n push %%rbp\n lea 1f(%%rip), %%rax\n push %%rax\n mov %%rsp, (%%rdi)\n"
+        "mov (%%rsi), %%rsp\n pop %%rax\n jmp *%%rax\n"
+        "1: pop %%rbp\n lea 128(%%rsp), %%rsp"
+        : "+D"(from), "+S"(to)
+        :
+        : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc", EMULATED_VECTORS "xmm0",
+          "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
-__attribute__((noinline)) static void begin() {
+__attribute__((noinline)) inline void begin() {
     Fiber &fiber = self();
     fiber.main(fiber);
     abort();
 }
 
 // Makes a fiber begin its main function when it is gone to. Stacks begin at different cache lines.
-inline void prepare(Fiber &fiber, u32 index) {
+DEVICE void prepare(Fiber &fiber, u32 index) {
     char *top = reinterpret_cast<char *>(&fiber) - index % 61 * 64;
     void **words = reinterpret_cast<void **>(top) - 2;
     words[1] = nullptr;
     words[0] = reinterpret_cast<void *>(begin);
-    for (int i = 1; i <= 6; i++) words[-i] = nullptr;
-    fiber.at = words - 6;
+    fiber.at = words;
 }
 
 #else

@@ -190,7 +190,7 @@ static u32 small(u32 drawn, u32 kind) {
 }
 
 static void check_products() {
-    for (u32 kind = 0; kind < 3; kind++) {
+    for (u32 kind = 0; kind < (TENSOR_CORES ? 3 : 1); kind++) {
         const u32 blocks = 8;
         std::vector<u32> x = drawn(blocks * 320), y(blocks * 128);
         for (u32 i = 0; kind != 0 && i < x.size(); i++) x[i] = i % 10 < 6 ? small(x[i], kind) : as_bits(f32(i32(x[i])) * 0x1p-30f);
@@ -211,7 +211,7 @@ static void check_matrices() {
     for (u32 i = 0; i < 128; i++) {
         const u32 lane = i / 4, m = i % 4, row = lane / 4, column = lane % 4 * 2;
         expect(y[8 * lane + m] == (pair(m, row, column) | pair(m, row, column + 1) << 16), "load_matrices", i);
-        expect(y[8 * lane + 4 + m] == (pair(m, column, row) | pair(m, column + 1, row) << 16), "load_matrices_transposed", i);
+        if (TENSOR_CORES) expect(y[8 * lane + 4 + m] == (pair(m, column, row) | pair(m, column + 1, row) << 16), "load_matrices_transposed", i);
     }
 }
 
@@ -230,7 +230,7 @@ static void check_copies() {
         expect(y[t] == sum, "a pipeline of copies", t);
         equal += hasty[t] == sum;
     }
-    expect(equal == 0, "a copy that was not waited for", equal);
+    expect(!TENSOR_CORES || equal == 0, "a copy that was not waited for", equal);
 }
 
 int main() {

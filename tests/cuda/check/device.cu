@@ -66,8 +66,6 @@ KERNEL(words, 256, 1) {
     y[8] = bits_of(fmaf(from_bits(a), from_bits(b), from_bits(a ^ b)));
 }
 
-#if TENSOR_CORES
-
 // One product a warp. Fragments are read as they lie: four words of a, two of b and four of d a lane.
 KERNEL(products, 32, 1) {
     const u32 *x = p.x + (blockIdx.x * 32 + threadIdx.x) * 10;
@@ -77,8 +75,10 @@ KERNEL(products, 32, 1) {
     f32 d[4];
     for (u32 i = 0; i < 4; i++) sums[i] = i32(x[6 + i]), d[i] = from_bits(x[6 + i]);
     if (p.n == 0) mma_bytes(sums, a, b);
+#if TENSOR_CORES
     if (p.n == 1) mma_halves(d, a, b);
     if (p.n == 2) mma_bf16s(d, a, b);
+#endif
     for (u32 i = 0; i < 4; i++) y[i] = p.n == 0 ? u32(sums[i]) : bits_of(d[i]);
 }
 
@@ -87,10 +87,14 @@ KERNEL(matrices, 32, 1) {
     SHARED(u32, rows, 4 * 64);
     for (u32 i = threadIdx.x; i < 256; i += 32) rows[i] = p.x[i];
     block_sync();
-    u32 r[4], t[4];
+    u32 r[4];
     load_matrices(r, rows + 4 * p.x[256 + threadIdx.x]);
+    for (u32 i = 0; i < 4; i++) p.y[8 * threadIdx.x + i] = r[i];
+#if TENSOR_CORES
+    u32 t[4];
     load_matrices_transposed(t, rows + 4 * p.x[256 + threadIdx.x]);
-    for (u32 i = 0; i < 4; i++) p.y[8 * threadIdx.x + i] = r[i], p.y[8 * threadIdx.x + 4 + i] = t[i];
+    for (u32 i = 0; i < 4; i++) p.y[8 * threadIdx.x + 4 + i] = t[i];
+#endif
 }
 
 // A pipeline of copies, two groups deep; with n set, it waits for one group too few.
@@ -113,5 +117,3 @@ KERNEL(copies, 64, 1) {
     }
     p.y[t] = sum;
 }
-
-#endif

@@ -2,6 +2,7 @@
 // graphs order and what they do not, what memory holds, and how calls fail. Takes the folder of `machine.cuh`. Ends with
 // the number of what differs.
 
+#include <atomic>
 #include <fstream>
 #include <functional>
 #include <sstream>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <string>
+#include <thread>
 #include <vector>
 
 typedef unsigned u32;
@@ -470,6 +472,51 @@ static void check_chains(Bed &bed) {
     expect(bed.holds(bed.x, 5001), "what a stream leaves is done");
 }
 
+// Launches of many blocks are spread over threads, whatever else they do.
+static void check_large(Bed &bed) {
+    constexpr u32 LARGE = 100000;
+    std::vector<std::thread> threads;
+    std::atomic<u32> wrong{0};
+    for (u32 t = 0; t < 3; t++) {
+        threads.emplace_back([&bed, &wrong] {
+            Any stream = nullptr;
+            u32 *at = nullptr;
+            wrong += cuCtxSetCurrent(bed.context) + cuStreamCreate(&stream, 1);
+            wrong += cuMemAlloc_v2(&at, 4 * LARGE) + cuMemsetD32Async(at, 5, LARGE, stream);
+            Params p = {at, at, LARGE, 3};
+            void *params[] = {&p};
+            for (u32 i = 0; i < 10; i++) wrong += cuLaunchKernel(bed.adds, 800, 1, 1, 128, 1, 1, 0, stream, params, nullptr);
+            std::vector<u32> all(LARGE);
+            wrong += cuMemcpyDtoHAsync_v2(all.data(), at, 4 * LARGE, stream);
+            for (u32 i = 0; i < LARGE; i++) wrong += all[i] != 35;
+            wrong += cuMemFree_v2(at);
+        });
+    }
+    for (std::thread &thread : threads) thread.join();
+    expect(wrong == 0, "large launches");
+}
+
+// Threads with streams of their own share a context.
+static void check_threads(Bed &bed) {
+    std::vector<std::thread> threads;
+    std::atomic<u32> wrong{0};
+    for (u32 t = 0; t < 4; t++) {
+        threads.emplace_back([&bed, &wrong, t] {
+            Any stream = nullptr, event = nullptr;
+            u32 *at = nullptr;
+            wrong += cuCtxSetCurrent(bed.context) + cuStreamCreate(&stream, t % 2) + cuEventCreate(&event, 2);
+            wrong += cuMemAlloc_v2(&at, 4 * N) + cuMemsetD32Async(at, t, N, stream);
+            for (u32 i = 0; i < 200; i++) {
+                wrong += bed.add(at, at, 1, stream);
+                if (i % 8 == t) wrong += cuEventRecord(event, stream) + cuEventSynchronize(event);
+            }
+            wrong += cuStreamSynchronize(stream) + !bed.holds(at, 200 + t) + cuMemFree_v2(at) + cuStreamDestroy_v2(stream);
+        });
+    }
+    for (std::thread &thread : threads) thread.join();
+    expect(wrong == 0, "threads share a context");
+}
+
 int main(int, char **arguments) {
     std::ostringstream text;
     text << std::ifstream(std::string(arguments[1]) + "/machine.cuh").rdbuf();
@@ -486,6 +533,8 @@ int main(int, char **arguments) {
         check_graphs(bed);
         check_unordered(bed);
         check_launches(bed);
+        check_threads(bed);
+        check_large(bed);
         check_chains(bed);
     }
     check_legacy(cubin);

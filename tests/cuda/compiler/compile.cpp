@@ -59,7 +59,7 @@ static fs::path cache() {
 
 static std::vector<std::string> flags(const Options &options) {
     std::vector<std::string> all = {"-x", "c++", "-std=c++17", "-O1", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-exceptions",
-                                    "-fno-gnu-unique", "-fvisibility=hidden", "-fPIC", "-shared", "-w", "-DEMULATED"};
+                                    "-fno-gnu-unique", "-fvisibility=hidden", "-fPIC", "-shared", "-w", "-DEMULATED", "-D_GLIBCXX_INCLUDE_NEXT_C_HEADERS"};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back("-march=x86-64-v3");
     all.push_back("-D__CUDA_ARCH__=" + std::to_string(options.arch * 10));
     all.insert(all.end(), options.passed.begin(), options.passed.end());
