@@ -161,3 +161,11 @@ template <int groups>
 DEVICE void copies_wait() {}
 
 #endif
+
+DEVICE void copy4_if(bool holds, void *shared, const void *global) {
+    if (holds) copy4(shared, global);
+}
+
+DEVICE void copy16_if(bool holds, void *shared, const void *global) {
+    if (holds) copy16(shared, global);
+}

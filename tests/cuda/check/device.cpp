@@ -114,6 +114,29 @@ static u32 permuted(u32 a, u32 b, u32 choice) {
     return result;
 }
 
+typedef double f64;
+
+// What a function of two halves gives, rounded once, for both halves of two words: doubles hold all sums and products.
+template <typename F>
+static u32 of_pairs(u32 a, u32 b, F function) {
+    u32 both = 0;
+    for (u32 shift = 0; shift < 32; shift += 16) {
+        const f64 exact = function(f64(of_half(u16(a >> shift))), f64(of_half(u16(b >> shift))));
+        const _Float16 half = _Float16(exact);
+        u16 bits;
+        memcpy(&bits, &half, 2);
+        both |= u32(isnan(exact) ? 0x7fff : bits) << shift;
+    }
+    return both;
+}
+
+static bool is_power(f32 x, f32 got) {
+    const f64 exact = exp2(f64(x));
+    if (isnan(x)) return isnan(got);
+    if (exact > 0x1.fffffep127) return isinf(got);
+    return fabs(f64(got) - exact) <= exact * 0x1p-22 || (exact < 0x1p-126 && got == 0);
+}
+
 static void check_words() {
     // All halves, then numbers near those that halves can hold and drawn ones.
     std::vector<u32> x = drawn(2 * 400000);
@@ -121,11 +144,11 @@ static void check_words() {
     for (u32 i = 0; i < 65536; i++) x[2 * i + 1] = as_bits(of_half(u16(i))) + i % 3 - 1;
     for (u32 i = 65536; i < 200000; i++) x[2 * i + 1] = as_bits(ldexpf(1 + f32(x[2 * i + 1] >> 8) * 0x1p-24f, int(i % 50) - 30));
     const u32 n = u32(x.size() / 2);
-    std::vector<u32> y(9 * n);
+    std::vector<u32> y(14 * n);
     const Params p = {x.data(), y.data(), n};
     emulated_launch(words, p, {(n + 255) / 256}, {256}, 0);
     for (u32 i = 0; i < n; i++) {
-        const u32 a = x[2 * i], b = x[2 * i + 1], *got = y.data() + 9 * i;
+        const u32 a = x[2 * i], b = x[2 * i + 1], *got = y.data() + 14 * i;
         i32 dot = i32(a ^ b);
         for (u32 k = 0; k < 32; k += 8) dot = i32(u32(dot) + u32(i32(i8(a >> k)) * i8(b >> k)));
         expect(same(got[0], as_bits(of_half(u16(a)))), "from_half", a);
@@ -137,6 +160,11 @@ static void check_words() {
         expect(same(got[6], as_bits(as_float(a) / as_float(b))), "divided", i);
         expect(same(got[7], as_bits(sqrtf(as_float(a)))), "root", i);
         expect(same(got[8], as_bits(fmaf(as_float(a), as_float(b), as_float(a ^ b)))), "fmaf", i);
+        expect(got[9] == (half_of(as_float(a)) | u32(half_of(as_float(b))) << 16), "two_halves", i);
+        expect(got[10] == (bf16_of(as_float(a)) | u32(bf16_of(as_float(b))) << 16), "two_bf16s", i);
+        expect(got[11] == of_pairs(a, b, [](f64 x, f64 y) { return x + y; }), "halves_sum", i);
+        expect(got[12] == of_pairs(a, b, [](f64 x, f64 y) { return x * y; }), "halves_product", i);
+        expect(is_power(as_float(b), as_float(got[13])), "power_of_two", b);
     }
 }
 
@@ -159,13 +187,13 @@ static Place place_in_d(u32 lane, u32 i) {
 }
 
 static f32 element(const u32 *words, u32 i, u32 kind) {
-    if (kind == 0) return f32(i8(words[i / 4] >> i % 4 * 8));
+    if (kind % 3 == 0) return f32(i8(words[i / 4] >> i % 4 * 8));
     const u16 bits = u16(words[i / 2] >> i % 2 * 16);
     return kind == 1 ? of_half(bits) : as_float(u32(bits) << 16);
 }
 
 static void check_product(const u32 *x, const u32 *y, u32 kind) {
-    const u32 wide = kind == 0 ? 4 : 2, deep = 8 * wide;
+    const u32 wide = kind % 3 == 0 ? 4 : 2, deep = kind == 3 ? 16 : 8 * wide;
     static f32 a[16][32], b[32][8];
     for (u32 lane = 0; lane < 32; lane++) {
         for (u32 i = 0; i < 4 * wide; i++) a[place_in_a(lane, i, wide).row][place_in_a(lane, i, wide).column] = element(x + 10 * lane, i, kind);
@@ -177,9 +205,9 @@ static void check_product(const u32 *x, const u32 *y, u32 kind) {
         const u32 start = x[10 * lane + 6 + i % 4];
         long long whole = i32(start);
         f32 sum = as_float(start);
-        for (u32 k = 0; k < deep; k++) whole += (long long)(a[at.row][k]) * (long long)(kind == 0 ? b[k][at.column] : 0);
+        for (u32 k = 0; k < deep; k++) whole += (long long)(a[at.row][k]) * (long long)(kind % 3 == 0 ? b[k][at.column] : 0);
         for (u32 k = 0; k < deep; k++) sum = sum + a[at.row][k] * b[k][at.column];
-        expect(same(y[4 * lane + i % 4], kind == 0 ? u32(whole) : as_bits(sum)), "a product of fragments", i + 1000 * kind);
+        expect(same(y[4 * lane + i % 4], kind % 3 == 0 ? u32(whole) : as_bits(sum)), "a product of fragments", i + 1000 * kind);
     }
 }
 
@@ -190,10 +218,11 @@ static u32 small(u32 drawn, u32 kind) {
 }
 
 static void check_products() {
-    for (u32 kind = 0; kind < (TENSOR_CORES ? 3 : 1); kind++) {
+    for (u32 kind = 0; kind < 4; kind++) {
+        if (!TENSOR_CORES && kind % 3 != 0) continue;
         const u32 blocks = 8;
         std::vector<u32> x = drawn(blocks * 320), y(blocks * 128);
-        for (u32 i = 0; kind != 0 && i < x.size(); i++) x[i] = i % 10 < 6 ? small(x[i], kind) : as_bits(f32(i32(x[i])) * 0x1p-30f);
+        for (u32 i = 0; kind % 3 != 0 && i < x.size(); i++) x[i] = i % 10 < 6 ? small(x[i], kind) : as_bits(f32(i32(x[i])) * 0x1p-30f);
         const Params p = {x.data(), y.data(), kind};
         emulated_launch(products, p, {blocks}, {32}, 0);
         for (u32 block = 0; block < blocks; block++) check_product(x.data() + block * 320, y.data() + block * 128, kind);

@@ -54,7 +54,7 @@ KERNEL(words, 256, 1) {
     const u32 i = blockIdx.x * 256 + threadIdx.x;
     if (i >= p.n) return;
     const u32 a = p.x[2 * i], b = p.x[2 * i + 1];
-    u32 *y = p.y + 9 * i;
+    u32 *y = p.y + 14 * i;
     y[0] = bits_of(from_half(u16(a)));
     y[1] = to_half(from_bits(b));
     y[2] = bits_of(from_bf16(u16(a)));
@@ -64,6 +64,11 @@ KERNEL(words, 256, 1) {
     y[6] = bits_of(divided(from_bits(a), from_bits(b)));
     y[7] = bits_of(root(from_bits(a)));
     y[8] = bits_of(fmaf(from_bits(a), from_bits(b), from_bits(a ^ b)));
+    y[9] = two_halves(from_bits(a), from_bits(b));
+    y[10] = two_bf16s(from_bits(a), from_bits(b));
+    y[11] = halves_sum(a, b);
+    y[12] = halves_product(a, b);
+    y[13] = bits_of(power_of_two(from_bits(b)));
 }
 
 // One product a warp. Fragments are read as they lie: four words of a, two of b and four of d a lane.
@@ -75,11 +80,12 @@ KERNEL(products, 32, 1) {
     f32 d[4];
     for (u32 i = 0; i < 4; i++) sums[i] = i32(x[6 + i]), d[i] = from_bits(x[6 + i]);
     if (p.n == 0) mma_bytes(sums, a, b);
+    if (p.n == 3) mma_bytes_half(sums, {x[0], x[1]}, b[0]);
 #if TENSOR_CORES
     if (p.n == 1) mma_halves(d, a, b);
     if (p.n == 2) mma_bf16s(d, a, b);
 #endif
-    for (u32 i = 0; i < 4; i++) y[i] = p.n == 0 ? u32(sums[i]) : bits_of(d[i]);
+    for (u32 i = 0; i < 4; i++) y[i] = p.n % 3 == 0 ? u32(sums[i]) : bits_of(d[i]);
 }
 
 // Rows of 16 bytes, of which a lane names one that x says, as matrices.
@@ -107,7 +113,7 @@ KERNEL(copies, 64, 1) {
         copies_mark();
     }
     for (u32 i = 0; i < 16; i++) {
-        if (i + 2 < 16) copy16(stage + ((i + 2) % 3 * 64 + t) * 4, p.x + ((i + 2) * 64 + t) * 4);
+        copy16_if(i + 2 < 16, stage + ((i + 2) % 3 * 64 + t) * 4, p.x + ((i + 2) * 64 + t) * 4);
         copies_mark();
         if (p.n == 0) copies_wait<2>();
         if (p.n != 0) copies_wait<3>();
