@@ -9,7 +9,7 @@ out=$(cd "$out" && pwd)
 export EMULATED_CACHE="$out/kernels"
 cxx="${EMULATED_CXX:-g++} -std=c++17 -g1 -Wall -Wextra -ffp-contract=off -fno-math-errno"
 
-for flags in "-O1 -D__CUDA_ARCH__=750" "-O1 -march=native" "-O2 -fsanitize=address,undefined"; do
+for flags in "-O1 -D__CUDA_ARCH__=750 -DEMULATED_UCONTEXT" "-O1 -march=native" "-O2 -fsanitize=address,undefined"; do
     $cxx $flags -DEMULATED -I "$shaders" -I "$here" "$here/check/device.cpp" -o "$out/check-device"
     for seed in 1 2 3; do
         EMULATED_SEED=$seed "$out/check-device"

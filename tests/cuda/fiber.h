@@ -10,7 +10,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#ifndef __x86_64__
+// The instructions that switch are of one processor; EMULATED_UCONTEXT has the system do it there, too, slowly.
+#if defined(__x86_64__) && !defined(EMULATED_UCONTEXT)
+#define EMULATED_X86_64 1
+#else
+#define EMULATED_X86_64 0
 #include <ucontext.h>
 #endif
 
@@ -34,7 +38,7 @@ struct Block;
 struct Warp;
 
 struct Fiber {
-#ifdef __x86_64__
+#if EMULATED_X86_64
     void *at;
 #else
     ucontext_t at;
@@ -60,7 +64,7 @@ DEVICE Fiber &self() {
     return *reinterpret_cast<Fiber *>((here & ~(STACK - 1)) + STACK - SELF);
 }
 
-#ifdef __x86_64__
+#if EMULATED_X86_64
 
 #ifdef __AVX512F__
 #define EMULATED_VECTORS "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7",

@@ -31,16 +31,19 @@ static Work work_of(const Copying &copy, bool keep) {
     return [copy] { memmove(copy.to, copy.from, copy.bytes); };
 }
 
+// From here on, what pageable memory holds goes by its own way instead of being kept: the copy is done before the call ends.
+constexpr u64 LARGE = 1 << 20;
+
 // A copy in a stream; `now` for one whose end the call waits for where memory of the process is written.
 static Result put(Lock &lock, Stream *stream, const Copying &copy, bool now) {
     if (stream == nullptr) return INVALID_HANDLE;
     if (copy.bytes == 0) return SUCCESS;
     if (!is_reachable(copy.to_side, copy.to, copy.bytes) || !is_reachable(copy.from_side, copy.from, copy.bytes)) return INVALID_VALUE;
-    const bool keep = is_pageable(copy.from_side, copy.from, copy.bytes) && !stream->capture;
+    const bool pageable = is_pageable(copy.from_side, copy.from, copy.bytes) && !stream->capture, keep = pageable && copy.bytes < LARGE;
     TaskRef task;
     const Result result = enqueue(lock, *stream, work_of(copy, keep), &task);
-    const bool host = copy.to_side == Side::Host;
-    if ((host && now) || is_pageable(copy.to_side, copy.to, copy.bytes) || (now && copy.from_side == Side::Host && !keep)) complete(lock, task);
+    const bool host = copy.to_side == Side::Host || (copy.from_side == Side::Host && !keep);
+    if ((host && now) || (pageable && !keep) || is_pageable(copy.to_side, copy.to, copy.bytes)) complete(lock, task);
     return result;
 }
 
