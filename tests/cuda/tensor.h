@@ -27,54 +27,85 @@ DEVICE T exchanged(Fiber &fiber, Wait wait, T value, u32 lane) {
     return value;
 }
 
-struct Bytes {
-    u32 a[4], b[2];
+typedef i8 Bytes8 __attribute__((vector_size(8)));
+typedef i16 Words8 __attribute__((vector_size(16)));
+typedef i32 Sums4 __attribute__((vector_size(16)));
+typedef f32 Floats4 __attribute__((vector_size(16)));
+
+// Of rows g and g + 8 of a and of column g of b, a lane's bytes: four from 4 t on and four from 4 t + 16.
+struct __attribute__((may_alias)) Bytes {
+    Words8 a[2], b;
 };
 
-inline i32 dot_halves(const u32 *a, const u32 *b, i32 sum) {
-    return dot4(a[2], b[1], dot4(a[0], b[0], sum));
+DEVICE Words8 widened(u32 low, u32 high) {
+    const u64 both = u64(high) << 32 | low;
+    Bytes8 bytes;
+    memcpy(&bytes, &both, 8);
+    return __builtin_convertvector(bytes, Words8);
 }
 
-// 16 x 8 += 16 x 32 times 32 x 8 signed bytes. Lane 4 g + t holds, of rows g and g + 8 and of column g, bytes 4 t + 0..3
-// and 16 more on; of the sums those of rows g and g + 8, columns 2 t and 2 t + 1.
+// Products of eight numbers, summed in pairs.
+DEVICE Sums4 products(Words8 a, Words8 b) {
+#ifdef __SSE2__
+    return __builtin_ia32_pmaddwd128(a, b);
+#else
+    Sums4 sums;
+    for (u32 i = 0; i < 4; i++) sums[i] = i32(a[2 * i]) * b[2 * i] + i32(a[2 * i + 1]) * b[2 * i + 1];
+    return sums;
+#endif
+}
+
+DEVICE const Bytes &bytes_of_lane(const Shown &lane) {
+    return *reinterpret_cast<const Bytes *>(&lane);
+}
+
+// 16 x 8 += 16 x 32 times 32 x 8 signed bytes. Lane 4 g + t holds, of the sums, those of rows g and g + 8, columns 2 t and
+// 2 t + 1. They cannot overflow but by what was there.
 inline void multiply_bytes(Fiber &fiber, i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    const Bytes mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    const Bytes mine = {{widened(a[0], a[2]), widened(a[1], a[3])}, widened(b[0], b[1])};
     const Shown *shown = show(fiber, Wait::MMA_BYTES, mine);
-    const Shown *row = shown + fiber.lane / 4 * 4;
-    for (u32 i = 0; i < 4; i++) {
-        const Shown *column = shown + (fiber.lane % 4 * 2 + i % 2) * 4;
-        for (u32 t = 0; t < 4; t++) d[i] = dot_halves(row[t].words + i / 2, column[t].words + 4, d[i]);
+    const Shown *row = shown + fiber.lane / 4 * 4, *column = shown + fiber.lane % 4 * 8;
+    Sums4 sums[4] = {};
+    for (u32 t = 0; t < 4; t++) {
+        const Bytes &lane = bytes_of_lane(row[t]);
+        for (u32 i = 0; i < 4; i++) sums[i] += products(lane.a[i / 2], bytes_of_lane(column[i % 2 * 4 + t]).b);
     }
+    for (u32 i = 0; i < 4; i++) d[i] = i32(u32(d[i]) + u32(sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3]));
 }
 
-// Rows g and g + 8 of a, then column g of b: of each, two numbers from 2 t on and two from 2 t + 8.
-struct Floats {
-    f32 a[2][4], b[4];
+// The same of halves: two numbers from 2 t on and two from 2 t + 8; of a, those of rows g and g + 8 side by side.
+struct __attribute__((may_alias)) Floats {
+    Floats4 a[2], b;
 };
+
+DEVICE const Floats &floats_of_lane(const Shown &lane) {
+    return *reinterpret_cast<const Floats *>(&lane);
+}
 
 template <f32 (*number)(u16)>
-DEVICE void put_pair(f32 *to, u32 pair) {
-    to[0] = number(u16(pair));
-    to[1] = number(u16(pair >> 16));
+DEVICE Floats4 numbers(u32 one, u32 other) {
+    return Floats4{number(u16(one)), number(u16(other)), number(u16(one >> 16)), number(u16(other >> 16))};
 }
 
-// 16 x 8 += 16 x 16 times 16 x 8.
+// The sums of rows g, g + 8 and columns 2 t, 2 t + 1, after products with two more numbers of k.
+DEVICE Floats4 two_more(Floats4 sums, Floats4 rows, Floats4 one, Floats4 other, u32 half) {
+    const Sums4 low = {0, 0, 1, 1}, high = {2, 2, 3, 3}, first = {0, 4, 0, 4}, second = {1, 5, 1, 5}, third = {2, 6, 2, 6}, last = {3, 7, 3, 7};
+    sums += __builtin_shuffle(rows, low) * __builtin_shuffle(one, other, half == 0 ? first : third);
+    sums += __builtin_shuffle(rows, high) * __builtin_shuffle(one, other, half == 0 ? second : last);
+    return sums;
+}
+
+// 16 x 8 += 16 x 16 times 16 x 8, one k after the other.
 template <f32 (*number)(u16)>
 inline void multiply_floats(Fiber &fiber, Wait wait, f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    Floats mine;
-    for (u32 i = 0; i < 4; i++) put_pair<number>(mine.a[i % 2] + i / 2 * 2, a[i]);
-    for (u32 i = 0; i < 2; i++) put_pair<number>(mine.b + i * 2, b[i]);
+    const Floats mine = {{numbers<number>(a[0], a[1]), numbers<number>(a[2], a[3])},
+                         {number(u16(b[0])), number(u16(b[0] >> 16)), number(u16(b[1])), number(u16(b[1] >> 16))}};
     const Shown *shown = show(fiber, wait, mine);
-    const Shown *row = shown + fiber.lane / 4 * 4;
-    for (u32 i = 0; i < 4; i++) {
-        const Shown *column = shown + (fiber.lane % 4 * 2 + i % 2) * 4;
-        f32 sum = d[i];
-        for (u32 k = 0; k < 16; k++) {
-            const u32 t = k % 8 / 2, at = k / 8 * 2 + k % 2;
-            sum += from_bits(row[t].words[i / 2 * 4 + at]) * from_bits(column[t].words[8 + at]);
-        }
-        d[i] = sum;
-    }
+    const Shown *row = shown + fiber.lane / 4 * 4, *column = shown + fiber.lane % 4 * 8;
+    Floats4 sums = {d[0], d[1], d[2], d[3]};
+    for (u32 t = 0; t < 4; t++) sums = two_more(sums, floats_of_lane(row[t]).a[0], floats_of_lane(column[t]).b, floats_of_lane(column[4 + t]).b, 0);
+    for (u32 t = 0; t < 4; t++) sums = two_more(sums, floats_of_lane(row[t]).a[1], floats_of_lane(column[t]).b, floats_of_lane(column[4 + t]).b, 1);
+    for (u32 i = 0; i < 4; i++) d[i] = sums[i];
 }
 
 // Memory of the running block, aligned, or the end of the process.
