@@ -93,14 +93,18 @@ static void keep(std::deque<Kept> &kept, u64 &total, u64 most, Kept piece, void 
     }
 }
 
+static void spoil(void *at, u64 bytes) {
+    if (bytes < LARGE) memset(at, 0xff, bytes);
+    if (bytes >= LARGE && !map_garbage(static_cast<char *>(at), mapped(bytes))) abort();
+}
+
 static void put(void *at, u64 bytes) {
+    spoil(at, bytes);
     static auto &small = *new std::deque<Kept>, &large = *new std::deque<Kept>;
     static u64 smalls = 0, larges = 0;
     if (bytes >= LARGE) {
-        map_garbage(static_cast<char *>(at), mapped(bytes));
         keep(large, larges, KEPT_LARGE, {at, mapped(bytes)}, [](const Kept &old) { munmap(old.at, old.bytes); });
     } else {
-        memset(at, 0xff, bytes);
         keep(small, smalls, KEPT_SMALL, {at, bytes}, [](const Kept &old) { free(old.at); });
     }
 }
@@ -192,11 +196,15 @@ API cuMemFree_v2(void *at) {
     });
 }
 
+// The memory is there once the stream comes to it: what others write to it before is lost.
 API cuMemAllocAsync(void **at, size_t bytes, Stream *handle) {
-    return inside(__func__, [&](Context &context, Lock &) {
-        const Stream *stream = stream_of(context, handle);
+    return inside(__func__, [&](Context &context, Lock &lock) {
+        Stream *stream = stream_of(context, handle);
         if (stream == nullptr) return INVALID_HANDLE;
-        return stream->capture ? NOT_SUPPORTED : allocate(context, bytes, at);
+        if (stream->capture) return NOT_SUPPORTED;
+        const Result result = allocate(context, bytes, at);
+        if (result != SUCCESS) return result;
+        return enqueue(lock, *stream, [made = *at, bytes] { spoil(made, bytes); });
     });
 }
 
