@@ -47,7 +47,7 @@ struct Warp {
     u32 stride, from, next;
 };
 
-constexpr u32 SHARED_ARRAYS = 64, SHARED_ROOM = 256 << 10, WARPS = 32;
+constexpr u32 ARRAYS = 64, SHARED_ROOM = 256 << 10, WARPS = 32;
 
 struct Block {
     const Launch *launch;
@@ -56,8 +56,12 @@ struct Block {
     Stacks *stacks;
     u8 *shared;
     u32 shared_used;
-    // Where the arrays of SHARED lie in this block; all ones until one is first met.
-    u32 shared_at[SHARED_ARRAYS];
+    // The arrays of SHARED that this block has met so far, and where they lie.
+    u32 arrays;
+    struct {
+        const void *declaration;
+        u32 at;
+    } array[ARRAYS];
     u64 random;
 
     u32 draw() {
@@ -178,7 +182,7 @@ inline void ready(Worker &worker, const Launch &launch, Point at) {
     const u64 base = reinterpret_cast<u64>(worker.shared);
     block.shared = reinterpret_cast<u8 *>((base + 127) & ~u64(127));
     block.random = launch.seed + (at.x + u64(launch.grid.x) * (at.y + u64(launch.grid.y) * at.z)) * 0x9e3779b97f4a7c15u;
-    memset(block.shared_at, 0xff, sizeof block.shared_at);
+    block.arrays = 0;
     memset(block.shared, 0xff, launch.shared_bytes);
     block.shared_used = (launch.shared_bytes + 15) / 16 * 16;
 }
@@ -204,16 +208,18 @@ inline void run_block(const Launch &launch, Point at, Worker &worker) {
 }
 
 // The place of a shared array in the running block: garbage when a block first comes to it.
-inline u8 *shared_array(u32 array, u64 bytes) {
+inline u8 *shared_array(const void *declaration, u64 bytes) {
     const Fiber &fiber = self();
     Block &block = *fiber.block;
-    u32 &at = block.shared_at[array];
-    if (at == ~0u) {
-        at = block.shared_used;
-        block.shared_used += (bytes + 15) / 16 * 16;
-        if (block.shared_used > block.launch->shared_limit) fail(fiber, "more shared memory than a block may have");
-        memset(block.shared + at, 0xff, bytes);
+    for (u32 i = 0; i < block.arrays; i++) {
+        if (block.array[i].declaration == declaration) return block.shared + block.array[i].at;
     }
+    if (block.arrays == ARRAYS) fail(fiber, "too many shared arrays");
+    const u32 at = block.shared_used;
+    block.array[block.arrays++] = {declaration, at};
+    block.shared_used += (bytes + 15) / 16 * 16;
+    if (block.shared_used > block.launch->shared_limit) fail(fiber, "more shared memory than a block may have");
+    memset(block.shared + at, 0xff, bytes);
     return block.shared + at;
 }
 

@@ -38,25 +38,17 @@
     }                                                                                                          \
     static void name([[maybe_unused]] const Params &p)
 
-// An array that the threads of a block share. The number of its declaration is drawn once; where it lies, by each block.
-#define SHARED(type, name, count)                                   \
-    static const u32 name##_array = emulated::next_shared_array();  \
-    type(&name)[count] = *reinterpret_cast<type(*)[count]>(emulated::shared_array(name##_array, sizeof(type[count])))
+// An array that the threads of a block share, known by the place of its declaration.
+#define SHARED(type, name, count)   \
+    static u8 name##_here;           \
+    type(&name)[count] = *reinterpret_cast<type(*)[count]>(emulated::shared_array(&name##_here, sizeof(type[count])))
 
 #define LAUNCH_SHARED(type, name) type *name = reinterpret_cast<type *>(emulated::self().block->shared)
 
 namespace emulated {
 
-// Numbers are of a file, as its kernels are.
-static u32 next_shared_array() {
-    static u32 arrays = 0;
-    const u32 array = __atomic_fetch_add(&arrays, 1, __ATOMIC_RELAXED);
-    if (array >= SHARED_ARRAYS) fail(self(), "too many SHARED arrays in a file");
-    return array;
-}
-
-// Runs all blocks of a launch, the last first.
-inline void launch(const Entry &entry, const void *params, Point grid, Point block, u32 shared_bytes) {
+// Runs all blocks of a launch, the last first. Each file has its own worker: files may be of different makes.
+static inline void launch(const Entry &entry, const void *params, Point grid, Point block, u32 shared_bytes) {
     static Worker *worker = new Worker;
     static u64 seed = getenv("EMULATED_SEED") ? strtoull(getenv("EMULATED_SEED"), nullptr, 10) : 1;
     const u64 threads = u64(block.x) * block.y * block.z;
