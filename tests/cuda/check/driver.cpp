@@ -159,7 +159,7 @@ static void check_devices(const std::vector<char> &cubin) {
     DONE(cuStreamCreate(&stream, 1));
     DONE(cuMemAlloc_v2(&far, 4 * N));
     IS(bed.add(bed.x, bed.y, 1, stream), 400);
-    IS(cuStreamSynchronize(bed.one), 400);
+    DONE(cuStreamSynchronize(bed.one));
     DONE(cuMemcpyPeerAsync(far, there, bed.x, bed.context, 4 * N, stream));
     DONE(cuStreamSynchronize(stream));
     expect(bed.holds(far, 4), "a copy between devices");

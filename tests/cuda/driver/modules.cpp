@@ -125,7 +125,8 @@ static const void *params_of(void **params, void **extra) {
 
 static Result launch(Lock &lock, Context &context, Function *function, Stream *handle, Point grid, Point block, u32 shared_bytes, const void *params) {
     Stream *stream = stream_of(context, handle);
-    if (!is_known(function) || stream == nullptr || function->module->context != &context) return INVALID_HANDLE;
+    if (!is_known(function) || stream == nullptr || stream->context != &context) return INVALID_HANDLE;
+    if (function->module->context != &context) return INVALID_HANDLE;
     if (params == nullptr || !is_possible(*function, grid, block, shared_bytes)) return INVALID_VALUE;
     auto kept = std::make_shared<Kept>();
     kept->params.resize(function->entry->params_bytes / 8 + 1);

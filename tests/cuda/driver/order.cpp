@@ -17,7 +17,7 @@ constexpr u32 PATIENCE = 3;
 
 Stream *stream_of(Context &context, Stream *handle) {
     if (handle == nullptr || handle == reinterpret_cast<Stream *>(1)) return &context.legacy;
-    return is_known(handle) && handle->context == &context ? handle : nullptr;
+    return is_known(handle) ? handle : nullptr;
 }
 
 static bool is_legacy(const Stream &stream) {
@@ -129,6 +129,7 @@ static bool spoils(Stream &stream) {
 }
 
 Result enqueue(Lock &lock, Stream &stream, Work work, TaskRef *made) {
+    if (stream.context->error != SUCCESS) return stream.context->error;
     if (stream.capture) return captured(stream, std::move(work));
     if (spoils(stream)) return CAPTURE_IMPLICIT;
     if (++stream.waiting > QUEUE) complete_stream(lock, stream);

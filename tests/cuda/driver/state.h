@@ -176,7 +176,7 @@ int attribute(u32 which, u32 device);
 
 // order.cpp: work in its order.
 
-// The stream that a handle names in a context, or null.
+// The stream that a handle names, which may be another context's, or null; the legacy stream is the context's own.
 Stream *stream_of(Context &context, Stream *handle);
 // Puts work at the end of a stream, or into what it captures. The task, if there is one, goes to `made`.
 Result enqueue(Lock &lock, Stream &stream, Work work, TaskRef *made = nullptr);

@@ -18,12 +18,16 @@ static Result make_stream(Context &context, unsigned flags, Stream **made) {
     return SUCCESS;
 }
 
-// Runs with an event or a stream of the context.
+// Runs with a stream; it fails as that stream's context does.
 template <typename F>
 static Result with_stream(const char *name, Stream *handle, F body) {
     return inside(name, [&](Context &context, Lock &lock) -> Result {
         Stream *stream = stream_of(context, handle);
-        return stream == nullptr ? INVALID_HANDLE : body(*stream, lock);
+        if (stream == nullptr) return INVALID_HANDLE;
+        const Context &own = *stream->context;
+        if (own.error != SUCCESS) return own.error;
+        const Result result = body(*stream, lock);
+        return result == SUCCESS ? own.error : result;
     });
 }
 
