@@ -30,5 +30,5 @@ link() {
 }
 
 cd "$out/objects"
-link libcuda.so.1 copies.o crew.o devices.o errors.o memory.o modules.o order.o pools.o settings.o streams.o
+link libcuda.so.1 copies.o crew.o devices.o errors.o ground.o memory.o modules.o order.o pools.o settings.o streams.o
 link libnvrtc.so.13 compile.o nvrtc.o options.o settings.o

@@ -114,6 +114,23 @@ static void check_compiler(const std::vector<char> &cubin) {
     IS(cuModuleLoadData(&module, "// ptx"), 218);
 }
 
+// Of a guarded device, what lies beyond an allocation is not there, nor is what was freed.
+static void check_guards(const std::vector<char> &cubin) {
+    for (u32 beyond = 0; beyond < 3; beyond++) {
+        Bed bed("guard=1,memory=512MiB", cubin);
+        u32 *large = nullptr;
+        DONE(cuMemAlloc_v2(&large, 3 << 20));
+        bed.start(1);
+        DONE(bed.add(bed.x, large + (3 << 18) - N, 1, bed.one));
+        DONE(cuStreamSynchronize(bed.one));
+        expect(bed.holds(large + (3 << 18) - N, 2), "a guarded allocation holds what it should");
+        if (beyond == 2) DONE(cuMemFree_v2(large));
+        const u32 *from = beyond == 0 ? bed.x + 4 : large + (beyond == 1 ? (3 << 18) - N + 1 : 0);
+        DONE(bed.add(from, bed.y, 1, bed.one));
+        IS(cuStreamSynchronize(bed.one), 700);
+    }
+}
+
 static void check_faults(const std::vector<char> &cubin) {
     {
         Bed bed("fail=cuMemAlloc_v2:3:2,fail=cuLaunchKernel:2:719", cubin);
@@ -189,6 +206,7 @@ int main(int, char **arguments) {
     check_legacy(cubin);
     check_devices(cubin);
     check_compiler(cubin);
+    check_guards(cubin);
     check_faults(cubin);
     fprintf(stderr, "check: %u not so\n", failures);
     return failures != 0;

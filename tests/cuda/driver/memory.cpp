@@ -1,28 +1,15 @@
-// Memory of devices is memory of the process, tracked: what an allocation holds is garbage until it is written and again
-// once it is freed, and what was freed stays mapped for a while, so that late readers see garbage instead of ending. Large
-// allocations are copies-on-write of some pages of garbage: they cost what is written to them.
+// What devices have of memory, and what of the process they may reach: tracked, so that what lies outside is refused and
+// what is too much is not given. What an allocation holds is garbage until it is written and again once it is freed.
 
+#include "ground.h"
 #include "state.h"
 
-#include <deque>
-#include <sys/mman.h>
-#include <unistd.h>
-
 namespace emulated {
-
-constexpr u64 LARGE = 1 << 20, PATTERN = 4 << 20, ALIGNED = 256;
-// How much of what was freed stays, in small and in large pieces; large ones are no more than addresses.
-constexpr u64 KEPT_SMALL = 16 << 20, KEPT_LARGE = 16ull << 30;
 
 struct Piece {
     u64 bytes;
     Context *context;
     bool freed;
-};
-
-struct Kept {
-    void *at;
-    u64 bytes;
 };
 
 static std::map<u64, Piece> &pieces() {
@@ -45,74 +32,10 @@ static u64 address(const void *at) {
     return reinterpret_cast<u64>(at);
 }
 
-// A file of garbage, as long as PATTERN.
-static int pattern() {
-    static const int file = [] {
-        const int made = memfd_create("garbage", MFD_CLOEXEC);
-        const std::string bytes(PATTERN, '\xff');
-        if (made < 0 || write(made, bytes.data(), bytes.size()) != ssize_t(bytes.size())) abort();
-        return made;
-    }();
-    return file;
-}
-
-static u64 mapped(u64 bytes) {
-    return (bytes + PATTERN - 1) / PATTERN * PATTERN;
-}
-
-static bool map_garbage(char *at, u64 bytes) {
-    for (u64 done = 0; done < bytes; done += PATTERN) {
-        const int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
-        if (mmap(at + done, PATTERN, PROT_READ | PROT_WRITE, flags, pattern(), 0) == MAP_FAILED) return false;
-    }
-    return true;
-}
-
-static void *get_large(u64 bytes) {
-    void *at = mmap(nullptr, mapped(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) return nullptr;
-    if (map_garbage(static_cast<char *>(at), mapped(bytes))) return at;
-    munmap(at, mapped(bytes));
-    return nullptr;
-}
-
-static void *get(u64 bytes) {
-    if (bytes >= LARGE) return get_large(bytes);
-    void *at = aligned_alloc(ALIGNED, (bytes + ALIGNED - 1) / ALIGNED * ALIGNED);
-    if (at != nullptr) memset(at, 0xff, bytes);
-    return at;
-}
-
-static void keep(std::deque<Kept> &kept, u64 &total, u64 most, Kept piece, void (*end)(const Kept &)) {
-    kept.push_back(piece);
-    total += piece.bytes;
-    while (total > most) {
-        end(kept.front());
-        total -= kept.front().bytes;
-        kept.pop_front();
-    }
-}
-
-static void spoil(void *at, u64 bytes) {
-    if (bytes < LARGE) memset(at, 0xff, bytes);
-    if (bytes >= LARGE && !map_garbage(static_cast<char *>(at), mapped(bytes))) abort();
-}
-
-static void put(void *at, u64 bytes) {
-    spoil(at, bytes);
-    static auto &small = *new std::deque<Kept>, &large = *new std::deque<Kept>;
-    static u64 smalls = 0, larges = 0;
-    if (bytes >= LARGE) {
-        keep(large, larges, KEPT_LARGE, {at, mapped(bytes)}, [](const Kept &old) { munmap(old.at, old.bytes); });
-    } else {
-        keep(small, smalls, KEPT_SMALL, {at, bytes}, [](const Kept &old) { free(old.at); });
-    }
-}
-
 static void release(std::map<u64, Piece>::iterator piece) {
     Device &device = state().devices[piece->second.context->device];
     device.used -= piece->second.bytes;
-    put(reinterpret_cast<void *>(piece->first), piece->second.bytes);
+    put(reinterpret_cast<void *>(piece->first), piece->second.bytes, state().settings.guarded);
     pieces().erase(piece);
 }
 
@@ -120,7 +43,7 @@ Result allocate(Context &context, u64 bytes, void **at) {
     Device &device = state().devices[context.device];
     if (bytes == 0) return INVALID_VALUE;
     if (bytes > device.total - device.used) return OUT_OF_MEMORY;
-    *at = get(bytes);
+    *at = get(bytes, state().settings.guarded);
     if (*at == nullptr) return OUT_OF_MEMORY;
     device.used += bytes;
     pieces()[address(*at)] = {bytes, &context, false};
@@ -202,9 +125,9 @@ API cuMemAllocAsync(void **at, size_t bytes, Stream *handle) {
         Stream *stream = stream_of(context, handle);
         if (stream == nullptr) return INVALID_HANDLE;
         if (stream->capture) return NOT_SUPPORTED;
-        const Result result = allocate(context, bytes, at);
+        const Result result = allocate(*stream->context, bytes, at);
         if (result != SUCCESS) return result;
-        return enqueue(lock, *stream, [made = *at, bytes] { spoil(made, bytes); });
+        return enqueue(lock, *stream, [made = *at, bytes, guarded = state().settings.guarded] { spoil(made, bytes, guarded); });
     });
 }
 

@@ -42,6 +42,8 @@ static void set(Settings &settings, const std::string &key, const std::string &v
         settings.arch = u32(number(value));
     } else if (key == "fail") {
         settings.faults.push_back(fault(value));
+    } else if (key == "guard") {
+        settings.guarded = number(value) != 0;
     } else if (key == "lost_after") {
         settings.lost_after = number(value);
     } else {

@@ -1,7 +1,8 @@
 // What the emulated machine is, and what is to go wrong on it, as the environment says: in EMULATED_CUDA
 //     devices=2,memory=512MiB,arch=90,fail=cuMemAlloc_v2:3:2,lost_after=100
 // the devices, what each holds, their compute capability, the nth call of a function that fails with a code (given as often
-// as wanted), and after how many launches the device that gets the next is lost. EMULATED_ORDER: `late` (work is done when
+// as wanted), and after how many launches the device that gets the next is lost; with `guard=1`, launches end that touch
+// what lies beyond an allocation or was freed (see ground.h). EMULATED_ORDER: `late` (work is done when
 // its end is asked for), `drawn` (some of other streams before it), `eager` (at once). EMULATED_SEED: of what is drawn.
 
 #pragma once
@@ -61,6 +62,7 @@ struct Settings {
     u64 memory = 4ull << 30;
     std::vector<Fault> faults;
     u64 lost_after = ~0ull;
+    bool guarded = false;
     Order order = Order::LATE;
     u64 seed = 1;
 };
