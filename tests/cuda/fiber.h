@@ -142,6 +142,14 @@ class Stacks {
         free_ = &fiber;
     }
 
+    // The fiber on whose stack an address lies, or null.
+    const Fiber *at(u64 address) const {
+        for (u32 i = 0; i < maps_; i++) {
+            if (address - map_[i].first < EACH * STACK) return reinterpret_cast<const Fiber *>((address & ~(STACK - 1)) + STACK - SELF);
+        }
+        return nullptr;
+    }
+
     Stacks() = default;
     Stacks(const Stacks &) = delete;
     Stacks &operator=(const Stacks &) = delete;

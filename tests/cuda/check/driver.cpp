@@ -114,6 +114,8 @@ static void check_compiler(const std::vector<char> &cubin) {
     IS(cuModuleLoadData(&module, "// ptx"), 218);
 }
 
+static const bool is_drawn = getenv("EMULATED_ORDER") != nullptr && strcmp(getenv("EMULATED_ORDER"), "drawn") == 0;
+
 // Of a guarded device, what lies beyond an allocation is not there, nor is what was freed.
 static void check_guards(const std::vector<char> &cubin) {
     for (u32 beyond = 0; beyond < 3; beyond++) {
@@ -129,6 +131,14 @@ static void check_guards(const std::vector<char> &cubin) {
         DONE(bed.add(from, bed.y, 1, bed.one));
         IS(cuStreamSynchronize(bed.one), 700);
     }
+    Bed bed("guard=1,memory=512MiB", cubin);
+    u32 *at = nullptr;
+    DONE(cuMemAllocAsync(&at, 4 * N, bed.one));
+    DONE(cuMemcpyHtoDAsync_v2(at, cubin.data(), 4 * N, bed.other));
+    DONE(cuMemFreeAsync(at, bed.one));
+    DONE(cuStreamSynchronize(bed.one));
+    const int code = cuStreamSynchronize(bed.other);
+    expect(code == 700 || (code == 0 && is_drawn), "a copy to what was freed, if it comes later");
 }
 
 static void check_faults(const std::vector<char> &cubin) {

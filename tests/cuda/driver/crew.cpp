@@ -1,5 +1,5 @@
-// Runs the blocks of a launch, the last first, on the calling thread and, where there are many, on others beside it. A
-// thread of a kernel that meets an address that is none ends the launch, with words that say where, and not the process.
+// Runs the blocks of a launch, the last first, on the calling thread and, where there are many, on others beside it. Work
+// that meets an address that is none ends with words that say where, and not the process.
 
 #include "state.h"
 
@@ -7,6 +7,7 @@
 #include <atomic>
 #include <csetjmp>
 #include <signal.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 namespace emulated {
@@ -26,12 +27,26 @@ static thread_local sigjmp_buf *escape = nullptr;
 static thread_local const Worker *running = nullptr;
 static struct sigaction before_segv, before_bus;
 
+static u64 stack_pointer(const void *machine) {
+#ifdef __x86_64__
+    return u64(static_cast<const ucontext_t *>(machine)->uc_mcontext.gregs[REG_RSP]);
+#else
+    return machine == nullptr;
+#endif
+}
+
 // The stack of a signal is short, too short for a stream's buffer.
-static void say_where(const void *address) {
+static void say_where(const void *address, const void *machine) {
     char words[256];
-    const Point block = running->block.at;
-    const int length = snprintf(words, sizeof words, "emulated: kernel %s, block (%u, %u, %u): no memory at %p\n",
-                                running->block.launch->entry->name, block.x, block.y, block.z, address);
+    int length = 0;
+    if (running == nullptr) {
+        length = snprintf(words, sizeof words, "emulated: a copy or fill: no memory at %p\n", address);
+    } else {
+        const Fiber *fiber = running->stacks.at(stack_pointer(machine));
+        const Point block = running->block.at, thread = fiber == nullptr ? Point{0, 0, 0} : fiber->thread;
+        length = snprintf(words, sizeof words, "emulated: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): no memory at %p\n",
+                          running->block.launch->entry->name, block.x, block.y, block.z, thread.x, thread.y, thread.z, address);
+    }
     if (length > 0 && write(2, words, std::min(size_t(length), sizeof words - 1)) < 0) abort();
 }
 
@@ -39,7 +54,7 @@ static void on_fault(int signal, siginfo_t *info, void *machine) {
     if (escape != nullptr) {
         sigjmp_buf &back = *escape;
         escape = nullptr;
-        say_where(info->si_addr);
+        say_where(info->si_addr, machine);
         siglongjmp(back, 1);
     }
     const struct sigaction &before = signal == SIGSEGV ? before_segv : before_bus;
@@ -92,6 +107,7 @@ static void run_blocks(Job &job, Worker &worker) {
 // Works at a job until it is done. A worker whose kernel failed is in no state to go on.
 static void work_at(Job &job) {
     Worker *volatile worker = take_worker();
+    sigjmp_buf *volatile outer = escape;
     sigjmp_buf here;
     running = worker;
     escape = &here;
@@ -102,7 +118,18 @@ static void work_at(Job &job) {
         job.failed = true;
         delete worker;
     }
+    escape = outer;
+    running = nullptr;
+}
+
+bool survives(const Work &work) {
+    watch_faults();
+    sigjmp_buf here;
+    escape = &here;
+    const bool fine = sigsetjmp(here, 0) == 0;
+    if (fine) work();
     escape = nullptr;
+    return fine;
 }
 
 // The other threads: they wait for a job, of which there is one at a time.
@@ -159,7 +186,6 @@ static void run_together(Crew &crew, Job &job) {
 }
 
 bool run_launch(const Launch &launch) {
-    watch_faults();
     Job job;
     job.launch = &launch;
     job.blocks = u64(launch.grid.x) * launch.grid.y * launch.grid.z;

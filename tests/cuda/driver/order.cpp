@@ -38,8 +38,9 @@ static void run(Lock &lock, Task &task) {
     task.running = true;
     if (task.work && task.context->error == SUCCESS) {
         lock.unlock();
-        task.work();
+        const bool fine = survives(task.work);
         lock.lock();
+        if (!fine) task.context->error = ILLEGAL_ADDRESS;
     }
     settle(task);
     state().changed.notify_all();

@@ -200,7 +200,10 @@ bool is_inside(const void *at, u64 bytes);
 void release_all(Context &context);
 bool is_pinned(const void *at, u64 bytes);
 
-// crew.cpp: blocks on all cores.
+// crew.cpp: blocks on all cores, and work that may meet addresses that are none.
+
+// Does a task's work; whether it came to its end.
+bool survives(const Work &work);
 
 // Whether it ended as it should: not where a thread met an address that is none.
 bool run_launch(const Launch &launch);
