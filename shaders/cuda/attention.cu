@@ -4,15 +4,17 @@
 // the same bits alone and among others, for all pages and holes.
 //
 // Compiled for -DKEYS=, -DVALUES= (F32, F16, BF16, Q8_0, Q4_0: the types of the caches), -DKEY_DIM=, -DVALUE_DIM= (elements of
-// a head) and, where values are the first elements of the keys in the same rows, -DSAME=1. `values` is then not read.
-// Caches hold cell after cell, rows as files hold them; caches and `q`, `out` begin at multiples of 16 bytes.
+// a head), -DROOM= (bytes of shared memory that a block may have, 101376 if left out) and, where values are the first
+// elements of the keys in the same rows, -DSAME=1: `values`, `value_row` and `value_head` are then not read. Caches hold
+// cell after cell, rows as files hold them, heads without gaps; they begin at multiples of 16 bytes and end at one, `q`,
+// `out` and `parts` begin at multiples of 8. Rows are token rows. Sequences have tables of their own.
 //
-//     attention        many rows. Grid: x rows / (VECTORS / heads_a_group, at least 1), rounded up; y KV heads times
-//                      heads_a_group / VECTORS, rounded up. VECTORS is 16 MANY, see attention_shape.cuh.
-//     attention_parts  few rows, each part by itself. Grid: x rows; y KV heads times heads_a_group / 16, rounded up; z `count`.
-//     attention_merge  what that left in `parts`. Grid: x rows, y heads. No shared memory of the launch.
-//
-// Blocks have 128 threads. Shared memory of the launch: Shape<MANY>::bytes, Shape<1>::bytes, see attention_shape.cuh.
+//     attention        many rows. Grid: x rows / max(1, vectors / heads_a_group), rounded up; y KV heads times
+//                      heads_a_group / vectors, rounded up; z groups. Does not use `parts` and `count`.
+//     attention_parts  few rows, each part by itself. Grid: x rows; y KV heads times heads_a_group / vectors, rounded up;
+//                      z `count`.
+//     attention_merge  what that left in `parts`. Grid: x rows, y heads; 128 threads, no shared memory of the launch.
+//     attention_shape  what the grids, threads and shared memory of the first two are: see there. One thread.
 
 #include "attention_walk.cuh"
 
@@ -22,7 +24,7 @@ struct Params {
     const u8 *values;
     const f32 *q;
     f32 *out;
-    // For each row, head and part: a maximum, a sum of weights, values.
+    // For each row, head and part: a maximum, a sum of weights, values. 4 bytes each.
     f32 *parts;
     u32 heads;
     // Query heads a KV head.
@@ -37,7 +39,7 @@ struct Params {
     u32 value_head;
     // That of the caches.
     u32 of_class;
-    // Cells of a part, a multiple of 256, and how many parts a row has room for.
+    // Cells of a part, a multiple of 256, and how many parts a row has room for: as many as it may reach into.
     u32 span;
     u32 count;
 };
@@ -95,82 +97,50 @@ DEVICE void each_two(Take take) {
     }
 }
 
-typedef Few<f32, 2> Two;
-
 // Two elements from `e` on, or one where a row ends.
-DEVICE void write_two(f32 *row, u32 e, const Two &two) {
+DEVICE void write_two(f32 *row, u32 e, f32 a, f32 b) {
     if constexpr (VALUE_DIM % 2 == 0) {
-        *reinterpret_cast<Two *>(row + e) = two;
+        *reinterpret_cast<Few<f32, 2> *>(row + e) = {{a, b}};
     } else {
-        row[e] = two.x[0];
-        if (e + 1 < VALUE_DIM) row[e + 1] = two.x[1];
+        row[e] = a;
+        if (e + 1 < VALUE_DIM) row[e + 1] = b;
     }
 }
 
-DEVICE Two read_two(const f32 *row, u32 e) {
-    if constexpr (VALUE_DIM % 2 == 0) return *reinterpret_cast<const Two *>(row + e);
-    return {{row[e], e + 1 < VALUE_DIM ? row[e + 1] : 0.0f}};
-}
-
-// All parts so far of the rows that a lane holds sums of: values in registers, or where these are too many in `out`.
+// All parts so far of the rows that a lane holds sums of.
 template <typename S>
 struct All {
-    static constexpr bool held = S::own_sixteens <= 8;
-    const Params &p;
-    const Rows &rows;
-    const Queries &queries;
     Merged merged[2];
-    f32 values[2][held ? S::own_sixteens * 4 : 1];
-
-    // Where a row's values go, or nowhere.
-    DEVICE f32 *out(u32 r) const {
-        u32 t = head_of_lane(p, rows, queries, threadIdx.x / 32 / S::warps, r);
-        return t == NONE ? nullptr : p.out + u64(t) * VALUE_DIM;
-    }
+    f32 values[2][S::own_sixteens * 4];
 
     DEVICE void clear() {
 #pragma unroll
-        for (u32 i = 0; held && i < S::own_sixteens * 8; i++) values[i % 2][i / 2] = 0.0f;
-        for (u32 r = 0; r < 2 && !held; r++) {
-            f32 *row = out(r);
-            if (row != nullptr) each_two<S>([&](u32, u32 e) { write_two(row, e, {}); });
-        }
+        for (u32 i = 0; i < S::own_sixteens * 8; i++) values[i % 2][i / 2] = 0.0f;
     }
 
     // Adds a part.
     DEVICE void add(const SumsOf<S> &part) {
         for (u32 r = 0; r < 2; r++) merged[r].add(part.most[r], part.total[r]);
 #pragma unroll
-        for (u32 i = 0; held && i < S::own_sixteens * 8; i++) {
+        for (u32 i = 0; i < S::own_sixteens * 8; i++) {
             f32 &x = values[i % 2][i / 2];
             x = merged[i % 2].value(x, part.values[i / 8][i / 4 % 2][2 * (i % 2) + i / 2 % 2]);
         }
-#pragma unroll
-        for (u32 r = 0; r < 2 && !held; r++) {
-            f32 *row = out(r);
-            if (row == nullptr) continue;
-            each_two<S>([&](u32 i, u32 e) {
-                Two x = read_two(row, e);
-                for (u32 j = 0; j < 2; j++) x.x[j] = merged[r].value(x.x[j], part.values[i / 2][i % 2][2 * r + j]);
-                write_two(row, e, x);
-            });
-        }
-    }
-
-    DEVICE void finish() const {
-#pragma unroll
-        for (u32 r = 0; r < 2; r++) {
-            f32 *row = out(r);
-            if (row == nullptr) continue;
-            each_two<S>([&](u32 i, u32 e) {
-                Two x;
-                if constexpr (held) x = {{values[r][2 * i], values[r][2 * i + 1]}};
-                if constexpr (!held) x = read_two(row, e);
-                write_two(row, e, {{merged[r].mean(x.x[0]), merged[r].mean(x.x[1])}});
-            });
-        }
     }
 };
+
+template <typename S>
+DEVICE void finish(const Params &p, const Rows &rows, const Queries &queries, const All<S> &all) {
+#pragma unroll
+    for (u32 r = 0; r < 2; r++) {
+        u32 t = head_of_lane(p, rows, queries, threadIdx.x / 32 / S::warps, r);
+        if (t == NONE) continue;
+        each_two<S>([&](u32 i, u32 e) {
+            f32 a = all.merged[r].mean(all.values[r][2 * i]), b = all.merged[r].mean(all.values[r][2 * i + 1]);
+            write_two(p.out + u64(t) * VALUE_DIM, e, a, b);
+        });
+    }
+}
 
 // The rows of a block: of as many as there is room for, all if they are of one sequence, else as many as the block's
 // share of z, so that sequences of a row or two are not taken one after another.
@@ -194,14 +164,15 @@ KERNEL(attention, Wide::threads, Wide::threads == 128 ? 2 : 1) {
     if (rows.row == rows.end) return;
     Shared<Wide> shared(memory);
     begin(p, shared, rows, queries);
-    All<Wide> all = {p, rows, queries};
+    All<Wide> all;
     all.clear();
     for (u32 row = rows.row; row < rows.end;) {
         Run run = run_from(caches, row, rows.end);
-        walk(caches, shared, rows, run, [&](const SumsOf<Wide> &part) { all.add(part); });
+        Tiles tiles = open(caches, shared, run);
+        walk(caches, shared, rows, run, tiles, [&](const SumsOf<Wide> &part) { all.add(part); });
         row = run.end;
     }
-    all.finish();
+    finish(p, rows, queries, all);
 }
 
 DEVICE f32 *part_of(const Params &p, u32 t, u32 part) {
@@ -232,7 +203,7 @@ DEVICE void keep_part(const Params &p, const Rows &rows, const Queries &queries,
         }
         each_two<S>([&](u32 i, u32 e) {
             const f32 *two = part.values[i / 2][i % 2] + 2 * r;
-            write_two(to + 2, e, {{two[0], two[1]}});
+            write_two(to + 2, e, two[0], two[1]);
         });
     }
 }
@@ -249,8 +220,9 @@ KERNEL(attention_parts, Narrow::threads, Narrow::threads == 128 ? 2 : 1) {
     run.from = part * p.span > run.from ? part * p.span : run.from;
     run.to = part * p.span + least(run.to - part * p.span, p.span);
     Shared<Narrow> shared(memory);
+    Tiles tiles = open(caches, shared, run);
     begin(p, shared, rows, queries);
-    walk(caches, shared, rows, run, [&](const SumsOf<Narrow> &sums) { keep_part<Narrow>(p, rows, queries, place, sums); });
+    walk(caches, shared, rows, run, tiles, [&](const SumsOf<Narrow> &sums) { keep_part<Narrow>(p, rows, queries, place, sums); });
 }
 
 KERNEL(attention_merge, 128, 8) {
@@ -271,13 +243,11 @@ KERNEL(attention_merge, 128, 8) {
     }
 }
 
-// What launches need to know: vectors of a block that takes many rows, its threads and its shared memory; the same for few.
-KERNEL(sizes, 1, 1) {
-    u32 *out = reinterpret_cast<u32 *>(p.out);
-    out[0] = Wide::vectors;
-    out[1] = Wide::threads;
-    out[2] = Wide::bytes;
-    out[3] = Narrow::vectors;
-    out[4] = Narrow::threads;
-    out[5] = Narrow::bytes;
+// Vectors, threads and bytes of shared memory of a block of `attention`, its groups, then the first three of a block of
+// `attention_parts`: numbers of 4 bytes, to where `parts` are.
+KERNEL(attention_shape, 32, 1) {
+    u32 *to = reinterpret_cast<u32 *>(p.parts);
+    const u32 shape[] = {Wide::vectors,   Wide::threads,   Wide::bytes,  Wide::groups,
+                         Narrow::vectors, Narrow::threads, Narrow::bytes};
+    for (u32 i = 0; i < 7 && threadIdx.x == 0; i++) to[i] = shape[i];
 }

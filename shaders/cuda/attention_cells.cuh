@@ -101,6 +101,7 @@ DEVICE void decode_tile(Element *tile, const u8 *pieces, const Heads &heads, con
 template <typename S, u32 bytes>
 DEVICE void copy_pieces(u8 *pieces, const Heads &heads, const u32 *cells) {
     constexpr u32 apart = pieces_bytes(bytes), count = apart / 16;
+#pragma unroll S::copies
     for (u32 i = threadIdx.x; i < CELLS * count; i += S::threads) {
         u32 cell = cells[i / count], at = i % count * 16;
         if (cell == NONE) continue;
@@ -113,6 +114,7 @@ DEVICE void copy_pieces(u8 *pieces, const Heads &heads, const u32 *cells) {
 template <typename S, u32 dim, u32 stride>
 DEVICE void copy_tile(Element *tile, const Heads &heads, const u32 *cells) {
     constexpr u32 each = 16 / sizeof(Element), count = dim / each;
+#pragma unroll S::copies
     for (u32 i = threadIdx.x; i < CELLS * count; i += S::threads) {
         u32 cell = cells[i / count];
         Element *to = tile + i / count * stride + i % count * each;

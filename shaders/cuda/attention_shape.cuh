@@ -84,6 +84,9 @@ struct Shape {
     // Eights of cells of which a warp computes scores, sixteens of elements of the values that it sums.
     static constexpr u32 own_eights = (EIGHTS + warps - 1) / warps;
     static constexpr u32 own_sixteens = (VALUE_COLS / 16 + warps - 1) / warps;
+    // Copies that a thread begins, and steps of scores that it is in, at once: as registers are enough.
+    static constexpr u32 copies = own_sixteens > 8 ? 2 : 4;
+    static constexpr u32 steps = warps == 1 ? 1 : 4;
     static constexpr u32 query_elements = KEY_TERMS * vectors * KEY_ROW;
     static constexpr u32 tile_elements = CELLS * (KEY_ROW + (SAME ? 0 : VALUE_ROW));
     static constexpr u32 tile_bytes = tile_elements * sizeof(Element);
@@ -107,14 +110,16 @@ struct Choose<false, A, B> {
 };
 
 typedef Choose<Shape<2, 4>::least_bytes <= ROOM, Shape<2, 4>, Shape<1, 8>>::Type Large;
+typedef Choose<Shape<4, 2>::ahead, Shape<4, 2>, Large>::Type Larger;
 
-// Blocks that take many rows: more share a tile than few do, if registers and shared memory are enough.
-typedef Choose<!ON_TENSORS, Shape<1, 4>,
-               Choose<VALUE_COLS <= 128, Choose<!COPIED, Shape<4, 2>, Choose<KEY_TERMS == 1, Shape<4, 1>, Shape<2, 2>>::Type>::Type,
-                      Choose<Shape<4, 2>::ahead, Shape<4, 2>, Large>::Type>::Type>::Type Wide;
+// Blocks that take many rows: as many vectors share a tile as there is room for, in registers for two sums of values. Two
+// blocks to a multiprocessor with a warp a group do least beside products.
+typedef Choose<COPIED && KEY_TERMS == 1 && VALUE_COLS <= 128 && 2 * Shape<4, 1>::ahead_bytes <= ROOM, Shape<4, 1>,
+               Choose<VALUE_COLS <= 256, Larger, Large>::Type>::Type WideOnTensors;
+typedef Choose<ON_TENSORS, WideOnTensors, Shape<1, 4>>::Type Wide;
 
-// And few.
-typedef Choose<ON_TENSORS && (VALUE_COLS > 256), Wide, Shape<1, 4>>::Type Narrow;
+// Blocks that take a part of few rows.
+typedef Choose<ON_TENSORS && (VALUE_COLS > 256), Larger, Shape<1, 4>>::Type Narrow;
 
 // Shared memory of a block.
 template <typename S>

@@ -97,7 +97,7 @@ DEVICE void score(f32 (&s)[S::own_eights][4], const u16 *queries, const u16 *key
     u32 lane = threadIdx.x % 32;
     const u16 *q = queries + lane % 16 * KEY_ROW + lane / 16 * 8;
     const u16 *k = keys + (first * 8 + lane % 8) * KEY_ROW + lane / 8 * 8;
-#pragma unroll 4
+#pragma unroll S::steps
     for (u32 at = 0; at < KEY_COLS; at += 32) {
         u32 a[KEY_TERMS][2][4];
 #pragma unroll
@@ -204,37 +204,55 @@ DEVICE void add_values(SumsOf<S> &sums, const f32 (&s)[EIGHTS][4], const f32 *va
 struct Reach {
     u32 from[2];
     u32 to[2];
+    // Whether any lane's does.
+    bool any[2];
 };
 
-// Scores of a tile, of which the first cell is at `place`, to weights; cells out of reach have none. What was summed of
-// the cells before becomes relative to the new maximum.
-template <u32 sixteens>
-DEVICE void weigh(Sums<sixteens> &sums, f32 (&s)[EIGHTS][4], const Reach &reach, u32 place, f32 factor) {
+// A row's scores of a tile, of which the first cell is at `place`: relative to nothing yet, least where out of reach.
+// Gives their maximum.
+DEVICE f32 reached(f32 (&s)[EIGHTS][4], const Reach &reach, u32 r, u32 place, f32 factor) {
     u32 column = place + threadIdx.x % 4 * 2;
+    bool all = reach.from[r] <= place && place + CELLS <= reach.to[r];
+    f32 most = LEAST;
 #pragma unroll
-    for (u32 r = 0; r < 2; r++) {
-        bool all = reach.from[r] <= place && place + CELLS <= reach.to[r];
-        f32 most = LEAST;
+    for (u32 i = 0; i < 2 * EIGHTS; i++) s[i / 2][2 * r + i % 2] *= factor;
+    if (!all) {
 #pragma unroll
         for (u32 i = 0; i < 2 * EIGHTS; i++) {
-            f32 &x = s[i / 2][2 * r + i % 2];
             u32 at = column + i / 2 * 8 + i % 2;
-            x = all || (at >= reach.from[r] && at < reach.to[r]) ? x * factor : from_bits(0xff800000u);
-            most = fmaxf(most, x);
+            if (at < reach.from[r] || at >= reach.to[r]) s[i / 2][2 * r + i % 2] = from_bits(0xff800000u);
         }
+    }
+#pragma unroll
+    for (u32 i = 0; i < 2 * EIGHTS; i++) most = fmaxf(most, s[i / 2][2 * r + i % 2]);
+    return most;
+}
+
+// Scores of a tile to weights. What was summed of the cells before becomes relative to the new maximum. Where the
+// warps of a group all do this, they leave out half of it that has no vectors.
+template <typename S>
+DEVICE void weigh(SumsOf<S> &sums, f32 (&s)[EIGHTS][4], const Reach &reach, u32 place, f32 factor) {
+#pragma unroll
+    for (u32 r = 0; r < 2; r++) {
+        if (!reach.any[r]) {
+#pragma unroll
+            for (u32 i = 0; i < 2 * EIGHTS; i++) s[i / 2][2 * r + i % 2] = 0.0f;
+            continue;
+        }
+        f32 most = reached(s, reach, r, place, factor);
         most = fmaxf(most, warp_xor(most, 1));
         most = fmaxf(fmaxf(most, warp_xor(most, 2)), sums.most[r]);
-        f32 keep = power_of_two(sums.most[r] - most);
+        f32 keep = power_of_two(sums.most[r] - most), lift = most - LIFT;
         f32 total = sums.total[r] * keep;
 #pragma unroll
         for (u32 i = 0; i < 2 * EIGHTS; i++) {
             f32 &x = s[i / 2][2 * r + i % 2];
-            x = power_of_two(x - (most - LIFT));
+            x = power_of_two(x - lift);
             total += x;
         }
         sums.most[r] = most;
         sums.total[r] = total;
 #pragma unroll
-        for (u32 i = 0; i < 4 * sixteens; i++) sums.values[i / 4][i / 2 % 2][2 * r + i % 2] *= keep;
+        for (u32 i = 0; i < 4 * S::own_sixteens; i++) sums.values[i / 4][i / 2 % 2][2 * r + i % 2] *= keep;
     }
 }

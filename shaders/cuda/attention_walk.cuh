@@ -67,13 +67,16 @@ DEVICE u32 vector_of(u32 group, u32 r) {
 }
 
 // The cells that each of them attends to.
+template <typename S>
 DEVICE Reach reach_of(const Caches &c, const Rows &rows, const Run &run, u32 group) {
     Reach reach = {};
     for (u32 r = 0; r < 2; r++) {
         u32 row = rows.row + vector_of(group, r) / rows.queries;
-        if (row < run.row || row >= run.end) continue;
-        reach.to[r] = cells_up_to(c.args, c.of_class, row);
-        reach.from[r] = first_in_reach(c, reach.to[r]);
+        if (row >= run.row && row < run.end) {
+            reach.to[r] = cells_up_to(c.args, c.of_class, row);
+            reach.from[r] = first_in_reach(c, reach.to[r]);
+        }
+        reach.any[r] = S::warps == 1 || warp_ballot(reach.to[r] != 0) != 0;
     }
     return reach;
 }
@@ -144,14 +147,33 @@ DEVICE void ready(const Caches &c, const Shared<S> &shared, u32 turn, u32 count)
     }
 }
 
-// What `ready` waits for first.
+// The cell that this thread looks up for a tile.
+DEVICE u32 look_up(const Caches &c, const Run &run, u32 tile) {
+    u32 place = tile * CELLS + threadIdx.x;
+    bool there = threadIdx.x < CELLS && place >= run.from && place < run.to;
+    return there ? cell_at(c.args, c.of_class, run.table, place) : NONE;
+}
+
+// The tiles of a run.
+struct Tiles {
+    u32 first;
+    u32 count;
+};
+
+// Looks up the first cells of a run and begins to bring what `ready` waits for first.
 template <typename S>
-DEVICE void begin_copies(const Caches &c, const Shared<S> &shared, u32 count) {
+DEVICE Tiles open(const Caches &c, const Shared<S> &shared, const Run &run) {
+    u32 first = run.from / CELLS;
+    Tiles tiles = {first, (run.to + CELLS - 1) / CELLS - first};
+    for (u32 turn = 0; turn < 3 && threadIdx.x < CELLS; turn++) {
+        shared.cells[turn * CELLS + threadIdx.x] = look_up(c, run, first + turn);
+    }
     block_sync();
     for (u32 turn = 0; S::ahead && turn < (COPIED ? 1 : 2); turn++) {
-        if (turn < count) bring(c, shared, turn);
+        if (turn < tiles.count) bring(c, shared, turn);
         copies_mark();
     }
+    return tiles;
 }
 
 // Scores of a group with all cells of a tile; its warps share what each has computed.
@@ -178,37 +200,29 @@ DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<S> &shared, u32 turn, u3
     }
 }
 
-// The cell that this thread looks up for a tile.
-DEVICE u32 look_up(const Caches &c, const Run &run, u32 tile) {
-    u32 place = tile * CELLS + threadIdx.x;
-    bool there = threadIdx.x < CELLS && place >= run.from && place < run.to;
-    return there ? cell_at(c.args, c.of_class, run.table, place) : NONE;
-}
-
-// Sums the cells of a run between its places for a block's queries; `ended` takes each part.
+// Sums the cells of a run that was opened for a block's queries; `ended` takes each part.
 template <typename S, typename Ended>
-DEVICE void walk(const Caches &c, const Shared<S> &shared, const Rows &rows, const Run &run, Ended ended) {
+DEVICE void walk(const Caches &c, const Shared<S> &shared, const Rows &rows, const Run &run, const Tiles &tiles, Ended ended) {
     u32 group = threadIdx.x / 32 / S::warps, slice = threadIdx.x / 32 % S::warps;
-    Reach reach = reach_of(c, rows, run, group);
+    Reach reach = reach_of<S>(c, rows, run, group);
     SumsOf<S> part;
     part.clear();
-    u32 first = run.from / CELLS, count = (run.to + CELLS - 1) / CELLS - first;
-    u32 *cells = shared.cells + threadIdx.x;
-    for (u32 turn = 0; turn < 3 && threadIdx.x < CELLS; turn++) cells[turn * CELLS] = look_up(c, run, first + turn);
-    begin_copies(c, shared, count);
-    for (u32 turn = 0; turn < count; turn++) {
-        u32 tile = first + turn;
-        ready(c, shared, turn, count);
+    // Where the part ends.
+    u32 stop = (run.from / c.span + 1) * (c.span / CELLS);
+    for (u32 turn = 0; turn < tiles.count; turn++) {
+        u32 tile = tiles.first + turn;
+        ready(c, shared, turn, tiles.count);
         u32 later = look_up(c, run, tile + 3);
         f32 s[EIGHTS][4];
         score_all(s, shared, turn, group, slice);
-        weigh(part, s, reach, tile * CELLS, c.factor);
+        weigh<S>(part, s, reach, tile * CELLS, c.factor);
         add_values<S>(part, s, shared.values(turn), slice * S::own_sixteens);
-        if (turn + 1 == count || (tile + 1) * CELLS % c.span == 0) {
+        if (turn + 1 == tiles.count || tile + 1 == stop) {
+            stop += c.span / CELLS;
             part.complete();
             ended(part);
             part.clear();
         }
-        if (threadIdx.x < CELLS) cells[(turn + 3) % 4 * CELLS] = later;
+        if (threadIdx.x < CELLS) shared.cells[(turn + 3) % 4 * CELLS + threadIdx.x] = later;
     }
 }
