@@ -168,7 +168,7 @@ KERNEL(attention, Wide::threads, Wide::threads == 128 ? 2 : 1) {
     all.clear();
     for (u32 row = rows.row; row < rows.end;) {
         Run run = run_from(caches, row, rows.end);
-        Tiles tiles = open(caches, shared, run);
+        Tiles tiles = start(caches, shared, run);
         walk(caches, shared, rows, run, tiles, [&](const SumsOf<Wide> &part) { all.add(part); });
         row = run.end;
     }
@@ -220,7 +220,7 @@ KERNEL(attention_parts, Narrow::threads, Narrow::threads == 128 ? 2 : 1) {
     run.from = part * p.span > run.from ? part * p.span : run.from;
     run.to = part * p.span + least(run.to - part * p.span, p.span);
     Shared<Narrow> shared(memory);
-    Tiles tiles = open(caches, shared, run);
+    Tiles tiles = start(caches, shared, run);
     begin(p, shared, rows, queries);
     walk(caches, shared, rows, run, tiles, [&](const SumsOf<Narrow> &sums) { keep_part<Narrow>(p, rows, queries, place, sums); });
 }

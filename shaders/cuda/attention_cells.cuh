@@ -23,7 +23,7 @@ struct Heads {
 typedef Few<Element, 8> Eight;
 
 template <typename T>
-DEVICE T read(const u8 *at, u32 index) {
+DEVICE T load(const u8 *at, u32 index) {
     return reinterpret_cast<const T *>(at)[index];
 }
 
@@ -40,11 +40,11 @@ DEVICE Eight eight_of(const u8 *head, u32 eight) {
     Eight out = {};
     if constexpr (type == Q8_0 || type == Q4_0) {
         const u8 *block = head + eight / 4 * head_bytes(type, 32);
-        u32 d = read<u16>(block, 0) * 0x10001u;
+        u32 d = load<u16>(block, 0) * 0x10001u;
         const u8 *codes = block + 2 + eight % (type == Q8_0 ? 4 : 2) * 8;
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
-            u32 two = read<u16>(codes, i), x;
+            u32 two = load<u16>(codes, i), x;
             // Less 1024 and 128, less 1024 and 8.
             if (type == Q8_0) x = halves_sum(two_of_1024(two ^ 0x8080u), 0xe480e480u);
             if (type == Q4_0) x = halves_sum(two_of_1024(two >> eight / 2 % 2 * 4 & 0x0f0fu), 0xe408e408u);
@@ -53,9 +53,9 @@ DEVICE Eight eight_of(const u8 *head, u32 eight) {
             out.x[2 * i + 1] = u16(x >> 16);
         }
     } else if constexpr (as_needed(type, dim)) {
-        out = read<Eight>(head, eight);
+        out = load<Eight>(head, eight);
     } else {
-        for (u32 i = 0; i < 8; i++) out.x[i] = 8 * eight + i < dim ? read<u16>(head, 8 * eight + i) : 0;
+        for (u32 i = 0; i < 8; i++) out.x[i] = 8 * eight + i < dim ? load<u16>(head, 8 * eight + i) : 0;
     }
     return out;
 }
@@ -64,12 +64,12 @@ DEVICE Eight eight_of(const u8 *head, u32 eight) {
 
 template <u32 type>
 DEVICE f32 element(const u8 *head, u32 e) {
-    if (type == F32) return read<f32>(head, e);
-    if (type == BF16) return from_bf16(read<u16>(head, e));
-    if (type == F16) return from_half(read<u16>(head, e));
+    if (type == F32) return load<f32>(head, e);
+    if (type == BF16) return from_bf16(load<u16>(head, e));
+    if (type == F16) return from_half(load<u16>(head, e));
     const u8 *block = head + e / 32 * head_bytes(type, 32);
-    i32 code = type == Q8_0 ? read<i8>(block, 2 + e % 32) : i32(block[2 + e % 16] >> e / 16 % 2 * 4 & 15) - 8;
-    return from_half(read<u16>(block, 0)) * f32(code);
+    i32 code = type == Q8_0 ? load<i8>(block, 2 + e % 32) : i32(block[2 + e % 16] >> e / 16 % 2 * 4 & 15) - 8;
+    return from_half(load<u16>(block, 0)) * f32(code);
 }
 
 template <u32 type, u32 dim>

@@ -37,7 +37,8 @@ struct Sums {
     }
 };
 
-// The sum of parts so far, of a row: a part's numbers are added to those of the parts before it.
+// The sum of parts so far, of a row: a part's numbers are added to those of the parts before it. A part of which the row
+// reaches no cell adds nothing, whatever the values of others' cells are.
 struct Merged {
     f32 most = LEAST;
     f32 total = 0.0f;
@@ -45,15 +46,15 @@ struct Merged {
     f32 take;
 
     DEVICE void add(f32 part_most, f32 part_total) {
-        f32 risen = fmaxf(most, part_most);
+        f32 risen = part_total == 0.0f ? most : fmaxf(most, part_most);
         keep = power_of_two(most - risen);
-        take = power_of_two(part_most - risen);
+        take = part_total == 0.0f ? 0.0f : power_of_two(part_most - risen);
         most = risen;
         total = fmaf(total, keep, part_total * take);
     }
 
     DEVICE f32 value(f32 before, f32 part) const {
-        return fmaf(before, keep, part * take);
+        return fmaf(before, keep, take == 0.0f ? 0.0f : part * take);
     }
 
     // A sum of nothing but -0 is 0, whatever else was added to it.
@@ -234,7 +235,7 @@ template <typename S>
 DEVICE void weigh(SumsOf<S> &sums, f32 (&s)[EIGHTS][4], const Reach &reach, u32 place, f32 factor) {
 #pragma unroll
     for (u32 r = 0; r < 2; r++) {
-        if (!reach.any[r]) {
+        if (S::warps > 1 && !reach.any[r]) {
 #pragma unroll
             for (u32 i = 0; i < 2 * EIGHTS; i++) s[i / 2][2 * r + i % 2] = 0.0f;
             continue;

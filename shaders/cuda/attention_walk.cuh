@@ -67,7 +67,6 @@ DEVICE u32 vector_of(u32 group, u32 r) {
 }
 
 // The cells that each of them attends to.
-template <typename S>
 DEVICE Reach reach_of(const Caches &c, const Rows &rows, const Run &run, u32 group) {
     Reach reach = {};
     for (u32 r = 0; r < 2; r++) {
@@ -76,7 +75,7 @@ DEVICE Reach reach_of(const Caches &c, const Rows &rows, const Run &run, u32 gro
             reach.to[r] = cells_up_to(c.args, c.of_class, row);
             reach.from[r] = first_in_reach(c, reach.to[r]);
         }
-        reach.any[r] = S::warps == 1 || warp_ballot(reach.to[r] != 0) != 0;
+        reach.any[r] = warp_ballot(reach.to[r] != 0) != 0;
     }
     return reach;
 }
@@ -162,7 +161,7 @@ struct Tiles {
 
 // Looks up the first cells of a run and begins to bring what `ready` waits for first.
 template <typename S>
-DEVICE Tiles open(const Caches &c, const Shared<S> &shared, const Run &run) {
+DEVICE Tiles start(const Caches &c, const Shared<S> &shared, const Run &run) {
     u32 first = run.from / CELLS;
     Tiles tiles = {first, (run.to + CELLS - 1) / CELLS - first};
     for (u32 turn = 0; turn < 3 && threadIdx.x < CELLS; turn++) {
@@ -176,11 +175,11 @@ DEVICE Tiles open(const Caches &c, const Shared<S> &shared, const Run &run) {
     return tiles;
 }
 
-// Scores of a group with all cells of a tile; its warps share what each has computed.
+// Scores of a group with all cells of a tile; its warps share what each has computed. An idle group has no vectors.
 template <typename S>
-DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<S> &shared, u32 turn, u32 group, u32 slice) {
+DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<S> &shared, u32 turn, u32 group, u32 slice, bool idle) {
     f32 own[S::own_eights][4] = {};
-    score<S>(own, shared.queries + group * 16 * KEY_ROW, shared.keys(turn), slice);
+    if (!idle) score<S>(own, shared.queries + group * 16 * KEY_ROW, shared.keys(turn), slice);
     typedef Few<f32, 4> Lane;
     Lane *all = reinterpret_cast<Lane *>(shared.scores) + group * EIGHTS * 32 + threadIdx.x % 32;
     if (S::warps > 1) {
@@ -200,11 +199,12 @@ DEVICE void score_all(f32 (&s)[EIGHTS][4], const Shared<S> &shared, u32 turn, u3
     }
 }
 
-// Sums the cells of a run that was opened for a block's queries; `ended` takes each part.
+// Sums the cells of a run that was started for a block's queries; `ended` takes each part.
 template <typename S, typename Ended>
 DEVICE void walk(const Caches &c, const Shared<S> &shared, const Rows &rows, const Run &run, const Tiles &tiles, Ended ended) {
     u32 group = threadIdx.x / 32 / S::warps, slice = threadIdx.x / 32 % S::warps;
-    Reach reach = reach_of<S>(c, rows, run, group);
+    Reach reach = reach_of(c, rows, run, group);
+    bool idle = !reach.any[0] && !reach.any[1];
     SumsOf<S> part;
     part.clear();
     // Where the part ends.
@@ -214,9 +214,11 @@ DEVICE void walk(const Caches &c, const Shared<S> &shared, const Rows &rows, con
         ready(c, shared, turn, tiles.count);
         u32 later = look_up(c, run, tile + 3);
         f32 s[EIGHTS][4];
-        score_all(s, shared, turn, group, slice);
-        weigh<S>(part, s, reach, tile * CELLS, c.factor);
-        add_values<S>(part, s, shared.values(turn), slice * S::own_sixteens);
+        score_all(s, shared, turn, group, slice, idle);
+        if (!idle) {
+            weigh<S>(part, s, reach, tile * CELLS, c.factor);
+            add_values<S>(part, s, shared.values(turn), slice * S::own_sixteens);
+        }
         if (turn + 1 == tiles.count || tile + 1 == stop) {
             stop += c.span / CELLS;
             part.complete();
