@@ -6,8 +6,8 @@
 // Compiled for -DKEYS=, -DVALUES= (F32, F16, BF16, Q8_0, Q4_0: the types of the caches), -DKEY_DIM=, -DVALUE_DIM= (elements of
 // a head), -DROOM= (bytes of shared memory that a block may have, 101376 if left out) and, where values are the first
 // elements of the keys in the same rows, -DSAME=1: `values`, `value_row` and `value_head` are then not read. Caches hold
-// cell after cell, rows as files hold them, heads without gaps; they begin at multiples of 16 bytes and end at one, `q`,
-// `out` and `parts` begin at multiples of 8. Rows are token rows. Sequences have tables of their own.
+// cell after cell, rows as files hold them, heads without gaps; they begin and end at multiples of 16 bytes, `q`, `out`
+// and `parts` begin at multiples of 8. Rows are token rows. Sequences have tables of their own.
 //
 //     attention        many rows. Grid: x rows / max(1, vectors / heads_a_group), rounded up; y KV heads times
 //                      heads_a_group / vectors, rounded up; z groups. Does not use `parts` and `count`.
@@ -222,7 +222,8 @@ KERNEL(attention_parts, Narrow::threads, Narrow::threads == 128 ? 2 : 1) {
     Shared<Narrow> shared(memory);
     Tiles tiles = start(caches, shared, run);
     begin(p, shared, rows, queries);
-    walk(caches, shared, rows, run, tiles, [&](const SumsOf<Narrow> &sums) { keep_part<Narrow>(p, rows, queries, place, sums); });
+    walk(caches, shared, rows, run, tiles,
+         [&](const SumsOf<Narrow> &sums) { keep_part<Narrow>(p, rows, queries, place, sums); });
 }
 
 KERNEL(attention_merge, 128, 8) {

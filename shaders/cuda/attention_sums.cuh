@@ -28,7 +28,7 @@ struct Sums {
         for (u32 i = 0; i < sixteens * 8; i++) values[i / 8][i / 4 % 2][i % 4] = 0.0f;
     }
 
-    // What of two rows' lanes belongs together is complete.
+    // Totals of the four lanes that hold a row.
     DEVICE void complete() {
         for (u32 r = 0; r < 2; r++) {
             total[r] += warp_xor(total[r], 1);
@@ -74,7 +74,7 @@ DEVICE bool lacks(u32 sixteen) {
 
 #if ON_TENSORS
 
-// Two numbers of a type, and what is left of them.
+// Two numbers as a type.
 template <u32 type>
 DEVICE u32 two_of(f32 low, f32 high) {
     return type == BF16 ? two_bf16s(low, high) : two_halves(low, high);
