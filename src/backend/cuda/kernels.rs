@@ -83,6 +83,7 @@ pub struct Source {
 pub struct Kernels {
     context: Arc<Context>,
     architecture: u32,
+    room: u32,
     kept: Option<Kept>,
     modules: Mutex<HashMap<Source, Module>>,
     sizes: Mutex<HashMap<Source, [u32; 8]>>,
@@ -97,12 +98,14 @@ impl Kernels {
     /// There is no compiler, or the driver refuses.
     pub fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Kernels, String> {
         let architecture = context.architecture().map_err(|why| why.to_string())?;
+        let room = context.shared().map_err(|why| why.to_string())?;
         let version = compiler()?;
         let identity = format!("sm_{architecture}\nNVRTC {version}");
         let kept = folder.map(|folder| Kept::of(folder, &identity));
         Ok(Kernels {
             context: Arc::clone(context),
             architecture,
+            room,
             kept,
             modules: Mutex::default(),
             sizes: Mutex::default(),
@@ -115,21 +118,32 @@ impl Kernels {
         self.architecture
     }
 
+    /// Bytes that threads of a block may share.
+    pub fn room(&self) -> u32 {
+        self.room
+    }
+
     /// Whose they are.
     pub fn context(&self) -> &Arc<Context> {
         &self.context
     }
 
-    /// What the kernel `sizes` of a source writes to the address at place `out` of its parameters: what launches of the
-    /// others need, which only the text knows.
+    /// What a kernel of a source writes to the address at place `out` of its parameters: what launches of the others need,
+    /// which only the text knows.
     ///
     /// # Errors
     /// As for [`Kernels::function`].
-    pub fn sizes(&self, source: &Source, mut params: Vec<u64>, out: usize) -> Result<[u32; 8], String> {
+    pub fn sizes(
+        &self,
+        source: &Source,
+        entry: &'static str,
+        mut params: Vec<u64>,
+        out: usize,
+    ) -> Result<[u32; 8], String> {
         if let Some(sizes) = locked(&self.sizes).get(source) {
             return Ok(*sizes);
         }
-        let function = self.function(source, "sizes", 0)?;
+        let function = self.function(source, entry, 0)?;
         let told = |why: Refused| format!("sizes of {}.cu: {why}", source.file.name);
         let (stream, room) =
             (Stream::new(&self.context).map_err(told)?, DeviceBytes::new(&self.context, 32).map_err(told)?);

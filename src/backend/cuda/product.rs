@@ -267,7 +267,7 @@ impl Builder<'_> {
             numbers: numbers.concat(),
             ..Draft::plain(file, entry)
         };
-        let [shared, places, ..] = self.size_of(&draft, 6)?;
+        let [shared, places, ..] = self.size_of(&draft, "sizes", 6)?;
         draft.count = count(weight.rows.div_ceil(places.max(1)));
         if file == File::MATMUL && entry != "carry" {
             let warps = segments(weight.cols);

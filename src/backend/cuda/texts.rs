@@ -43,6 +43,12 @@ const HEADS: [(u32, u32, bool); 7] = [
 /// Every text for an architecture: all files for all types, and attention over heads of usual sizes.
 pub fn kernel_texts(architecture: u32) -> Vec<KernelText> {
     let widest = if architecture >= 80 { 64 } else { 32 };
+    let room = match architecture {
+        ..80 => 64 << 10,
+        80 => 163 << 10,
+        90 | 100 | 103 => 227 << 10,
+        _ => 99 << 10,
+    };
     let mut all = Vec::new();
     let mut add = |file: File, params: usize, defines: &[String]| {
         all.push(KernelText { source: Source { file, defines: defines.to_vec(), params } });
@@ -66,7 +72,7 @@ pub fn kernel_texts(architecture: u32) -> Vec<KernelText> {
         for (keys, values, same) in HEADS.into_iter().filter(|(keys, ..)| keys % state.block().elements == 0) {
             let types = [format!("KEYS={upper}"), format!("VALUES={upper}")];
             let sizes = [format!("KEY_DIM={keys}"), format!("VALUE_DIM={values}"), format!("SAME={}", u32::from(same))];
-            add(File::ATTENTION, 96, &[&types[..], &sizes].concat());
+            add(File::ATTENTION, 96, &[&types[..], &sizes, &[format!("ROOM={room}")]].concat());
         }
     }
     for dtype in DType::ALL.iter().filter(|&&dtype| quant::can_decode(dtype)) {
