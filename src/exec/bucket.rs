@@ -1,7 +1,10 @@
 //! A plan → a bucket that runs without it: prepared programs, and every copy with its buffers and ranges resolved.
 //! Prepares once; nothing here runs.
 
+use std::ops::Range;
+
 use super::ExecError;
+use super::chosen::Routed;
 use super::devices::Devices;
 use crate::backend::{Bindings, BoundSlice, BufferSpan, ProgramId, SplitWork};
 use crate::device::{DeviceId, reads_layout};
@@ -74,6 +77,21 @@ pub(super) struct Fetch {
     pub split: SplitId,
     /// The split whose end it waits for.
     pub after: Option<SplitId>,
+    /// Its matrices.
+    pub count: u32,
+    /// What knows which of them a step needs, if that is known in time.
+    pub routed: Option<Routed>,
+}
+
+impl Fetch {
+    /// Where so many of its matrices are kept, and where they go.
+    pub fn run(&self, run: &Range<u32>) -> (BufferSpan, BufferSpan) {
+        let part = |whole: BufferSpan| {
+            let matrix = whole.span.len.0 / u64::from(self.count.max(1));
+            whole.part(Bytes(matrix * u64::from(run.start)), Bytes(matrix * run.len() as u64))
+        };
+        (part(self.src), part(self.dst))
+    }
 }
 
 /// Matrices of panels.
@@ -84,8 +102,6 @@ pub(super) struct Panels {
     pub rows: usize,
     /// Bytes of a row.
     pub row: usize,
-    /// Matrices.
-    pub count: usize,
 }
 
 impl Bucket {
@@ -108,7 +124,8 @@ impl Bucket {
             let device = split.device;
             let mut streamed = Vec::new();
             while let Some(upload) = uploads.next_if(|upload| upload.split == id) {
-                let (fetch, slice) = fetch(devices, graph, upload)?;
+                let routed = Routed::of(graph, plan, &views[device], upload);
+                let (fetch, slice) = fetch(devices, graph, upload, routed)?;
                 bucket.fetches.push(fetch);
                 streamed.push(slice.slice.weight);
                 bindings[device].weights[slice.slice.weight].push(slice);
@@ -130,6 +147,12 @@ impl Bucket {
         sent.max().unwrap_or_default()
     }
 
+    /// What knows the experts that come to a device.
+    pub fn routed(&self, to: DeviceId) -> impl Iterator<Item = &Routed> {
+        let fetches = self.fetches.iter().filter(move |fetch| self.stages[fetch.split].device == to);
+        fetches.filter_map(|fetch| fetch.routed.as_ref())
+    }
+
     /// The longest part of a weight that a step brings to a device, panels at their largest included; and that panel, of no
     /// bytes where none is unpacked.
     pub fn longest_fetch(&self, to: DeviceId) -> (Bytes, Bytes) {
@@ -142,7 +165,12 @@ impl Bucket {
 }
 
 /// From where to where an upload goes, and how its split finds it.
-fn fetch(devices: &Devices, graph: &Graph, upload: &Upload) -> Result<(Fetch, BoundSlice), ExecError> {
+fn fetch(
+    devices: &Devices,
+    graph: &Graph,
+    upload: &Upload,
+    routed: Option<Routed>,
+) -> Result<(Fetch, BoundSlice), ExecError> {
     let (id, range) = (upload.slice.weight, &upload.slice.range);
     let weight = &graph.weights()[id];
     if let Some(after) = upload.after.filter(|&after| after >= upload.split) {
@@ -156,18 +184,19 @@ fn fetch(devices: &Devices, graph: &Graph, upload: &Upload) -> Result<(Fetch, Bo
     let readable = reads_layout(devices.all[upload.to].backend.spec(), kept.layout);
     let layout = if readable { kept.layout } else { Layout::Gguf };
     let len = slice_bytes(weight, range, layout);
-    let unpack = (layout != kept.layout).then(|| Panels::of(weight, range.len()));
+    let unpack = (layout != kept.layout).then(|| Panels::of(weight));
     let dst = BufferSpan { buffer: devices.all[upload.to].ring, span: Span { len, ..upload.span } };
     let src = BufferSpan { span: src, ..kept.at };
-    let fetch = Fetch { from, src, dst, unpack, split: upload.split, after: upload.after };
+    let (split, after, count) = (upload.split, upload.after, range.len() as u32);
+    let fetch = Fetch { from, src, dst, unpack, split, after, count, routed };
     Ok((fetch, BoundSlice { slice: upload.slice.clone(), layout, at: dst }))
 }
 
 impl Panels {
-    fn of(weight: &Weight, count: usize) -> Panels {
+    fn of(weight: &Weight) -> Panels {
         let (dtype, cols, rows) = (weight.dtype, weight.cols as usize, weight.rows as usize);
         let row = dtype.row_bytes(weight.cols.into()).map_or(0, Bytes::index);
-        Panels { dtype, cols, rows, row, count }
+        Panels { dtype, cols, rows, row }
     }
 
     /// Bytes of a panel.

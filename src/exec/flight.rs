@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use super::StepInput;
 use super::bucket::Bucket;
-use super::items::{Items, LaneId};
+use super::chosen::Routed;
+use super::items::{Item, Items, LaneId, Placed};
 use crate::backend::{BackendError, CellTable, Event};
 use crate::graph::{Batch, CacheClass};
 use crate::index::{CacheClassId, IndexVec};
-use crate::plan::{self, SplitId, UploadId};
-use crate::units::{Nanos, Tokens};
+use crate::plan::{self, SplitId, TransferId, UploadId};
+use crate::units::{Bytes, Nanos, Tokens};
 
 /// A prepared bucket with its items.
 pub(super) struct Prepared {
@@ -36,6 +37,7 @@ pub(super) struct Step {
     pub base: IndexVec<LaneId, u64>,
     /// The events of what was handed over.
     splits: IndexVec<SplitId, AtomicU64>,
+    transfers: IndexVec<TransferId, AtomicU64>,
     uploads: IndexVec<UploadId, AtomicU64>,
     failed: AtomicBool,
     why: Mutex<Option<BackendError>>,
@@ -79,6 +81,7 @@ impl Flight {
             input,
             base: what.items.lanes.ids().map(|_| 0).collect(),
             splits: IndexVec::new(),
+            transfers: IndexVec::new(),
             uploads: IndexVec::new(),
             failed: AtomicBool::new(false),
             why: Mutex::default(),
@@ -108,6 +111,7 @@ impl Step {
         self.number = None;
         self.input.set(input);
         events(&mut self.splits, what.bucket.stages.len());
+        events(&mut self.transfers, what.bucket.sends.len());
         events(&mut self.uploads, what.bucket.fetches.len());
         *self.failed.get_mut() = false;
         *unpoisoned(&mut self.why) = None;
@@ -125,18 +129,42 @@ impl Step {
 
     /// The event of a split that was handed over, or of the last before it that was.
     pub fn split(&self, id: SplitId) -> Option<Event> {
-        let event = self.splits[id].load(Ordering::Acquire);
-        (event > 0).then_some(Event(event))
+        begun(&self.splits[id])
     }
 
-    /// The event of an upload that was begun.
-    pub fn upload(&self, id: UploadId) -> Event {
-        Event(self.uploads[id].load(Ordering::Acquire))
+    /// The event of a transfer that was begun.
+    pub fn transfer(&self, id: TransferId) -> Option<Event> {
+        begun(&self.transfers[id])
+    }
+
+    /// The event of an upload, or of the last before it that brought anything.
+    pub fn upload(&self, id: UploadId) -> Option<Event> {
+        begun(&self.uploads[id])
+    }
+
+    /// What knows the experts of an upload, in a step that brings no others.
+    pub fn routed(&self, id: UploadId) -> Option<&Routed> {
+        self.what.bucket.fetches[id].routed.as_ref().filter(|routed| routed.decides(&self.input()))
+    }
+
+    /// What must be done before an item of this step.
+    pub fn need(&self, placed: &Placed) -> Option<(LaneId, u64)> {
+        let routed = match placed.item {
+            Item::Fetch(upload) => self.routed(upload).and(placed.need_routed),
+            Item::Input(_) | Item::Run(..) | Item::Offer | Item::Take(..) | Item::Taken => None,
+            Item::Logits(_) | Item::End => None,
+        };
+        routed.or(placed.need)
     }
 
     /// A split was handed over.
     pub fn ran(&self, id: SplitId, event: Event) {
         self.splits[id].store(event.0, Ordering::Release);
+    }
+
+    /// A transfer was begun.
+    pub fn took(&self, id: TransferId, event: Event) {
+        self.transfers[id].store(event.0, Ordering::Release);
     }
 
     /// An upload was begun.
@@ -161,9 +189,9 @@ impl Step {
     }
 
     /// Notes what a lane has done since `start`, if times are wanted.
-    pub fn note(&self, lane: plan::Lane, what: plan::Activity, start: Option<Nanos>) {
+    pub fn note(&self, lane: plan::Lane, what: plan::Activity, start: Option<Nanos>, bytes: Bytes) {
         if let (Some(start), Some(end)) = (start, self.now()) {
-            let event = plan::Event { step: 0, lane, what, start, end };
+            let event = plan::Event { step: 0, lane, what, start, end, bytes };
             locked(&self.trace).push(event);
         }
     }
@@ -207,6 +235,12 @@ fn events<I: crate::index::Id>(of: &mut IndexVec<I, AtomicU64>, count: usize) {
     while of.len() < count {
         of.push(AtomicU64::new(0));
     }
+}
+
+/// The event that was noted, if one was.
+fn begun(noted: &AtomicU64) -> Option<Event> {
+    let event = noted.load(Ordering::Acquire);
+    (event > 0).then_some(Event(event))
 }
 
 /// What a mutex guards, also if somebody panicked with it.

@@ -2,7 +2,8 @@
 //! which its weights come meanwhile. An item waits for at most one other, which is before it in the order of the plan: so
 //! the lanes can be gone along by a thread each, or all by one thread in the order of the plan. Pure.
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Fetch};
+use super::chosen::Came;
 use crate::define_id;
 use crate::device::DeviceId;
 use crate::index::{Id, IndexVec};
@@ -56,6 +57,8 @@ pub(super) struct Placed {
     pub item: Item,
     /// The lane of which so many items must be done first.
     pub need: Option<(LaneId, u64)>,
+    /// The same in a step that brings only the experts that it chose.
+    pub need_routed: Option<(LaneId, u64)>,
     /// Whether there is nothing to do, nor to wait for, in a step without outputs.
     pub outputs: bool,
 }
@@ -78,7 +81,8 @@ impl Items {
         for (i, (_, device, _)) in bucket.inputs.iter().enumerate() {
             items.push(main(*device), Item::Input(i), None);
         }
-        let mut list = List { bucket, items, ran: IndexVec::new(), last: vec![None; devices] };
+        let (ran, taken) = (IndexVec::new(), IndexVec::new());
+        let mut list = List { bucket, items, ran, taken, last: vec![None; devices] };
         list.steps();
         let List { mut items, last, .. } = list;
         let (device, _) = bucket.logits;
@@ -104,7 +108,7 @@ impl Items {
     /// As [`Items::push`]; perhaps only for steps with outputs.
     fn push_for(&mut self, outputs: bool, lane: LaneId, item: Item, need: Option<(LaneId, u64)>) {
         self.lanes[lane].push(self.all.len());
-        self.all.push(Placed { lane, item, need, outputs });
+        self.all.push(Placed { lane, item, need, need_routed: None, outputs });
     }
 }
 
@@ -114,6 +118,8 @@ struct List<'a> {
     items: Items,
     /// When each split is done.
     ran: IndexVec<SplitId, (LaneId, u64)>,
+    /// When each transfer is.
+    taken: IndexVec<TransferId, (LaneId, u64)>,
     /// The last split of each device.
     last: Vec<Option<SplitId>>,
 }
@@ -125,9 +131,7 @@ impl List<'_> {
         for (id, stage) in bucket.stages.iter_ids() {
             let (device, mut brought) = (stage.device, None);
             while let Some((upload, fetch)) = fetches.next_if(|(_, fetch)| fetch.split == id) {
-                // The first of a step overwrites what the last one has read.
-                let need = fetch.after.map_or((main(device), 0), |after| self.ran[after]);
-                self.items.push_for(stage.outputs, aside(device), Item::Fetch(upload), Some(need));
+                self.fetch(stage.outputs, device, (upload, fetch));
                 brought = Some(upload);
             }
             let need = brought.map(|_| self.items.done(aside(device)));
@@ -135,13 +139,33 @@ impl List<'_> {
             self.ran.push(self.items.done(main(device)));
             self.last[device.index()] = Some(id);
             while let Some((transfer, send)) = sends.next_if(|(_, send)| send.after == id) {
-                let Some(made) = self.last[send.from.index()] else { continue };
+                let Some(made) = self.last[send.from.index()] else {
+                    self.taken.push((main(send.to), 0));
+                    continue;
+                };
                 self.items.push_for(send.outputs, main(send.from), Item::Offer, None);
                 let offered = self.items.done(main(send.from));
                 self.items.push_for(send.outputs, main(send.to), Item::Take(transfer, made), Some(offered));
                 let taken = self.items.done(main(send.to));
+                self.taken.push(taken);
                 self.items.push_for(send.outputs, main(send.from), Item::Taken, Some(taken));
             }
+        }
+    }
+}
+
+impl List<'_> {
+    /// An upload: both that it may wait for are done by the lane of its device that computes, so the later is all.
+    fn fetch(&mut self, outputs: bool, device: DeviceId, (id, fetch): (UploadId, &Fetch)) {
+        // The first of a step overwrites what the last one has read.
+        let need = fetch.after.map_or((main(device), 0), |after| self.ran[after]);
+        self.items.push_for(outputs, aside(device), Item::Fetch(id), Some(need));
+        let known = fetch.routed.as_ref().map(|routed| match routed.came {
+            Came::Made(split) => self.ran[split],
+            Came::Taken(transfer) => self.taken[transfer],
+        });
+        if let Some(placed) = self.items.all.last_mut() {
+            placed.need_routed = known.map(|known| known.max(need));
         }
     }
 }

@@ -180,7 +180,7 @@ impl Shared {
     /// Does an item once what it needs is done. What goes wrong in it is the step's failure.
     fn perform(&self, step: &Step, placed: &Placed, lane: &mut Lane) {
         let idle = placed.outputs && step.input().rows(RowDim::Outputs) == Tokens(0);
-        if let Some((needed, count)) = placed.need.filter(|_| !idle) {
+        if let Some((needed, count)) = step.need(placed).filter(|_| !idle) {
             self.reach(needed, step.base[needed] + count);
         }
         let device = device_of(placed.lane);

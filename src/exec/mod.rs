@@ -4,6 +4,7 @@
 mod admit;
 mod bucket;
 mod cells;
+mod chosen;
 mod devices;
 mod flight;
 mod flights;

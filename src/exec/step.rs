@@ -2,10 +2,13 @@
 //! contract asks for.
 //!
 //! A split waits for the weights and values that were brought for it, a transfer for the split that makes the value and
-//! for its target's splits before, an upload for the split whose bytes of the ring it overwrites. Uploads go ahead as far
-//! as that lets them. At its end a lane waits for what it has begun. Never allocates once its room is made.
+//! for its target's splits before, an upload for the split whose bytes of the ring it overwrites, and in a step of few rows
+//! for the routing that says which experts it must bring. Uploads go ahead as far as that lets them. At its end a lane waits for what it has begun. Never allocates once its room is made.
 
-use super::bucket::{Bucket, Panels, Send};
+use std::ops::Range;
+
+use super::bucket::{Bucket, Fetch, Panels, Send};
+use super::chosen::{Came, Chosen, Routed};
 use super::devices::Devices;
 use super::flight::{Step, locked};
 use super::items::{Item, LaneId, device_of};
@@ -33,6 +36,8 @@ pub(super) struct Lane {
     arrived: Option<Event>,
     /// Its last upload.
     uploaded: Option<Event>,
+    /// What the last routing chose that it waited for.
+    chosen: Chosen,
 }
 
 impl Lane {
@@ -46,11 +51,15 @@ impl Lane {
         let room = longest.index().min(PIECE.max(panel.index()));
         grow(&mut self.staging, room);
         grow(&mut self.unpacked, if panel > Bytes::ZERO { room } else { 0 });
+        if lane == items::aside(device) {
+            bucket.routed(device).for_each(|routed| self.chosen.reserve(routed, batch));
+        }
     }
 
     /// Waits for all that was begun.
     fn end(&mut self, devices: &Devices, device: DeviceId) -> Result<(), BackendError> {
         let mut ended = Ok(());
+        self.chosen.forget();
         for event in [self.last.take(), self.arrived.take(), self.uploaded.take()].into_iter().flatten() {
             ended = ended.and(devices.all[device].backend.wait(event));
         }
@@ -131,27 +140,54 @@ impl Doing<'_> {
     }
 
     fn fetch(&mut self, id: UploadId) -> Result<(), BackendError> {
-        let fetch = &self.step.what.bucket.fetches[id];
-        let start = self.step.now();
-        let after = fetch.after.and_then(|split| self.step.split(split));
-        let way = Way { from: (fetch.from, fetch.src), to: (self.device, fetch.dst), queue: Queue::Upload };
-        let (carried, done) = match &fetch.unpack {
-            None => carry(self.devices, &mut self.lane.staging, way, None, after),
-            Some(panels) => self.unpacked(way, panels, after),
+        let (fetch, start) = (&self.step.what.bucket.fetches[id], self.step.now());
+        let brought = match self.step.routed(id) {
+            None => self.bring(fetch, 0..fetch.count)?,
+            Some(routed) => self.bring_chosen(fetch, routed)?,
         };
-        if let Some(event) = done {
+        if let Some(event) = self.lane.uploaded {
             self.step.fetched(id, event);
-            self.lane.uploaded = Some(event);
         }
-        carried?;
-        self.timed(done, plan::Queue::Upload, Activity::Upload(id), start)
+        self.timed(self.lane.uploaded, (plan::Queue::Upload, Activity::Upload(id)), start, brought)
     }
 
-    /// Copies panels as rows, some panels at a time, after `free`; and the last write that was begun, as [`carry`].
+    /// Brings the matrices that the step chose, once it is known which those are: how many bytes they are.
+    fn bring_chosen(&mut self, fetch: &Fetch, routed: &Routed) -> Result<Bytes, BackendError> {
+        let known = match routed.came {
+            Came::Made(split) => self.step.split(split),
+            Came::Taken(transfer) => self.step.transfer(transfer),
+        };
+        let (devices, device) = (self.devices, self.device);
+        self.lane.chosen.know(routed, &self.step.input(), |span, choices| {
+            let at = devices.in_arena(device, span);
+            devices.all[device].backend.read(Queue::Upload, at, choices, known.as_slice())
+        })?;
+        let (mut from, mut brought) = (0, Bytes::ZERO);
+        while let Some(run) = self.lane.chosen.run(routed, from) {
+            from = run.end;
+            brought += self.bring(fetch, run)?;
+        }
+        Ok(brought)
+    }
+
+    /// Brings some matrices of an upload to their places in the ring: how many bytes they are there.
+    fn bring(&mut self, fetch: &Fetch, run: Range<u32>) -> Result<Bytes, BackendError> {
+        let free = fetch.after.and_then(|split| self.step.split(split));
+        let (src, dst) = fetch.run(&run);
+        let way = Way { from: (fetch.from, src), to: (self.device, dst), queue: Queue::Upload };
+        let (carried, done) = match &fetch.unpack {
+            None => carry(self.devices, &mut self.lane.staging, way, None, free),
+            Some(panels) => self.unpacked(way, (panels, run.len()), free),
+        };
+        self.lane.uploaded = done.or(self.lane.uploaded);
+        carried.map(|()| dst.span.len)
+    }
+
+    /// Copies so many matrices of panels as rows, some panels at a time, after `free`; and the last write that was begun, as [`carry`].
     fn unpacked(
         &mut self,
         way: Way,
-        panels: &Panels,
+        (panels, count): (&Panels, usize),
         free: Option<Event>,
     ) -> (Result<(), BackendError>, Option<Event>) {
         let ((from, src), (to, dst)) = (way.from, way.to);
@@ -160,7 +196,7 @@ impl Doing<'_> {
         let part = |whole: BufferSpan, at: usize, len: usize| whole.part(Bytes::of_len(at), Bytes::of_len(len));
         let padded = panels.rows.next_multiple_of(PANEL_ROWS);
         let mut done = None;
-        for (matrix, first) in (0..panels.count).flat_map(|m| (0..panels.rows).step_by(each).map(move |row| (m, row))) {
+        for (matrix, first) in (0..count).flat_map(|m| (0..panels.rows).step_by(each).map(move |row| (m, row))) {
             let rows = each.min(panels.rows - first);
             let packed = &mut staging[..rows.next_multiple_of(PANEL_ROWS) * panels.row];
             let plain = &mut unpacked[..rows * panels.row];
@@ -185,19 +221,19 @@ impl Doing<'_> {
     fn run(&mut self, id: SplitId, brought: Option<UploadId>) -> Result<(), BackendError> {
         let start = self.step.now();
         let program = self.step.what.bucket.stages[id].program;
-        let arrived = self.lane.arrived.unwrap_or(Event(0));
-        let uploaded = brought.map_or(Event(0), |upload| self.step.upload(upload));
         // A queue works in order: its last upload's end is the end of all.
-        let waits = match (self.lane.arrived, brought) {
+        let uploaded = brought.and_then(|upload| self.step.upload(upload));
+        let both = [self.lane.arrived.unwrap_or(Event(0)), uploaded.unwrap_or(Event(0))];
+        let waits = match (self.lane.arrived, uploaded) {
             (None, None) => &[][..],
-            (Some(_), None) => &[arrived],
-            (None, Some(_)) => &[uploaded],
-            (Some(_), Some(_)) => &[arrived, uploaded],
+            (Some(_), None) => &both[..1],
+            (None, Some(_)) => &both[1..],
+            (Some(_), Some(_)) => &both,
         };
         let done = self.devices.all[self.device].backend.submit(program, &self.step.input().args(), waits)?;
         (self.lane.last, self.lane.arrived) = (Some(done), None);
         self.step.ran(id, done);
-        self.timed(Some(done), plan::Queue::Compute, Activity::Split(id), start)
+        self.timed(Some(done), (plan::Queue::Compute, Activity::Split(id)), start, Bytes::ZERO)
     }
 
     /// Copies a value that was made to where it is read.
@@ -205,13 +241,17 @@ impl Doing<'_> {
         let send: &Send = &self.step.what.bucket.sends[id];
         let start = self.step.now();
         let (src, dst) = send.spans(self.step.input().rows(send.dim));
+        let bytes = dst.len;
         let (src, dst) = (self.devices.in_arena(send.from, src), self.devices.in_arena(send.to, dst));
         let way = Way { from: (send.from, src), to: (send.to, dst), queue: Queue::Peer };
         let made = self.step.split(made);
         let (carried, done) = carry(self.devices, &mut self.lane.staging, way, made, self.lane.last);
         self.lane.arrived = done.or(self.lane.arrived);
+        if let Some(event) = done {
+            self.step.took(id, event);
+        }
         carried?;
-        self.timed(done, plan::Queue::Peer, Activity::Transfer(id), start)
+        self.timed(done, (plan::Queue::Peer, Activity::Transfer(id)), start, bytes)
     }
 
     fn logits(&mut self, made: SplitId) -> Result<(), BackendError> {
@@ -225,17 +265,17 @@ impl Doing<'_> {
         self.devices.all[device].backend.read(Queue::Compute, at, bytes, self.step.split(made).as_slice())
     }
 
-    /// Where times are wanted, waits for the end of what was begun at `start` and notes both.
+    /// Where times are wanted, waits for the end of what was begun at `start` and notes both, with the bytes carried.
     fn timed(
         &self,
         done: Option<Event>,
-        queue: plan::Queue,
-        what: Activity,
+        (queue, what): (plan::Queue, Activity),
         start: Option<Nanos>,
+        bytes: Bytes,
     ) -> Result<(), BackendError> {
-        if let (Some(_), Some(event)) = (start, done) {
-            self.devices.all[self.device].backend.wait(event)?;
-            self.step.note(plan::Lane { device: self.device, queue }, what, start);
+        if start.is_some() {
+            done.map_or(Ok(()), |event| self.devices.all[self.device].backend.wait(event))?;
+            self.step.note(plan::Lane { device: self.device, queue }, what, start, bytes);
         }
         Ok(())
     }

@@ -156,6 +156,18 @@ pub struct Streamed {
     pub way: Way,
     /// The split that must have left the ring's bytes.
     pub after: Option<SplitId>,
+    /// The routing that it waits for, to bring only what that chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Awaited>,
+}
+
+/// A routing of which the batch is expected to choose only some of the experts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Awaited {
+    /// Its node.
+    pub by: String,
+    /// The share of the experts.
+    pub share: f64,
 }
 
 /// How bytes get from one memory to another.

@@ -27,7 +27,7 @@ use crate::residency::Residency;
 pub use diff::{Diff, MemoryChange, Move, Totals, diff};
 pub use dot::dot;
 pub use escape::{escape, one_line, prose};
-pub use facts::{Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
+pub use facts::{Awaited, Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
 pub use html::{Page, html, markup, page};
 pub use json::{json, shape};
 pub use machine::machine;

@@ -134,6 +134,7 @@ impl Saved {
             within("uploads", upload.to, &machine.devices)?;
             within("uploads", upload.split, &plan.splits)?;
             upload.after.map_or(Ok(()), |split| within("uploads", split, &plan.splits))?;
+            upload.chosen_by.map_or(Ok(()), |routing| within("uploads", routing, nodes))?;
         }
         Ok(())
     }

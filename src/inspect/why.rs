@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use super::facts::{Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
+use super::facts::{Awaited, Copied, Over, PartOf, Position, Possible, Read, Reader, Streamed, Way, Why};
 use super::words::in_words;
 use super::{Planned, escape, nearest, reason, weight_type};
 use crate::device::{DeviceId, MemoryId};
@@ -110,12 +110,12 @@ fn weight(planned: &Planned<'_>, node: NodeId, split: Option<SplitId>, id: Weigh
     let range = graph.node(node).op.matrices(id, weight.count);
     let to = machine.devices[plan.placements[node].device].memory;
     let here = |u: &&Upload| Some(u.split) == split && u.slice.weight == id && u.slice.holds(&range);
-    let streamed = plan.uploads.iter_ids().find(|(_, upload)| here(upload)).map(|(upload, at)| Streamed {
-        upload,
-        from: planned.memory(at.from),
-        span: at.span,
-        way: way(planned, at.from, to, at.span.len),
-        after: at.after,
+    let streamed = plan.uploads.iter_ids().find(|(_, upload)| here(upload)).map(|(upload, at)| {
+        let chosen = at.awaited(graph).map(|(routing, share)| Awaited { by: planned.node(routing), share });
+        let share = chosen.as_ref().map_or(1.0, |chosen| chosen.share);
+        let expected = Bytes((at.span.len.0 as f64 * share) as u64);
+        let way = way(planned, at.from, to, expected);
+        Streamed { upload, from: planned.memory(at.from), span: at.span, way, after: at.after, chosen }
     });
     let holders = homes.weights[id].iter().filter(|h| h.slice.holds(&range));
     Read::Weight {

@@ -1,7 +1,7 @@
 //! What is known of a node → sentences and tables for people. Says nothing that [`Why`] does not hold.
 
 use super::escape::json_document;
-use super::facts::{Copied, Over, PartOf, Position, Possible, Read, Streamed, Way, Why};
+use super::facts::{Awaited, Copied, Over, PartOf, Position, Possible, Read, Streamed, Way, Why};
 use super::text::{line, table};
 use super::{Planned, by, escape};
 use crate::graph::{NodeId, StateId, WeightId};
@@ -176,9 +176,12 @@ impl Read {
 
 impl Streamed {
     fn words(&self) -> String {
-        let Streamed { upload, from, span: at, way, after } = self;
+        let Streamed { upload, from, span: at, way, after, chosen } = self;
         let waits = after.map_or(String::new(), |split| format!(", once {split} has left the ring's bytes"));
-        format!("in {from}, streamed as {upload} into the ring's {} {}{waits}", span(*at), way.words())
+        let only = chosen.as_ref().map_or(String::new(), |Awaited { by, share }| {
+            format!(", only those that {by} chose, {:.1} % as is expected", share * 100.0)
+        });
+        format!("in {from}, streamed as {upload} into the ring's {} {}{only}{waits}", span(*at), way.words())
     }
 }
 

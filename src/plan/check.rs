@@ -11,7 +11,8 @@
 //!    them; a transfer stands behind the split that makes its value, or a later one (`walk`);
 //! 5. every weight that is read is at home, or an upload for that split holds it (`stream`);
 //! 6. an upload waits only for an earlier split of its device, and that is at or past every split that reads what it
-//!    overwrites (`stream`);
+//!    overwrites (`stream`); the routing that it names is on its device before its split, and that of all which reads its
+//!    weight there (`stream`);
 //! 7. nothing is brought that is not read, nothing twice, and reasons hold (`reason`).
 //!
 //! *One walk stands for all.* By contract a device does what touches it in plan order, and an arena is touched by its own
@@ -28,7 +29,8 @@
 //! late: its split waited for it. This needs no order among uploads.
 //!
 //! *No deadlock.* The first split that is not done waits for transfers behind earlier splits, which are done, and for
-//! its uploads, which wait for earlier splits and, in a queue, for uploads of splits at most as late.
+//! its uploads, which wait for earlier splits, where only chosen experts are brought for transfers behind such, and, in a
+//! queue, for uploads of splits at most as late.
 
 mod homes;
 mod ids;

@@ -1,13 +1,14 @@
 //! What a node costs: operations and bytes from its shapes, time from a device's rates.
 //! Prices order alternatives; that they are right is for measured tables to say.
 
+use super::Upload;
 use super::policy::Policy;
 use crate::device::{DeviceId, DeviceSpec, Machine, MemoryId};
 use crate::graph::ops::{Mask, Moe, Rows};
 use crate::graph::{Graph, NodeId, Op, StateId, Weight, WeightId};
 use crate::residency::{Residency, part_bytes};
 use crate::tensor::DType;
-use crate::units::{Bytes, Nanos};
+use crate::units::{Bytes, Nanos, Tokens};
 
 /// The work of a node at the full batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -76,9 +77,44 @@ fn elements(weight: &Weight) -> f64 {
 }
 
 /// The expected share of `experts` that `rows` rows with `used` choices each touch, if all are chosen alike.
-pub(super) fn chosen(experts: u32, used: f64, rows: f64) -> f64 {
+fn chosen(experts: u32, used: f64, rows: f64) -> f64 {
     let missed = (1.0 - used / f64::from(experts)).max(0.0);
     1.0 - libm::pow(missed, rows)
+}
+
+/// Less than this share of a layer's experts is waited for, and then brought alone. What more would leave out is not worth
+/// what could have come while the device computed.
+const CHOSEN_SHARE: f64 = 0.75;
+
+/// Whether a step of so many rows, each with `used` of `experts`, brings only those that it chose.
+pub fn brings_chosen(experts: u32, used: u32, rows: Tokens) -> bool {
+    chosen(experts, f64::from(used), f64::from(rows.0)) < CHOSEN_SHARE
+}
+
+/// The share of the experts of `weight` that the batch is expected to bring of it, if it waits for `routing`.
+fn chosen_share(graph: &Graph, weight: WeightId, routing: NodeId) -> Option<f64> {
+    let (experts, out) = (graph.weights()[weight].count, graph.node(routing).out);
+    let rows = graph.rows(out.rows);
+    brings_chosen(experts, out.cols, rows).then(|| chosen(experts, f64::from(out.cols), f64::from(rows.0)))
+}
+
+impl Upload {
+    /// What the batch of `graph` waits for before it brings this, and the share that it is then expected to bring.
+    pub fn awaited(&self, graph: &Graph) -> Option<(NodeId, f64)> {
+        let routing = self.chosen_by?;
+        Some((routing, chosen_share(graph, self.slice.weight, routing)?))
+    }
+}
+
+/// The routing of the experts that `node` multiplies with, if the batch waits for it where they are streamed.
+pub(super) fn awaited_routing(graph: &Graph, policy: &Policy, node: NodeId) -> Option<NodeId> {
+    match &graph.node(node).op {
+        Op::Moe(Moe::Experts(op)) if policy.chosen_experts => {
+            chosen_share(graph, op.weight, op.routing).map(|_| op.routing)
+        }
+        Op::Moe(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rows(_) | Op::Norm(_) | Op::Rope(_) => None,
+        Op::Cache(_) | Op::Attention(_) | Op::Elementwise(_) => None,
+    }
 }
 
 impl Work {
@@ -143,13 +179,12 @@ fn part(graph: &Graph, node: NodeId, weight: WeightId) -> Bytes {
     part_bytes(info, &graph.node(node).op.matrices(weight, info.count))
 }
 
-/// The share of those bytes that is brought: with chosen experts, the expected share of them.
+/// The share of those bytes that is brought: of experts, what the batch is expected to choose if it waits for that.
 fn share(graph: &Graph, policy: &Policy, node: NodeId, weight: WeightId) -> f64 {
     let at = graph.node(node);
     match &at.op {
         Op::Moe(Moe::Experts(op)) if policy.chosen_experts && op.weight == weight => {
-            let used = f64::from(graph.node(op.routing).out.cols);
-            chosen(graph.weights()[weight].count, used, f64::from(graph.rows(at.out.rows).0))
+            chosen_share(graph, weight, op.routing).unwrap_or(1.0)
         }
         Op::Moe(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rows(_) | Op::Norm(_) | Op::Rope(_) => 1.0,
         Op::Cache(_) | Op::Attention(_) | Op::Elementwise(_) => 1.0,

@@ -32,7 +32,7 @@ use crate::residency::{Residency, WeightSlice};
 use crate::units::Bytes;
 
 pub use check::{Violation, check};
-pub use cost::{Work, node_time, node_work, upload_bytes};
+pub use cost::{Work, brings_chosen, node_time, node_work, upload_bytes};
 pub use partition::{partition, streamed_runs};
 pub use policy::{Offload, Policy};
 pub use reason::{Candidate, Placement, Price, Reason, Rule, candidates};
@@ -147,12 +147,17 @@ pub struct Upload {
     pub split: SplitId,
     /// The split that must be done before the ring's bytes may be overwritten, in this step.
     pub after: Option<SplitId>,
+    /// The routing of all that reads it, where that is on the device before the split: in steps of few rows only the
+    /// experts that it chose are brought, once it is known, each to where it lies in the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<NodeId>,
 }
 
 /// What runs where, in which order, and at which offsets.
 ///
 /// A device does what touches it in plan order: its splits by id, a transfer behind the split that it names.
-/// Uploads have a queue of their own and wait only for the split named in `after`.
+/// Uploads have a queue of their own and wait only for the split named in `after`, and for the routing where only what it
+/// chose is brought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The batch shape it is for.
@@ -312,7 +317,7 @@ fn plan_placed(
 ) -> Result<Plan, PlanError> {
     let cut = split::split(graph, residency, machine, policy, &placements)?;
     let crossings = transfer::crossings(graph, machine, &placements, &cut)?;
-    let uploads = ring::uploads(graph, residency, machine, &cut)?;
+    let uploads = ring::uploads(graph, residency, machine, policy, &cut)?;
     let lifetimes = lifetime::lifetimes(graph, &placements, &cut, &crossings);
     let packed = pack::pack(graph, machine, &placements, cut, &lifetimes, crossings);
     let memories = pack::within_budget(graph, residency, machine, &packed.arenas, &uploads.rings)?;

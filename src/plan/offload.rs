@@ -1,7 +1,7 @@
 //! Whether a node whose weight lives in host memory runs there or on an accelerator, and on which.
 //! Decides one node at a time by the policy's rule; says why either way.
 
-use super::cost::{node_time, upload_time};
+use super::cost::{awaited_routing, node_time, upload_time};
 use super::policy::{Offload, Policy};
 use super::reason::{Placement, Price, Reason, Rule};
 use crate::device::{DeviceId, Machine, MemoryId, supports};
@@ -68,7 +68,10 @@ impl<'a> Chooser<'a> {
         let time = |device: DeviceId| node_time(self.graph, self.policy, node, &self.machine.devices[device]);
         let upload = upload_time(self.graph, self.residency, self.machine, self.policy, node, accelerator);
         let compute = time(accelerator);
-        let there = if self.machine.devices[accelerator].overlaps { upload.max(compute) } else { upload + compute };
+        // What waits for the routing does not come while the device computes something else.
+        let ahead =
+            self.machine.devices[accelerator].overlaps && awaited_routing(self.graph, self.policy, node).is_none();
+        let there = if ahead { upload.max(compute) } else { upload + compute };
         Price { host: time(home), accelerator: there }
     }
 

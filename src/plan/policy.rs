@@ -30,13 +30,13 @@ pub struct Policy {
     pub chunk: Bytes,
     /// Cells that attention is assumed to read.
     pub context: Tokens,
-    /// Whether prices count only the experts that a batch is expected to choose, or all: which they are is known when
-    /// the routing is done, too late to bring them ahead of the computing.
+    /// Whether a step of few rows brings of a layer's experts only those that it chose, once they are known, or always
+    /// all of them, ahead of the computing.
     pub chosen_experts: bool,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { offload: Offload::Auto, chunk: Bytes::mib(128), context: Tokens(512), chosen_experts: false }
+        Policy { offload: Offload::Auto, chunk: Bytes::mib(128), context: Tokens(512), chosen_experts: true }
     }
 }

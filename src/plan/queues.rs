@@ -3,7 +3,7 @@
 
 use super::flow::Routes;
 use super::timeline::{Activity, Event, Lane};
-use crate::units::Nanos;
+use crate::units::{Bytes, Nanos};
 
 /// What a task does for how long.
 #[derive(Clone, Copy, Debug)]
@@ -186,7 +186,11 @@ impl<'a> Run<'a> {
     }
 
     fn finish(&mut self, active: &Active) {
-        let Task { what, lane, queues, .. } = self.tasks[active.task];
+        let Task { what, lane, queues, work, .. } = self.tasks[active.task];
+        let bytes = match work {
+            Work::Compute(_) => Bytes::ZERO,
+            Work::Copy { bytes, .. } => Bytes(bytes as u64),
+        };
         let [first, second] = queues;
         for queue in [Some(first), (second != first).then_some(second)].into_iter().flatten() {
             let queue = &mut self.queues[queue];
@@ -197,7 +201,7 @@ impl<'a> Run<'a> {
             }
         }
         self.done[active.task] += 1;
-        self.events.push(Event { step: active.step, lane, what, start: active.start, end: self.now });
+        self.events.push(Event { step: active.step, lane, what, start: active.start, end: self.now, bytes });
     }
 
     /// Gives every copy its rate, now that there are others.

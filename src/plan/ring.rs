@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use super::cost::at_home;
 use super::split::Cut;
-use super::{PlanError, Span, SplitId, Upload, UploadId};
+use super::{PlanError, Policy, Span, SplitId, Upload, UploadId};
 use crate::device::{DeviceId, Machine, MemoryId};
-use crate::graph::{Graph, NodeId, WeightId};
+use crate::graph::ops::Moe;
+use crate::graph::{Graph, NodeId, Op, WeightId};
 use crate::index::{Id, IndexVec};
 use crate::residency::{Axis, Home, Residency, WeightSlice, slice_bytes};
 use crate::units::Bytes;
@@ -26,6 +27,7 @@ pub(super) fn uploads(
     graph: &Graph,
     residency: &Residency,
     machine: &Machine,
+    policy: &Policy,
     cut: &Cut,
 ) -> Result<Uploads, PlanError> {
     let mut needs = Vec::new();
@@ -40,10 +42,24 @@ pub(super) fn uploads(
     for (split, device, needs) in needs {
         for need in needs {
             let (span, after) = layout[device.index()].take(need.bytes, split);
-            uploads.push(Upload { slice: need.slice, from: need.from, to: device, span, split, after });
+            let chosen_by = chosen_by(graph, need.slice.weight, &cut.splits[split].nodes);
+            let chosen_by = chosen_by.filter(|_| policy.chosen_experts);
+            uploads.push(Upload { slice: need.slice, from: need.from, to: device, span, split, after, chosen_by });
         }
     }
     Ok(Uploads { uploads, rings })
+}
+
+/// The one routing by which all of `nodes` that read `weight` read it, if none of them makes it.
+fn chosen_by(graph: &Graph, weight: WeightId, nodes: &[NodeId]) -> Option<NodeId> {
+    let readers = nodes.iter().map(|&node| &graph.node(node).op).filter(|op| op.weight_operands().contains(&weight));
+    let mut routings = readers.map(|op| match op {
+        Op::Moe(Moe::Experts(op)) if op.weight == weight && op.bias != Some(weight) => Some(op.routing),
+        Op::Moe(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rows(_) | Op::Norm(_) | Op::Rope(_) => None,
+        Op::Cache(_) | Op::Attention(_) | Op::Elementwise(_) => None,
+    });
+    let first = routings.next().flatten()?;
+    (routings.all(|other| other == Some(first)) && !nodes.contains(&first)).then_some(first)
 }
 
 struct Need {

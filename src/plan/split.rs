@@ -1,7 +1,8 @@
 //! Placements → an order of execution and its splits: runs of one device, as long as what is ready allows, cut where
-//! enough weights have been streamed. Never inserts copies.
+//! enough weights have been streamed, and before experts of which only those are streamed that the split has chosen.
+//! Never inserts copies.
 
-use super::cost::upload_bytes;
+use super::cost::{awaited_routing, upload_bytes};
 use super::reason::Placement;
 use super::{PlanError, Policy, Span, Split, SplitId};
 use crate::device::{DeviceId, Machine};
@@ -35,8 +36,10 @@ pub(super) fn split(
         let bytes = upload_bytes(graph, residency, &whole, id, machine.devices[device].memory);
         let last = splits.ids().next_back().filter(|&s| splits[s].device == device);
         let full = streamed > Bytes::ZERO && bytes > Bytes::ZERO && streamed + bytes > policy.chunk;
+        let awaited = awaited_routing(graph, policy, id).filter(|_| bytes > Bytes::ZERO);
+        let chosen_here = awaited.is_some_and(|routing| Some(split_of[routing]) == last);
         let at = match last {
-            Some(split) if !full => {
+            Some(split) if !full && !chosen_here => {
                 splits[split].nodes.push(id);
                 streamed += bytes;
                 split

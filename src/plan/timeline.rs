@@ -1,22 +1,22 @@
 //! A plan in virtual time: what each queue of each device does from when to when.
 //!
 //! A device does what touches it in plan order: its splits, and behind each split the values that cross from it or to
-//! it. Weights come on a queue of their own, each as soon as the bytes of the ring that it overwrites are free; a device
-//! that cannot copy while it computes brings them in order, before the split that reads them. Copies that run at the
+//! it. Weights come on a queue of their own, each as soon as the bytes of the ring that it overwrites are free; experts of
+//! which only the chosen ones are brought, when the routing is there; a device that cannot copy while it computes brings
+//! them in order, before the split that reads them. Copies that run at the
 //! same time share links, buses and the reading of a host's memory (see `flow`).
 
 use serde::Serialize;
 
-use super::cost::{chosen, node_time};
+use super::cost::node_time;
 use super::flow::Routes;
 use super::policy::Policy;
 use super::queues::{self, Task, Wait, Work};
 use super::{Plan, SplitId, TransferId, Upload, UploadId};
 use crate::device::{DeviceId, Machine};
-use crate::graph::ops::Moe;
-use crate::graph::{Graph, Op, WeightId};
+use crate::graph::{Graph, NodeId};
 use crate::index::{Id, IndexVec};
-use crate::units::Nanos;
+use crate::units::{Bytes, Nanos};
 
 /// A queue of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -64,6 +64,8 @@ pub struct Event {
     pub start: Nanos,
     /// To when.
     pub end: Nanos,
+    /// What is carried, of what depends on the routing as much as is expected; nothing in a split.
+    pub bytes: Bytes,
 }
 
 /// What happens when.
@@ -131,27 +133,31 @@ struct Step<'a> {
     tasks: Vec<Task>,
     /// The task of each split.
     of_split: IndexVec<SplitId, usize>,
-    /// The share of each weight that an upload is expected to bring.
-    shares: IndexVec<WeightId, f64>,
+    /// The task with which each value is made.
+    made: IndexVec<NodeId, usize>,
+    /// The task of each transfer.
+    of_transfer: IndexVec<TransferId, usize>,
 }
 
 impl<'a> Step<'a> {
     fn new(graph: &'a Graph, machine: &'a Machine, policy: &'a Policy, plan: &'a Plan) -> Step<'a> {
         let (mut uploads, mut transfers) = (plan.uploads.iter().peekable(), plan.transfers.iter().peekable());
         let mut next = 0;
-        let mut of_split = IndexVec::new();
-        for id in plan.splits.ids() {
+        let (mut of_split, mut of_transfer) = (IndexVec::new(), IndexVec::new());
+        let mut made: IndexVec<NodeId, usize> = graph.node_ids().map(|_| 0).collect();
+        for (id, split) in plan.splits.iter_ids() {
             while uploads.next_if(|u| u.split == id).is_some() {
                 next += 1;
             }
             of_split.push(next);
+            split.nodes.iter().for_each(|&node| made[node] = next);
             next += 1;
             while transfers.next_if(|t| t.after == id).is_some() {
+                of_transfer.push(next);
                 next += 1;
             }
         }
-        let shares = expected_shares(graph, policy);
-        Step { graph, machine, policy, plan, tasks: Vec::with_capacity(next), of_split, shares }
+        Step { graph, machine, policy, plan, tasks: Vec::with_capacity(next), of_split, made, of_transfer }
     }
 
     fn all(&mut self, routes: &mut Routes<'_>) {
@@ -171,13 +177,31 @@ impl<'a> Step<'a> {
 
     fn upload(&mut self, id: UploadId, before: Option<SplitId>, routes: &mut Routes<'_>) {
         let upload = &self.plan.uploads[id];
-        let this_step = upload.after.map(|split| Wait::InStep(self.of_split[split]));
+        let (known, share) = self.chosen(upload).map_or((None, 1.0), |(known, share)| (Some(known), share));
+        // One queue does both: the later is done last.
+        let this_step = upload.after.map(|split| self.of_split[split]).max(known).map(Wait::InStep);
         let wait = this_step.or_else(|| before.map(|split| Wait::InStepBefore(self.of_split[split])));
         let route = routes.between(upload.from, self.machine.devices[upload.to].memory);
-        let work = Work::Copy { bytes: upload.span.len.0 as f64 * self.shares[upload.slice.weight], route };
+        let work = Work::Copy { bytes: upload.span.len.0 as f64 * share, route };
         let queue = if self.machine.devices[upload.to].overlaps { aside(upload.to) } else { main(upload.to) };
         let lane = Lane { device: upload.to, queue: Queue::Upload };
         self.tasks.push(Task { what: Activity::Upload(id), lane, queues: [queue; 2], wait, work });
+    }
+
+    /// Where the batch waits for the routing of an upload: the task with which it is there, and the share that is brought.
+    fn chosen(&self, upload: &Upload) -> Option<(usize, f64)> {
+        let (routing, share) = upload.awaited(self.graph)?;
+        Some((self.there(routing, upload.to)?, share))
+    }
+
+    /// The task with which a value is on a device.
+    fn there(&self, value: NodeId, device: DeviceId) -> Option<usize> {
+        let Plan { placements, transfers, .. } = self.plan;
+        if placements[value].device == device {
+            return Some(self.made[value]);
+        }
+        let taken = transfers.iter_ids().find(|(_, transfer)| transfer.value == value && transfer.to == device);
+        taken.map(|(id, _)| self.of_transfer[id])
     }
 
     /// Waits for the last of its uploads, which is listed right before it.
@@ -212,16 +236,4 @@ fn last_users(machine: &Machine, plan: &Plan) -> IndexVec<UploadId, Option<Split
         users.copied().find(|u| u.span.overlaps(upload.span)).map(|u| u.split)
     };
     plan.uploads.iter().map(|u| if u.after.is_none() { last(u) } else { None }).collect()
-}
-
-/// The share of each weight's bytes that a batch is expected to need.
-fn expected_shares(graph: &Graph, policy: &Policy) -> IndexVec<WeightId, f64> {
-    let mut shares: IndexVec<WeightId, f64> = graph.weights().iter().map(|_| 1.0).collect();
-    for (_, node) in graph.nodes().filter(|_| policy.chosen_experts) {
-        if let Op::Moe(Moe::Experts(op)) = &node.op {
-            let (rows, used) = (graph.rows(node.out.rows).0, graph.node(op.routing).out.cols);
-            shares[op.weight] = chosen(graph.weights()[op.weight].count, f64::from(used), f64::from(rows));
-        }
-    }
-    shares
 }

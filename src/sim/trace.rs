@@ -81,8 +81,7 @@ fn names(machine: &Machine) -> Vec<Value> {
 fn activity(of: Planned<'_>, name: &str, event: &Event, from: Nanos) -> Value {
     let bytes = match event.what {
         Activity::Split(_) => None,
-        Activity::Transfer(id) => Some(of.plan.transfers[id].span.len.0),
-        Activity::Upload(id) => Some(of.plan.uploads[id].span.len.0),
+        Activity::Transfer(_) | Activity::Upload(_) => Some(event.bytes.0),
     };
     json!({
         "ph": "X",

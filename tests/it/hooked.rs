@@ -119,6 +119,11 @@ macro_rules! pass_on {
             self.inner.discard(program)
         }
     };
+    (@ submit) => {
+        fn submit(&self, program: ProgramId, args: &Args<'_>, waits: &[Event]) -> Result<Event, BackendError> {
+            self.inner.submit(program, args, waits)
+        }
+    };
     (@ prepare_caches) => {
         fn prepare_caches(&self, work: &CacheWork<'_>) -> Result<CachesId, BackendError> {
             self.inner.prepare_caches(work)

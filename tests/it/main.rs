@@ -50,6 +50,7 @@ mod quant;
 mod records;
 mod recover;
 mod reference;
+mod routed;
 mod sample;
 mod saved;
 mod saved_walk;

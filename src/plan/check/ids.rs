@@ -108,6 +108,7 @@ fn uploads(Case { graph, machine, plan, .. }: Case<'_>) -> Result<(), Violation>
         among("the device of an upload", upload.to, &machine.devices)?;
         among("the split of an upload", upload.split, &plan.splits)?;
         upload.after.map_or(Ok(()), |after| among("what an upload waits for", after, &plan.splits))?;
+        upload.chosen_by.map_or(Ok(()), |routing| one_of("the routing of an upload", routing, graph.len()))?;
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::ranges::Ranges;
 use super::{Case, Violation};
 use crate::device::DeviceId;
-use crate::graph::{NodeId, Operand, WeightId};
+use crate::graph::ops::Moe;
+use crate::graph::{NodeId, Op, Operand, WeightId};
 use crate::index::{Id, IndexVec};
 use crate::plan::{Span, SplitId, Upload, UploadId};
 use crate::residency::{Axis, slice_bytes};
@@ -24,6 +25,7 @@ pub(super) fn uploads(case: Case<'_>) -> Result<(), Violation> {
         target(case, id, upload)?;
         source(case, id, upload)?;
         waits(case, id, upload)?;
+        chosen(case, id, upload)?;
         slot(case, id, upload, &mut rings[upload.to])?;
     }
     for (device, &bytes) in plan.rings.iter_ids() {
@@ -101,6 +103,28 @@ fn slot(
     }
     ring.put(span, id);
     Ok(())
+}
+
+/// The routing that it may wait for is made or brought before its split, for its device, and all that reads the weight there
+/// reads of it what that routing chose. Since those readers read the routing, too, it is whole from then on (see `walk`).
+fn chosen(Case { graph, plan, .. }: Case<'_>, id: UploadId, upload: &Upload) -> Result<(), Violation> {
+    let Some(routing) = upload.chosen_by else { return Ok(()) };
+    let before = |split: SplitId| split < upload.split;
+    let made = plan.splits.iter_ids().any(|(id, s)| before(id) && s.device == upload.to && s.nodes.contains(&routing));
+    let brought = || plan.transfers.iter().any(|t| before(t.after) && t.to == upload.to && t.value == routing);
+    let weight = upload.slice.weight;
+    let of_routing = |op: &Op| match op {
+        Op::Moe(Moe::Experts(op)) => op.routing == routing && op.weight == weight && op.bias != Some(weight),
+        Op::Moe(_) | Op::MatMul(_) | Op::HeadMatMul(_) | Op::Rows(_) | Op::Norm(_) | Op::Rope(_) => false,
+        Op::Cache(_) | Op::Attention(_) | Op::Elementwise(_) => false,
+    };
+    let mut ops = plan.splits[upload.split].nodes.iter().map(|&node| &graph.node(node).op);
+    let all = ops.all(|op| !op.weight_operands().contains(&weight) || of_routing(op));
+    if (made || brought()) && all {
+        Ok(())
+    } else {
+        Err(Violation::Chosen { upload: id, routing, split: upload.split })
+    }
 }
 
 /// What each split gets of each weight, and whether a node read it.

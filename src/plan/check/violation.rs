@@ -69,4 +69,6 @@ pub enum Violation {
     Slot { upload: UploadId, earlier: UploadId, reader: SplitId, after: Option<SplitId> },
     #[error("{upload} is for {split} and waits for {after}, which is no earlier split of its device")]
     Waits { upload: UploadId, split: SplitId, after: SplitId },
+    #[error("{upload} brings what {routing} chose, which is not there before {split} or not all that reads it there")]
+    Chosen { upload: UploadId, routing: NodeId, split: SplitId },
 }
