@@ -65,7 +65,7 @@ impl Send {
 
 /// A part of a weight that is brought into a ring.
 pub(super) struct Fetch {
-    /// The device that keeps it.
+    /// The device that keeps it, or the one that reads it, where that copies it by itself.
     pub from: DeviceId,
     /// Where it is kept.
     pub src: BufferSpan,
@@ -188,6 +188,9 @@ fn fetch(
     let dst = BufferSpan { buffer: devices.all[upload.to].ring, span: Span { len, ..upload.span } };
     let src = BufferSpan { span: src, ..kept.at };
     let (split, after, count) = (upload.split, upload.after, range.len() as u32);
+    // What the device copies by itself needs nobody between.
+    let lent = if unpack.is_none() { devices.lent(upload.to, from, src.buffer) } else { None };
+    let (from, src) = lent.map_or((from, src), |buffer| (upload.to, BufferSpan { buffer, ..src }));
     let fetch = Fetch { from, src, dst, unpack, split, after, count, routed };
     Ok((fetch, BoundSlice { slice: upload.slice.clone(), layout, at: dst }))
 }

@@ -1,9 +1,11 @@
 //! A machine and its largest plan → open devices: one backend each, weights at home, and states, arena and ring of the
 //! bytes that the plan states. What this allocates is all that a session ever does on a device.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use super::ExecError;
+use super::flight::locked;
 use super::load::{Load, Progress, load};
 use crate::backend::{Backend, BackendError, Bindings, BufferId, BufferKind, BufferSpan};
 use crate::device::{DeviceId, DeviceSpec, Machine, MemoryId};
@@ -31,12 +33,25 @@ pub(super) struct Devices {
     pub all: IndexVec<DeviceId, Device>,
     /// The device that keeps what lives in a memory.
     pub keepers: IndexVec<MemoryId, Option<DeviceId>>,
+    /// What a device may copy by itself of another's buffers: as a buffer of its own, if it can.
+    lent: Mutex<BTreeMap<(DeviceId, DeviceId, BufferId), Option<BufferId>>>,
 }
 
 impl Devices {
     /// No devices.
     pub fn none() -> Devices {
-        Devices { all: IndexVec::new(), keepers: IndexVec::new() }
+        Devices { all: IndexVec::new(), keepers: IndexVec::new(), lent: Mutex::default() }
+    }
+
+    /// A buffer of `from`, as one of `to` that it copies from by itself: where that is a card that overlaps copies, and the
+    /// other lends host memory that the system pins for it.
+    pub fn lent(&self, to: DeviceId, from: DeviceId, buffer: BufferId) -> Option<BufferId> {
+        let (reader, keeper) = (&self.all[to].backend, &self.all[from].backend);
+        let adopted = || {
+            let bytes = if reader.spec().overlaps { keeper.lend(buffer) } else { None };
+            bytes.and_then(|bytes| reader.adopt(bytes).ok())
+        };
+        *locked(&self.lent).entry((to, from, buffer)).or_insert_with(adopted)
     }
 
     /// Opens every device of `machine` and gives it what `residency` and `plan`, the largest one, say.
@@ -61,7 +76,7 @@ impl Devices {
             let (weights, states) = (std::mem::take(&mut weights[id]), std::mem::take(&mut states[id]));
             all.push(Device { backend, bindings: Bindings { arena, weights, states }, ring });
         }
-        Ok(Devices { all, keepers })
+        Ok(Devices { all, keepers, lent: Mutex::default() })
     }
 
     /// A range of the arena of `device`.

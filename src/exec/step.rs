@@ -176,6 +176,12 @@ impl Doing<'_> {
         let (src, dst) = fetch.run(&run);
         let way = Way { from: (fetch.from, src), to: (self.device, dst), queue: Queue::Upload };
         let (carried, done) = match &fetch.unpack {
+            None if fetch.from == self.device => {
+                match self.devices.all[self.device].backend.copy(Queue::Upload, src, dst, free.as_slice()) {
+                    Ok(copied) => (Ok(()), Some(copied)),
+                    Err(why) => (Err(why), None),
+                }
+            }
             None => carry(self.devices, &mut self.lane.staging, way, None, free),
             Some(panels) => self.unpacked(way, (panels, run.len()), free),
         };

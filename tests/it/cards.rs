@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use loadmaster::backend::{self, Backend, cuda};
-use loadmaster::device::{BackendKind, DeviceId, Machine, MemoryId};
+use loadmaster::backend::cuda::{self, CudaBackend};
+use loadmaster::backend::{self, Backend, BackendError};
+use loadmaster::device::{BackendKind, DeviceId, DeviceSpec, Machine, MemoryId};
 use loadmaster::engine::{Engine, EngineOptions, Opener};
 use loadmaster::exec::{Session, Setup, dealt};
 use loadmaster::gguf::Gguf;
@@ -36,13 +37,27 @@ pub fn required(kind: BackendKind) -> bool {
 /// CUDA, or `None` with a word about it.
 pub fn cuda_card() -> Option<Card> {
     match cuda::cards() {
-        Ok(cards) if !cards.is_empty() => Some(Card { kind: BackendKind::Cuda, open: Arc::new(backend::open) }),
+        Ok(cards) if !cards.is_empty() => {
+            let count = cards.len() as u32;
+            Some(Card { kind: BackendKind::Cuda, open: Arc::new(move |spec| open_cuda(spec, count)) })
+        }
         found => {
             let why = found.err().unwrap_or_else(|| "the driver has no card".to_owned());
             assert!(!required(BackendKind::Cuda), "cuda is required: {why}");
             eprintln!("skipped: {why}");
             None
         }
+    }
+}
+
+/// A device, several of which share a card where there are not as many.
+fn open_cuda(spec: &DeviceSpec, cards: u32) -> Result<Box<dyn Backend>, BackendError> {
+    match spec.kind {
+        BackendKind::Cuda => {
+            let number: u32 = spec.name.rsplit_once(':').unwrap().1.parse().unwrap();
+            Ok(Box::new(CudaBackend::on(spec.clone(), number % cards)?))
+        }
+        BackendKind::Null | BackendKind::Cpu | BackendKind::Vulkan => backend::open(spec),
     }
 }
 

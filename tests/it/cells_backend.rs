@@ -21,7 +21,6 @@ use loadmaster::tensor::{DType, quant};
 use loadmaster::units::{Bytes, Tokens};
 
 use crate::cards;
-use crate::reference::nmse;
 
 /// Rows of the tables.
 const VOCAB: u32 = 128;

@@ -87,9 +87,11 @@ pub struct Kernels {
     kept: Option<Kept>,
     modules: Mutex<HashMap<Source, Module>>,
     sizes: Mutex<HashMap<Source, [u32; 8]>>,
-    /// With the most bytes that their blocks were to share.
-    functions: Mutex<HashMap<(Source, &'static str), (Function, u32)>>,
+    functions: Mutex<HashMap<(Source, &'static str), Sharing>>,
 }
+
+/// A function, with the most bytes that its blocks were to share.
+type Sharing = (Function, u32);
 
 impl Kernels {
     /// None yet; compiled ones are kept in files of a folder and found there.

@@ -62,7 +62,16 @@ impl CudaBackend {
     /// There is no such card or no compiler, or the driver refuses.
     pub fn new(spec: DeviceSpec) -> Result<CudaBackend, BackendError> {
         let ordinal = spec.name.rsplit_once(':').and_then(|(_, number)| number.parse().ok()).unwrap_or(0);
-        CudaBackend::open(spec.clone(), ordinal).map_err(|why| BackendError::Worker { device: spec.name.clone(), why })
+        CudaBackend::on(spec, ordinal)
+    }
+
+    /// Opens a card by its number, whatever the device is called: several may share one, each with memory of its own.
+    ///
+    /// # Errors
+    /// As for [`CudaBackend::new`].
+    pub fn on(spec: DeviceSpec, ordinal: u32) -> Result<CudaBackend, BackendError> {
+        let device = spec.name.clone();
+        CudaBackend::open(spec, ordinal).map_err(|why| BackendError::Worker { device, why })
     }
 
     fn open(spec: DeviceSpec, ordinal: u32) -> Result<CudaBackend, String> {

@@ -14,7 +14,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
 pub use memory::{DeviceBytes, LentBytes, PinnedBytes};
-pub use module::{Compiled, Function, Module, compile, compiler};
+pub use module::{Function, Module, compile, compiler};
 pub use stream::{Launch, Mark, Replay, Stream};
 
 /// The oldest driver whose calls are all there, as it counts: 12.0.
