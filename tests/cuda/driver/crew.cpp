@@ -55,6 +55,11 @@ static void on_fault(int signal, siginfo_t *info, void *machine) {
         sigjmp_buf &back = *escape;
         escape = nullptr;
         say_where(info->si_addr, machine);
+        sigset_t both;
+        sigemptyset(&both);
+        sigaddset(&both, SIGSEGV);
+        sigaddset(&both, SIGBUS);
+        pthread_sigmask(SIG_UNBLOCK, &both, nullptr);
         siglongjmp(back, 1);
     }
     const struct sigaction &before = signal == SIGSEGV ? before_segv : before_bus;
@@ -67,7 +72,7 @@ static void watch_faults() {
     std::call_once(once, [] {
         struct sigaction action = {};
         action.sa_sigaction = on_fault;
-        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigaction(SIGSEGV, &action, &before_segv);
         sigaction(SIGBUS, &action, &before_bus);
     });
