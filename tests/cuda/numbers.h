@@ -17,6 +17,32 @@ typedef float f32;
 
 #define DEVICE inline __attribute__((always_inline))
 
+namespace emulated {
+
+typedef i8 Bytes8 __attribute__((vector_size(8)));
+typedef i16 Words8 __attribute__((vector_size(16)));
+typedef i32 Sums4 __attribute__((vector_size(16)));
+
+DEVICE Words8 widened(u32 low, u32 high) {
+    const u64 both = u64(high) << 32 | low;
+    Bytes8 bytes;
+    memcpy(&bytes, &both, 8);
+    return __builtin_convertvector(bytes, Words8);
+}
+
+// Products of eight numbers, summed in pairs.
+DEVICE Sums4 products(Words8 a, Words8 b) {
+#ifdef __SSE2__
+    return __builtin_ia32_pmaddwd128(a, b);
+#else
+    Sums4 sums;
+    for (u32 i = 0; i < 4; i++) sums[i] = i32(a[2 * i]) * b[2 * i] + i32(a[2 * i + 1]) * b[2 * i + 1];
+    return sums;
+#endif
+}
+
+}  // namespace emulated
+
 DEVICE u32 bits_of(f32 x) {
     u32 bits;
     memcpy(&bits, &x, 4);
@@ -90,9 +116,8 @@ DEVICE u32 halves_product(u32 a, u32 b) {
 
 // `c` and the products of four signed bytes of each; sums wrap.
 DEVICE i32 dot4(u32 a, u32 b, i32 c) {
-    i32 sum = 0;
-    for (int i = 0; i < 32; i += 8) sum += i32(i8(a >> i)) * i32(i8(b >> i));
-    return i32(u32(c) + u32(sum));
+    const emulated::Sums4 sums = emulated::products(emulated::widened(a, 0), emulated::widened(b, 0));
+    return i32(u32(c) + u32(sums[0] + sums[1]));
 }
 
 // Three bits of a digit name a byte; with the fourth, its sign is meant, eight times over.

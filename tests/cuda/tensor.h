@@ -27,33 +27,12 @@ DEVICE T exchanged(Fiber &fiber, Wait wait, T value, u32 lane) {
     return value;
 }
 
-typedef i8 Bytes8 __attribute__((vector_size(8)));
-typedef i16 Words8 __attribute__((vector_size(16)));
-typedef i32 Sums4 __attribute__((vector_size(16)));
 typedef f32 Floats4 __attribute__((vector_size(16)));
 
 // Of rows g and g + 8 of a and of column g of b, a lane's bytes: four from 4 t on and four from 4 t + 16.
 struct __attribute__((may_alias)) Bytes {
     Words8 a[2], b;
 };
-
-DEVICE Words8 widened(u32 low, u32 high) {
-    const u64 both = u64(high) << 32 | low;
-    Bytes8 bytes;
-    memcpy(&bytes, &both, 8);
-    return __builtin_convertvector(bytes, Words8);
-}
-
-// Products of eight numbers, summed in pairs.
-DEVICE Sums4 products(Words8 a, Words8 b) {
-#ifdef __SSE2__
-    return __builtin_ia32_pmaddwd128(a, b);
-#else
-    Sums4 sums;
-    for (u32 i = 0; i < 4; i++) sums[i] = i32(a[2 * i]) * b[2 * i] + i32(a[2 * i + 1]) * b[2 * i + 1];
-    return sums;
-#endif
-}
 
 DEVICE const Bytes &bytes_of_lane(const Shown &lane) {
     return *reinterpret_cast<const Bytes *>(&lane);
