@@ -64,11 +64,13 @@ KERNEL(words, 256, 1) {
     y[6] = bits_of(divided(from_bits(a), from_bits(b)));
     y[7] = bits_of(root(from_bits(a)));
     y[8] = bits_of(fmaf(from_bits(a), from_bits(b), from_bits(a ^ b)));
-    y[9] = two_halves(from_bits(a), from_bits(b));
-    y[10] = two_bf16s(from_bits(a), from_bits(b));
-    y[11] = halves_sum(a, b);
-    y[12] = halves_product(a, b);
-    y[13] = bits_of(power_of_two(from_bits(b)));
+    y[9] = bits_of(power_of_two(from_bits(b)));
+#if TENSOR_CORES
+    y[10] = two_halves(from_bits(a), from_bits(b));
+    y[11] = two_bf16s(from_bits(a), from_bits(b));
+    y[12] = halves_sum(a, b);
+    y[13] = halves_product(a, b);
+#endif
 }
 
 // One product a warp. Fragments are read as they lie: four words of a, two of b and four of d a lane.

@@ -132,7 +132,7 @@ static Result launch(Lock &lock, Context &context, Function *function, Stream *h
     kept->params.resize(function->entry->params_bytes / 8 + 1);
     memcpy(kept->params.data(), params, function->entry->params_bytes);
     kept->context = &context;
-    const u32 most = shared_bytes > SHARED ? most_shared(*function) : SHARED;
+    const u32 most = function->dynamic_shared > SHARED ? most_shared(*function) : SHARED;
     kept->launch = {function->entry, kept->params.data(), grid, block, shared_bytes, most, seed_of(*function)};
     return enqueue(lock, *stream, [kept] { run_kept(*kept); });
 }
