@@ -10,10 +10,24 @@
 namespace emulated {
 
 // What a thread waits for. All lanes of a warp must wait for the same, or for the block, or be done.
-enum class Wait : u8 { NONE, DONE, BLOCK, SYNC, TAKE, XOR, BALLOT, MMA_BYTES, MMA_HALVES, MMA_BF16S, MATRICES, MATRICES_TRANSPOSED };
+enum class Wait : u8 {
+    NONE,
+    DONE,
+    BLOCK,
+    SYNC,
+    TAKE,
+    XOR,
+    BALLOT,
+    MMA_BYTES,
+    MMA_HALVES,
+    MMA_BF16S,
+    MATRICES,
+    MATRICES_TRANSPOSED
+};
 
-constexpr const char *NAMES[] = {"nothing",   "an end",     "block_sync", "warp_sync",     "warp_take",          "warp_xor",
-                                 "warp_ballot", "mma_bytes", "mma_halves", "mma_bf16s", "load_matrices", "load_matrices_transposed"};
+constexpr const char *NAMES[] = {"nothing",    "an end",    "block_sync",    "warp_sync",
+                                 "warp_take",  "warp_xor",  "warp_ballot",   "mma_bytes",
+                                 "mma_halves", "mma_bf16s", "load_matrices", "load_matrices_transposed"};
 
 // A kernel, as what loads its file finds it.
 struct Entry {
@@ -78,10 +92,11 @@ struct Worker {
     alignas(128) u8 shared[SHARED_ROOM + 128];
 };
 
-[[noreturn]] __attribute__((cold, noinline)) inline void fail(const Fiber &at, const char *what, const char *which = "") {
+[[noreturn]] __attribute__((cold, noinline)) inline void fail(const Fiber &at, const char *what,
+                                                              const char *which = "") {
     const Point b = at.block->at, t = at.thread;
-    fprintf(stderr, "emulated: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s%s\n", at.block->launch->entry->name, b.x, b.y,
-            b.z, t.x, t.y, t.z, what, which);
+    fprintf(stderr, "emulated: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s%s\n",
+            at.block->launch->entry->name, b.x, b.y, b.z, t.x, t.y, t.z, what, which);
     abort();
 }
 
@@ -136,7 +151,8 @@ inline Wait agreed(const Warp &warp) {
     }
     if (one == nullptr) return Wait::DONE;
     const Wait all = warp.waits[one->lane];
-    if (all != Wait::BLOCK && waiting != 32) fail(*one, "lanes of its warp have ended that should take part in ", NAMES[int(all)]);
+    if (all != Wait::BLOCK && waiting != 32)
+        fail(*one, "lanes of its warp have ended that should take part in ", NAMES[int(all)]);
     return all;
 }
 

@@ -9,7 +9,8 @@ out=$(cd "$out" && pwd)
 cp "$here"/*.h "$out/include/"
 
 compile() {
-    ${EMULATED_CXX:-g++} -std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall -Wextra -c "$1" -o "$out/objects/$(basename "$1" .cpp).o"
+    ${EMULATED_CXX:-g++} -std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall -Wextra -c "$1" \
+        -o "$out/objects/$(basename "$1" .cpp).o"
 }
 
 jobs=

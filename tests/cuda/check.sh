@@ -1,5 +1,6 @@
 #!/bin/sh
-# Checks the emulated machine, driver and compiler, built into a folder by build.sh, in both orders of work that show what is missing.
+# Checks the emulated machine, driver and compiler, built into a folder by build.sh, in both orders of work that show
+# what is missing.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here/../../target/emulated-cuda}
@@ -15,7 +16,8 @@ for flags in "-O1 -D__CUDA_ARCH__=750 -DEMULATED_UCONTEXT" "-O1 -march=native" "
         EMULATED_SEED=$seed "$out/check-device"
     done
 done
-$cxx -O1 "$here/check/driver.cpp" "$here/check/streams.cpp" -o "$out/check-driver" "$out/libcuda.so.1" "$out/libnvrtc.so.13" -lpthread -Wl,-rpath,"$out"
+$cxx -O1 "$here/check/driver.cpp" "$here/check/streams.cpp" -o "$out/check-driver" \
+    "$out/libcuda.so.1" "$out/libnvrtc.so.13" -lpthread -Wl,-rpath,"$out"
 for order in late drawn; do
     EMULATED_ORDER=$order "$out/check-driver" "$shaders"
 done

@@ -24,23 +24,23 @@
 #define gridDim (emulated::self().block->launch->grid)
 
 // A kernel, what a loader finds of it, and a function that runs all its blocks in this process for those who have no driver.
-#define KERNEL(name, threads, blocks)                                                                          \
-    static void name(const Params &p);                                                                         \
-    static void name##_body(const void *params) {                                                              \
-        name(*static_cast<const Params *>(params));                                                            \
-    }                                                                                                          \
-    static_assert(__is_trivially_copyable(Params) && sizeof(Params) <= 4096, "a kernel's parameters");         \
-    extern "C" __attribute__((visibility("default"), used)) const emulated::Entry emulated_entry_##name = {    \
-        #name, sizeof(Params), threads, blocks, name##_body, emulated::run_block};                             \
-    extern "C" __attribute__((visibility("default"), used)) void emulated_run_##name(                          \
-        const void *params, u32 grid_x, u32 grid_y, u32 grid_z, u32 x, u32 y, u32 z, u32 shared_bytes) {       \
-        emulated::launch(emulated_entry_##name, params, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes);    \
-    }                                                                                                          \
+#define KERNEL(name, threads, blocks)                                                                       \
+    static void name(const Params &p);                                                                      \
+    static void name##_body(const void *params) {                                                           \
+        name(*static_cast<const Params *>(params));                                                         \
+    }                                                                                                       \
+    static_assert(__is_trivially_copyable(Params) && sizeof(Params) <= 4096, "a kernel's parameters");      \
+    extern "C" __attribute__((visibility("default"), used)) const emulated::Entry emulated_entry_##name = { \
+        #name, sizeof(Params), threads, blocks, name##_body, emulated::run_block};                          \
+    extern "C" __attribute__((visibility("default"), used)) void emulated_run_##name(                       \
+        const void *params, u32 grid_x, u32 grid_y, u32 grid_z, u32 x, u32 y, u32 z, u32 shared_bytes) {    \
+        emulated::launch(emulated_entry_##name, params, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes); \
+    }                                                                                                       \
     static void name([[maybe_unused]] const Params &p)
 
 // An array that the threads of a block share, known by the place of its declaration.
-#define SHARED(type, name, count)   \
-    static u8 name##_here;           \
+#define SHARED(type, name, count) \
+    static u8 name##_here;        \
     type(&name)[count] = *reinterpret_cast<type(*)[count]>(emulated::shared_array(&name##_here, sizeof(type[count])))
 
 #define LAUNCH_SHARED(type, name) type *name = reinterpret_cast<type *>(emulated::self().block->shared)
@@ -53,11 +53,12 @@ static inline void launch(const Entry &entry, const void *params, Point grid, Po
     static u64 seed = getenv("EMULATED_SEED") ? strtoull(getenv("EMULATED_SEED"), nullptr, 10) : 1;
     const u64 threads = u64(block.x) * block.y * block.z;
     if (threads == 0 || threads > entry.threads || shared_bytes > SHARED_ROOM) {
-        fprintf(stderr, "emulated: kernel %s is for %u threads: not %llu with %u shared bytes\n", entry.name, entry.threads, threads,
-                shared_bytes);
+        fprintf(stderr, "emulated: kernel %s is for %u threads: not %llu with %u shared bytes\n", entry.name,
+                entry.threads, threads, shared_bytes);
         abort();
     }
-    const Launch launch = {&entry, params, grid, block, shared_bytes, shared_bytes > (48 << 10) ? SHARED_ROOM : 48 << 10, seed++};
+    const Launch launch = {
+        &entry, params, grid, block, shared_bytes, shared_bytes > (48 << 10) ? SHARED_ROOM : 48 << 10, seed++};
     for (u32 z = grid.z; z-- > 0;)
         for (u32 y = grid.y; y-- > 0;)
             for (u32 x = grid.x; x-- > 0;) entry.run(launch, {x, y, z}, *worker);
@@ -147,10 +148,12 @@ DEVICE void copy16(void *shared, const void *global) {
     memcpy(emulated::checked(emulated::self(), shared, 16), emulated::aligned(emulated::self(), global, 16), 16);
 }
 
-DEVICE void copies_mark() {}
+DEVICE void copies_mark() {
+}
 
 template <int groups>
-DEVICE void copies_wait() {}
+DEVICE void copies_wait() {
+}
 
 #endif
 

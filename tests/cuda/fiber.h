@@ -67,7 +67,9 @@ DEVICE Fiber &self() {
 #if EMULATED_X86_64
 
 #ifdef __AVX512F__
-#define EMULATED_VECTORS "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#define EMULATED_VECTORS                                                                                        \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", \
+        "xmm28", "xmm29", "xmm30", "xmm31", "k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
 #else
 #define EMULATED_VECTORS
 #endif
@@ -83,8 +85,9 @@ DEVICE void go(Place *from, Place *to) {
         "1: pop %%rbp\n lea 128(%%rsp), %%rsp"
         : "+D"(from), "+S"(to)
         :
-        : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc", EMULATED_VECTORS "xmm0",
-          "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+        : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc",
+          EMULATED_VECTORS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+          "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
 __attribute__((noinline)) inline void begin() {
@@ -145,7 +148,8 @@ class Stacks {
     // The fiber on whose stack an address lies, or null.
     const Fiber *at(u64 address) const {
         for (u32 i = 0; i < maps_; i++) {
-            if (address - map_[i].first < EACH * STACK) return reinterpret_cast<const Fiber *>((address & ~(STACK - 1)) + STACK - SELF);
+            if (address - map_[i].first < EACH * STACK)
+                return reinterpret_cast<const Fiber *>((address & ~(STACK - 1)) + STACK - SELF);
         }
         return nullptr;
     }

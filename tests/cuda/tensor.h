@@ -68,7 +68,8 @@ DEVICE Floats4 numbers(u32 one, u32 other) {
 
 // The sums of rows g, g + 8 and columns 2 t, 2 t + 1, after products with two more numbers of k.
 DEVICE Floats4 two_more(Floats4 sums, Floats4 rows, Floats4 one, Floats4 other, u32 half) {
-    const Sums4 low = {0, 0, 1, 1}, high = {2, 2, 3, 3}, first = {0, 4, 0, 4}, second = {1, 5, 1, 5}, third = {2, 6, 2, 6}, last = {3, 7, 3, 7};
+    const Sums4 low = {0, 0, 1, 1}, high = {2, 2, 3, 3}, first = {0, 4, 0, 4}, second = {1, 5, 1, 5},
+                third = {2, 6, 2, 6}, last = {3, 7, 3, 7};
     sums += __builtin_shuffle(rows, low) * __builtin_shuffle(one, other, half == 0 ? first : third);
     sums += __builtin_shuffle(rows, high) * __builtin_shuffle(one, other, half == 0 ? second : last);
     return sums;
@@ -82,8 +83,12 @@ inline void multiply_floats(Fiber &fiber, Wait wait, f32 (&d)[4], const u32 (&a)
     const Shown *shown = show(fiber, wait, mine);
     const Shown *row = shown + fiber.lane / 4 * 4, *column = shown + fiber.lane % 4 * 8;
     Floats4 sums = {d[0], d[1], d[2], d[3]};
-    for (u32 t = 0; t < 4; t++) sums = two_more(sums, floats_of_lane(row[t]).a[0], floats_of_lane(column[t]).b, floats_of_lane(column[4 + t]).b, 0);
-    for (u32 t = 0; t < 4; t++) sums = two_more(sums, floats_of_lane(row[t]).a[1], floats_of_lane(column[t]).b, floats_of_lane(column[4 + t]).b, 1);
+    for (u32 t = 0; t < 4; t++)
+        sums = two_more(sums, floats_of_lane(row[t]).a[0], floats_of_lane(column[t]).b, floats_of_lane(column[4 + t]).b,
+                        0);
+    for (u32 t = 0; t < 4; t++)
+        sums = two_more(sums, floats_of_lane(row[t]).a[1], floats_of_lane(column[t]).b, floats_of_lane(column[4 + t]).b,
+                        1);
     for (u32 i = 0; i < 4; i++) d[i] = sums[i];
 }
 

@@ -96,7 +96,8 @@ KERNEL(shares, 128, 1) {
 
 inline std::string machine;
 
-inline int compile(const char *source, std::vector<const char *> options, std::vector<char> *cubin, std::string *log = nullptr) {
+inline int compile(const char *source, std::vector<const char *> options, std::vector<char> *cubin,
+                   std::string *log = nullptr) {
     Any program = nullptr;
     const char *names[] = {"machine.cuh"}, *texts[] = {machine.c_str()};
     DONE(nvrtcCreateProgram(&program, source, "checked.cu", 1, texts, names));

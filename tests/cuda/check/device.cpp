@@ -142,7 +142,8 @@ static void check_words() {
     std::vector<u32> x = drawn(2 * 400000);
     for (u32 i = 0; i < 65536; i++) x[2 * i] = i;
     for (u32 i = 0; i < 65536; i++) x[2 * i + 1] = as_bits(of_half(u16(i))) + i % 3 - 1;
-    for (u32 i = 65536; i < 200000; i++) x[2 * i + 1] = as_bits(ldexpf(1 + f32(x[2 * i + 1] >> 8) * 0x1p-24f, int(i % 50) - 30));
+    for (u32 i = 65536; i < 200000; i++)
+        x[2 * i + 1] = as_bits(ldexpf(1 + f32(x[2 * i + 1] >> 8) * 0x1p-24f, int(i % 50) - 30));
     const u32 n = u32(x.size() / 2);
     std::vector<u32> y(14 * n);
     const Params p = {x.data(), y.data(), n};
@@ -197,8 +198,10 @@ static void check_product(const u32 *x, const u32 *y, u32 kind) {
     const u32 wide = kind % 3 == 0 ? 4 : 2, deep = kind == 3 ? 16 : 8 * wide;
     static f32 a[16][32], b[32][8];
     for (u32 lane = 0; lane < 32; lane++) {
-        for (u32 i = 0; i < 4 * wide; i++) a[place_in_a(lane, i, wide).row][place_in_a(lane, i, wide).column] = element(x + 10 * lane, i, kind);
-        for (u32 i = 0; i < 2 * wide; i++) b[place_in_b(lane, i, wide).row][place_in_b(lane, i, wide).column] = element(x + 10 * lane + 4, i, kind);
+        for (u32 i = 0; i < 4 * wide; i++)
+            a[place_in_a(lane, i, wide).row][place_in_a(lane, i, wide).column] = element(x + 10 * lane, i, kind);
+        for (u32 i = 0; i < 2 * wide; i++)
+            b[place_in_b(lane, i, wide).row][place_in_b(lane, i, wide).column] = element(x + 10 * lane + 4, i, kind);
     }
     for (u32 i = 0; i < 128; i++) {
         const u32 lane = i / 4;
@@ -206,9 +209,11 @@ static void check_product(const u32 *x, const u32 *y, u32 kind) {
         const u32 start = x[10 * lane + 6 + i % 4];
         long long whole = i32(start);
         f32 sum = as_float(start);
-        for (u32 k = 0; k < deep; k++) whole += (long long)(a[at.row][k]) * (long long)(kind % 3 == 0 ? b[k][at.column] : 0);
+        for (u32 k = 0; k < deep; k++)
+            whole += (long long)(a[at.row][k]) * (long long)(kind % 3 == 0 ? b[k][at.column] : 0);
         for (u32 k = 0; k < deep; k++) sum = sum + a[at.row][k] * b[k][at.column];
-        expect(same(y[4 * lane + i % 4], kind % 3 == 0 ? u32(whole) : as_bits(sum)), "a product of fragments", i + 1000 * kind);
+        expect(same(y[4 * lane + i % 4], kind % 3 == 0 ? u32(whole) : as_bits(sum)), "a product of fragments",
+               i + 1000 * kind);
     }
 }
 
@@ -223,10 +228,12 @@ static void check_products() {
         if (!TENSOR_CORES && kind % 3 != 0) continue;
         const u32 blocks = 8;
         std::vector<u32> x = drawn(blocks * 320), y(blocks * 128);
-        for (u32 i = 0; kind % 3 != 0 && i < x.size(); i++) x[i] = i % 10 < 6 ? small(x[i], kind) : as_bits(f32(i32(x[i])) * 0x1p-30f);
+        for (u32 i = 0; kind % 3 != 0 && i < x.size(); i++)
+            x[i] = i % 10 < 6 ? small(x[i], kind) : as_bits(f32(i32(x[i])) * 0x1p-30f);
         const Params p = {x.data(), y.data(), kind};
         emulated_launch(products, p, {blocks}, {32}, 0);
-        for (u32 block = 0; block < blocks; block++) check_product(x.data() + block * 320, y.data() + block * 128, kind);
+        for (u32 block = 0; block < blocks; block++)
+            check_product(x.data() + block * 320, y.data() + block * 128, kind);
     }
 }
 
@@ -241,7 +248,9 @@ static void check_matrices() {
     for (u32 i = 0; i < 128; i++) {
         const u32 lane = i / 4, m = i % 4, row = lane / 4, column = lane % 4 * 2;
         expect(y[8 * lane + m] == (pair(m, row, column) | pair(m, row, column + 1) << 16), "load_matrices", i);
-        if (TENSOR_CORES) expect(y[8 * lane + 4 + m] == (pair(m, column, row) | pair(m, column + 1, row) << 16), "load_matrices_transposed", i);
+        if (TENSOR_CORES)
+            expect(y[8 * lane + 4 + m] == (pair(m, column, row) | pair(m, column + 1, row) << 16),
+                   "load_matrices_transposed", i);
     }
 }
 

@@ -81,7 +81,9 @@ static void check_launches(Bed &bed) {
     DONE(cuModuleGetFunction(&shares, bed.module, "shares"));
     DONE(cuFuncGetAttribute(&value, 0, shares));
     expect(value == 128, "threads of a function");
-    const auto launch = [&](u32 grid, u32 threads, u32 bytes) { return cuLaunchKernel(shares, grid, 1, 1, threads, 1, 1, bytes, bed.one, params, nullptr); };
+    const auto launch = [&](u32 grid, u32 threads, u32 bytes) {
+        return cuLaunchKernel(shares, grid, 1, 1, threads, 1, 1, bytes, bed.one, params, nullptr);
+    };
     IS(launch(0, 128, 0), 1);
     IS(launch(1, 129, 0), 1);
     IS(launch(1, 128, (48 << 10) + 512), 1);

@@ -161,7 +161,8 @@ static void check_large(Bed &bed) {
             wrong += cuMemAlloc_v2(&at, 4 * LARGE) + cuMemsetD32Async(at, 5, LARGE, stream);
             Params p = {at, at, LARGE, 3};
             void *params[] = {&p};
-            for (u32 i = 0; i < 10; i++) wrong += cuLaunchKernel(bed.adds, 800, 1, 1, 128, 1, 1, 0, stream, params, nullptr);
+            for (u32 i = 0; i < 10; i++)
+                wrong += cuLaunchKernel(bed.adds, 800, 1, 1, 128, 1, 1, 0, stream, params, nullptr);
             std::vector<u32> all(LARGE);
             wrong += cuMemcpyDtoHAsync_v2(all.data(), at, 4 * LARGE, stream);
             for (u32 i = 0; i < LARGE; i++) wrong += all[i] != 35;
@@ -186,7 +187,8 @@ static void check_threads(Bed &bed) {
                 wrong += bed.add(at, at, 1, stream);
                 if (i % 8 == t) wrong += cuEventRecord(event, stream) + cuEventSynchronize(event);
             }
-            wrong += cuStreamSynchronize(stream) + !bed.holds(at, 200 + t) + cuMemFree_v2(at) + cuStreamDestroy_v2(stream);
+            wrong +=
+                cuStreamSynchronize(stream) + !bed.holds(at, 200 + t) + cuMemFree_v2(at) + cuStreamDestroy_v2(stream);
         });
     }
     for (std::thread &thread : threads) thread.join();

@@ -58,8 +58,21 @@ static fs::path cache() {
 }
 
 static std::vector<std::string> flags(const Options &options) {
-    std::vector<std::string> all = {"-x", "c++", "-std=c++17", "-O1", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-exceptions",
-                                    "-fno-gnu-unique", "-fvisibility=hidden", "-fPIC", "-shared", "-w", "-DEMULATED", "-D_GLIBCXX_INCLUDE_NEXT_C_HEADERS"};
+    std::vector<std::string> all = {"-x",
+                                    "c++",
+                                    "-std=c++17",
+                                    "-O1",
+                                    "-g0",
+                                    "-ffp-contract=off",
+                                    "-fno-math-errno",
+                                    "-fno-exceptions",
+                                    "-fno-gnu-unique",
+                                    "-fvisibility=hidden",
+                                    "-fPIC",
+                                    "-shared",
+                                    "-w",
+                                    "-DEMULATED",
+                                    "-D_GLIBCXX_INCLUDE_NEXT_C_HEADERS"};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back("-march=x86-64-v3");
     all.push_back("-D__CUDA_ARCH__=" + std::to_string(options.arch * 10));
     all.insert(all.end(), options.passed.begin(), options.passed.end());
@@ -129,7 +142,9 @@ static std::string name_of(const Source &source, const Options &options) {
 static bool lay_out(const fs::path &folder, const Source &source, const Options &options) {
     bool done = true;
     for (const auto &header : source.headers) done &= write(folder / header.first, header.second);
-    std::string text = source.text + "\nextern \"C\" __attribute__((visibility(\"default\"), used)) const unsigned emulated_arch[2] = {";
+    std::string text =
+        source.text +
+        "\nextern \"C\" __attribute__((visibility(\"default\"), used)) const unsigned emulated_arch[2] = {";
     text += std::to_string(options.arch) + ", " + (options.is_virtual ? "1" : "0") + "};\n";
     return done && write(folder / source.name, text);
 }
@@ -153,7 +168,8 @@ static bool run(const std::vector<std::string> &words, const fs::path &log) {
 static std::vector<std::string> command(const fs::path &folder, const Source &source, const Options &options) {
     std::vector<std::string> words = {environment("EMULATED_CXX", "g++")};
     for (const std::string &flag : flags(options)) words.push_back(flag);
-    words.insert(words.end(), {"-I" + folder.string(), "-I" + own_headers().string(), folder / source.name, "-o", folder / "object.so"});
+    words.insert(words.end(), {"-I" + folder.string(), "-I" + own_headers().string(), folder / source.name, "-o",
+                               folder / "object.so"});
     return words;
 }
 

@@ -50,8 +50,14 @@ static Code copy_of(const Program *program, const std::string &text, char *to) {
 
 static const char *words_of(int code) {
     constexpr const char *WORDS[] = {
-        "NVRTC_SUCCESS", "NVRTC_ERROR_OUT_OF_MEMORY", "NVRTC_ERROR_PROGRAM_CREATION_FAILURE", "NVRTC_ERROR_INVALID_INPUT",
-        "NVRTC_ERROR_INVALID_PROGRAM", "NVRTC_ERROR_INVALID_OPTION", "NVRTC_ERROR_COMPILATION", "NVRTC_ERROR_BUILTIN_OPERATION_FAILURE",
+        "NVRTC_SUCCESS",
+        "NVRTC_ERROR_OUT_OF_MEMORY",
+        "NVRTC_ERROR_PROGRAM_CREATION_FAILURE",
+        "NVRTC_ERROR_INVALID_INPUT",
+        "NVRTC_ERROR_INVALID_PROGRAM",
+        "NVRTC_ERROR_INVALID_OPTION",
+        "NVRTC_ERROR_COMPILATION",
+        "NVRTC_ERROR_BUILTIN_OPERATION_FAILURE",
     };
     return code >= 0 && code < 8 ? WORDS[code] : "NVRTC_ERROR unknown";
 }
@@ -82,7 +88,8 @@ API nvrtcGetSupportedArchs(int *archs) {
     return DONE;
 }
 
-API nvrtcCreateProgram(Program **made, const char *text, const char *name, int count, const char *const *headers, const char *const *names) {
+API nvrtcCreateProgram(Program **made, const char *text, const char *name, int count, const char *const *headers,
+                       const char *const *names) {
     if (made == nullptr || text == nullptr || count < 0) return INVALID_INPUT;
     const Code fault = refused(__func__);
     if (fault != DONE) return fault;
@@ -123,11 +130,13 @@ API nvrtcGetProgramLog(Program *program, char *log) {
 }
 
 API nvrtcGetPTXSize(Program *program, size_t *size) {
-    return program == nullptr || !program->compiled.made ? INVALID_PROGRAM : size_of(program, program->compiled.object, size);
+    return program == nullptr || !program->compiled.made ? INVALID_PROGRAM
+                                                         : size_of(program, program->compiled.object, size);
 }
 
 API nvrtcGetPTX(Program *program, char *ptx) {
-    return program == nullptr || !program->compiled.made ? INVALID_PROGRAM : copy_of(program, program->compiled.object, ptx);
+    return program == nullptr || !program->compiled.made ? INVALID_PROGRAM
+                                                         : copy_of(program, program->compiled.object, ptx);
 }
 
 // There is none of what was compiled for a virtual architecture.

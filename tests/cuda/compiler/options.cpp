@@ -8,10 +8,11 @@ namespace emulated {
 
 // Options that say nothing to a processor.
 static const char *const IGNORED[] = {
-    "std", "fmad", "ftz", "prec-div", "prec-sqrt", "use_fast_math", "lineinfo", "generate-line-info", "device-debug", "G",
-    "maxrregcount", "restrict", "extra-device-vectorization", "default-device", "device-as-default-execution-space", "w",
-    "disable-warnings", "diag-suppress", "diag-error", "diag-warn", "dopt", "ptxas-options", "minimal", "no-cache", "split-compile",
-    "relocatable-device-code", "rdc", "extra-device-vectorization", "time", "no-source-include", "modify-stack-limit", "fdevice-syntax-only",
+    "std", "fmad", "ftz", "prec-div", "prec-sqrt", "use_fast_math", "lineinfo", "generate-line-info", "device-debug",
+    "G", "maxrregcount", "restrict", "extra-device-vectorization", "default-device",
+    "device-as-default-execution-space", "w", "disable-warnings", "diag-suppress", "diag-error", "diag-warn", "dopt",
+    "ptxas-options", "minimal", "no-cache", "split-compile", "relocatable-device-code", "rdc", "time",
+    "no-source-include", "modify-stack-limit", "fdevice-syntax-only",
 };
 
 struct Option {
@@ -61,8 +62,10 @@ static bool take(Options &options, const Option &option) {
 // A value may be a text of its own.
 static bool wants_value(const Option &option) {
     const std::string &name = option.name;
-    return !option.has_value && (name == "gpu-architecture" || name == "arch" || name == "D" || name == "define-macro" || name == "I" ||
-                                 name == "include-path" || name == "U" || name == "undefine-macro");
+    for (const char *one : {"gpu-architecture", "arch", "D", "define-macro", "I", "include-path", "U", "undefine-macro"}) {
+        if (name == one) return !option.has_value;
+    }
+    return false;
 }
 
 Options options_of(int count, const char *const *texts) {

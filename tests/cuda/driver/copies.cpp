@@ -38,8 +38,10 @@ constexpr u64 LARGE = 1 << 20;
 static Result put(Lock &lock, Stream *stream, const Copying &copy, bool now) {
     if (stream == nullptr) return INVALID_HANDLE;
     if (copy.bytes == 0) return SUCCESS;
-    if (!is_reachable(copy.to_side, copy.to, copy.bytes) || !is_reachable(copy.from_side, copy.from, copy.bytes)) return INVALID_VALUE;
-    const bool pageable = is_pageable(copy.from_side, copy.from, copy.bytes) && !stream->capture, keep = pageable && copy.bytes < LARGE;
+    if (!is_reachable(copy.to_side, copy.to, copy.bytes) || !is_reachable(copy.from_side, copy.from, copy.bytes))
+        return INVALID_VALUE;
+    const bool pageable = is_pageable(copy.from_side, copy.from, copy.bytes) && !stream->capture,
+               keep = pageable && copy.bytes < LARGE;
     TaskRef task;
     const Result result = enqueue(lock, *stream, work_of(copy, keep), &task);
     const bool host = copy.to_side == Side::Host || (copy.from_side == Side::Host && !keep);
@@ -48,7 +50,8 @@ static Result put(Lock &lock, Stream *stream, const Copying &copy, bool now) {
 }
 
 static Result copy_in_stream(const char *name, const Copying &copy, Stream *handle) {
-    return inside(name, [&](Context &context, Lock &lock) { return put(lock, stream_of(context, handle), copy, false); });
+    return inside(name,
+                  [&](Context &context, Lock &lock) { return put(lock, stream_of(context, handle), copy, false); });
 }
 
 static Result copy_now(const char *name, const Copying &copy) {
@@ -103,7 +106,8 @@ API cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *strea
 API cuMemcpyPeer(void *to, Context *there, const void *from, Context *here, size_t bytes) {
     return inside(__func__, [&](Context &context, Lock &lock) {
         if (!is_known(there) || !is_known(here)) return INVALID_CONTEXT;
-        return disturbs(context) ? CAPTURE_IMPLICIT : put(lock, &context.legacy, {to, from, bytes, Side::Device, Side::Device}, true);
+        return disturbs(context) ? CAPTURE_IMPLICIT
+                                 : put(lock, &context.legacy, {to, from, bytes, Side::Device, Side::Device}, true);
     });
 }
 

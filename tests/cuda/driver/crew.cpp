@@ -44,8 +44,9 @@ static void say_where(const void *address, const void *machine) {
     } else {
         const Fiber *fiber = running->stacks.at(stack_pointer(machine));
         const Point block = running->block.at, thread = fiber == nullptr ? Point{0, 0, 0} : fiber->thread;
-        length = snprintf(words, sizeof words, "emulated: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): no memory at %p\n",
-                          running->block.launch->entry->name, block.x, block.y, block.z, thread.x, thread.y, thread.z, address);
+        length = snprintf(
+            words, sizeof words, "emulated: kernel %s, block (%u, %u, %u), thread (%u, %u, %u): no memory at %p\n",
+            running->block.launch->entry->name, block.x, block.y, block.z, thread.x, thread.y, thread.z, address);
     }
     if (length > 0 && write(2, words, std::min(size_t(length), sizeof words - 1)) < 0) abort();
 }

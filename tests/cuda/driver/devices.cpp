@@ -22,7 +22,11 @@ u32 draw(u32 below) {
 }
 
 static bool is_sticky(Result code) {
-    return code == 214 || code == 220 || code == 226 || (code >= 700 && code < 720 && code != 701 && !(code >= 704 && code <= 713 && code != 710));
+    constexpr int STICKY[] = {214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719};
+    for (const int one : STICKY) {
+        if (code == one) return true;
+    }
+    return false;
 }
 
 Result begin(const char *name) {
@@ -66,7 +70,7 @@ int attribute(u32 which, u32 device) {
         case 12: case 82: return 65536;               // registers of a block, of a multiprocessor
         case 13: return 1000000;                      // clock, kHz
         case 14: return 512;                          // alignment of textures
-        case 15: case 19: case 31: case 41: return 1; // copies beside kernels, mapped host memory, kernels beside kernels, one address space
+        case 15: case 19: case 31: case 41: return 1; // copies and kernels beside kernels, mapped memory, one address space
         case 16: return shape().processors;
         case 33: return int(device) + 1;              // PCI bus
         case 36: return 1000000;                      // memory clock, kHz

@@ -127,7 +127,8 @@ API cuMemAllocAsync(void **at, size_t bytes, Stream *handle) {
         if (stream->capture) return NOT_SUPPORTED;
         const Result result = allocate(*stream->context, bytes, at);
         if (result != SUCCESS) return result;
-        return enqueue(lock, *stream, [made = *at, bytes, guarded = state().settings.guarded] { spoil(made, bytes, guarded); });
+        return enqueue(lock, *stream,
+                       [made = *at, bytes, guarded = state().settings.guarded] { spoil(made, bytes, guarded); });
     });
 }
 

@@ -123,7 +123,8 @@ static const void *params_of(void **params, void **extra) {
     return extra != nullptr && extra[0] == reinterpret_cast<void *>(1) ? extra[1] : nullptr;
 }
 
-static Result launch(Lock &lock, Context &context, Function *function, Stream *handle, Point grid, Point block, u32 shared_bytes, const void *params) {
+static Result launch(Lock &lock, Context &context, Function *function, Stream *handle, Point grid, Point block,
+                     u32 shared_bytes, const void *params) {
     Stream *stream = stream_of(context, handle);
     if (!is_known(function) || stream == nullptr || stream->context != &context) return INVALID_HANDLE;
     if (function->module->context != &context) return INVALID_HANDLE;
@@ -142,7 +143,8 @@ static Result get_attribute(const Function &function, u32 which, int *value) {
     switch (which) {
         case 0: return *value = int(function.entry->threads), SUCCESS;
         case 4: return *value = 32, SUCCESS;
-        case 5: case 6: return *value = int(image.arch), SUCCESS;
+        case 5:
+        case 6: return *value = int(image.arch), SUCCESS;
         case 8: return *value = int(function.dynamic_shared), SUCCESS;
         default: return *value = 0, which < 16 ? SUCCESS : INVALID_VALUE;
     }
@@ -161,14 +163,16 @@ static Result occupancy(const Function &function, int threads, u64 shared_bytes,
     const u32 device = function.module->context->device;
     const int most = attribute(106, device), all_threads = attribute(39, device), shared = attribute(81, device);
     if (threads <= 0) return INVALID_VALUE;
-    const int by_threads = all_threads / ((threads + 31) / 32 * 32), by_shared = int(u64(shared) / (shared_bytes + 1024));
+    const int by_threads = all_threads / ((threads + 31) / 32 * 32),
+              by_shared = int(u64(shared) / (shared_bytes + 1024));
     *blocks = u32(threads) > function.entry->threads ? 0 : std::min(most, std::min(by_threads, by_shared));
     return SUCCESS;
 }
 
 template <typename F>
 static Result with_function(const char *name, Function *function, F body) {
-    return inside(name, [&](Context &, Lock &) -> Result { return is_known(function) ? body(*function) : INVALID_HANDLE; });
+    return inside(name,
+                  [&](Context &, Lock &) -> Result { return is_known(function) ? body(*function) : INVALID_HANDLE; });
 }
 
 }  // namespace emulated
@@ -196,7 +200,8 @@ API cuModuleUnload(Module *module) {
 }
 
 API cuModuleGetFunction(Function **function, Module *module, const char *name) {
-    return inside(__func__, [&](Context &, Lock &) { return is_known(module) ? find(*module, name, function) : INVALID_HANDLE; });
+    return inside(__func__,
+                  [&](Context &, Lock &) { return is_known(module) ? find(*module, name, function) : INVALID_HANDLE; });
 }
 
 API cuFuncGetAttribute(int *value, unsigned which, Function *function) {
@@ -212,16 +217,21 @@ API cuFuncSetCacheConfig(Function *function, unsigned) {
 }
 
 API cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *function, int threads, size_t shared_bytes) {
-    return with_function(__func__, function, [&](Function &of) { return occupancy(of, threads, shared_bytes, blocks); });
+    return with_function(__func__, function,
+                         [&](Function &of) { return occupancy(of, threads, shared_bytes, blocks); });
 }
 
-API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, Function *function, int threads, size_t shared_bytes, unsigned) {
-    return with_function(__func__, function, [&](Function &of) { return occupancy(of, threads, shared_bytes, blocks); });
+API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, Function *function, int threads,
+                                                         size_t shared_bytes, unsigned) {
+    return with_function(__func__, function,
+                         [&](Function &of) { return occupancy(of, threads, shared_bytes, blocks); });
 }
 
-API cuLaunchKernel(Function *function, u32 grid_x, u32 grid_y, u32 grid_z, u32 x, u32 y, u32 z, u32 shared_bytes, Stream *stream, void **params, void **extra) {
+API cuLaunchKernel(Function *function, u32 grid_x, u32 grid_y, u32 grid_z, u32 x, u32 y, u32 z, u32 shared_bytes,
+                   Stream *stream, void **params, void **extra) {
     return inside(__func__, [&](Context &context, Lock &lock) {
-        return launch(lock, context, function, stream, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes, params_of(params, extra));
+        return launch(lock, context, function, stream, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes,
+                      params_of(params, extra));
     });
 }
 
@@ -235,6 +245,7 @@ struct Config {
 
 API cuLaunchKernelEx(const Config *config, Function *function, void **params, void **extra) {
     return inside(__func__, [&](Context &context, Lock &lock) {
-        return launch(lock, context, function, config->stream, config->grid, config->block, config->shared_bytes, params_of(params, extra));
+        return launch(lock, context, function, config->stream, config->grid, config->block, config->shared_bytes,
+                      params_of(params, extra));
     });
 }

@@ -189,7 +189,8 @@ bool disturbs(Context &context) {
     for (Stream *stream : context.streams) {
         if (!stream->capture) continue;
         const bool own = stream->capture->thread == std::this_thread::get_id();
-        if (stream->capture->mode == GLOBAL || (stream->capture->mode == OWN && own)) stream->capture->invalid = any = true;
+        if (stream->capture->mode == GLOBAL || (stream->capture->mode == OWN && own))
+            stream->capture->invalid = any = true;
     }
     return any;
 }

@@ -8,7 +8,8 @@
 namespace emulated {
 
 [[noreturn]] static void unclear(const std::string &what) {
-    fprintf(stderr, "emulated: EMULATED_CUDA, EMULATED_ORDER or EMULATED_SEED: \"%s\" is not understood\n", what.c_str());
+    fprintf(stderr, "emulated: EMULATED_CUDA, EMULATED_ORDER or EMULATED_SEED: \"%s\" is not understood\n",
+            what.c_str());
     exit(2);
 }
 

@@ -33,7 +33,8 @@ static Result with_stream(const char *name, Stream *handle, F body) {
 
 template <typename F>
 static Result with_event(const char *name, Event *event, F body) {
-    return inside(name, [&](Context &, Lock &lock) -> Result { return is_known(event) ? body(*event, lock) : INVALID_HANDLE; });
+    return inside(
+        name, [&](Context &, Lock &lock) -> Result { return is_known(event) ? body(*event, lock) : INVALID_HANDLE; });
 }
 
 static Result captured_sync(Stream &stream) {
@@ -167,11 +168,13 @@ API cuStreamQuery(Stream *handle) {
 }
 
 API cuStreamWaitEvent(Stream *handle, Event *event, unsigned) {
-    return with_stream(__func__, handle, [&](Stream &stream, Lock &) { return is_known(event) ? wait(stream, *event) : INVALID_HANDLE; });
+    return with_stream(__func__, handle,
+                       [&](Stream &stream, Lock &) { return is_known(event) ? wait(stream, *event) : INVALID_HANDLE; });
 }
 
 API cuLaunchHostFunc(Stream *handle, void (*function)(void *), void *data) {
-    return with_stream(__func__, handle, [&](Stream &stream, Lock &lock) { return enqueue(lock, stream, [=] { function(data); }); });
+    return with_stream(__func__, handle,
+                       [&](Stream &stream, Lock &lock) { return enqueue(lock, stream, [=] { function(data); }); });
 }
 
 API cuEventCreate(Event **event, unsigned flags) {
@@ -192,7 +195,9 @@ API cuEventDestroy_v2(Event *event) {
 }
 
 API cuEventRecord(Event *event, Stream *handle) {
-    return with_stream(__func__, handle, [&](Stream &stream, Lock &lock) { return is_known(event) ? record(lock, *event, stream) : INVALID_HANDLE; });
+    return with_stream(__func__, handle, [&](Stream &stream, Lock &lock) {
+        return is_known(event) ? record(lock, *event, stream) : INVALID_HANDLE;
+    });
 }
 
 API cuEventSynchronize(Event *event) {
