@@ -6,6 +6,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here/../../target/emulated-cuda}
 mkdir -p "$out/include" "$out/objects"
 out=$(cd "$out" && pwd)
+# Nothing is done again that nothing has changed of.
+if [ -e "$out/libnvrtc.so.13" ] && [ -z "$(find "$here" -type f -newer "$out/libnvrtc.so.13")" ]; then
+    exit 0
+fi
 cp "$here"/*.h "$out/include/"
 
 compile() {
