@@ -6,6 +6,9 @@
 // 2 (f16 bf16 q4_0 q5_0 q8_0 q3_k q6_k iq4_nl), or anywhere (mxfp4). Values are fastest where all rows of both begin at
 // multiples of sixteen bytes.
 //
+// With SPLIT, f16 and bf16 are multiplied on tensor cores, see `matmul_split.cuh`: that needs TENSOR_CORES, and all products
+// of a weight are to be compiled so, or none.
+//
 // Blocks of matmul and experts have 32 threads for each segment that there is, and shared memory of SHARED_BYTES for each.
 // Without TENSOR_CORES, ROWS is at most 8.
 //
@@ -17,7 +20,9 @@
 #define ROWS 1
 #endif
 
-#if defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
+#if defined(SPLIT) && (defined(TYPE_f16) || defined(TYPE_bf16))
+#include "matmul_few_split.cuh"
+#elif defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
 #include "matmul_few_f32.cuh"
 #elif ROWS == 1
 #include "matmul_one_i8.cuh"
@@ -26,7 +31,11 @@
 #endif
 
 // Blocks that a multiprocessor is to hold.
+#ifdef SPLIT
+constexpr u32 BLOCKS = ROWS == 1 ? 3 : 2;
+#else
 constexpr u32 BLOCKS = ROWS == 1 ? 4 : ROWS <= 16 ? 2 : 1;
+#endif
 
 KERNEL(matmul, 32 * SEGMENTS, BLOCKS) {
     u32 blocks = (p.rows + PLACES - 1) / PLACES;

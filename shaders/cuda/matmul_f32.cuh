@@ -21,14 +21,20 @@ DEVICE f32 number_of(u16 bits) {
 
 // Columns of a piece, and of a chunk that is brought at a time.
 constexpr u32 PIECE = 16 / BYTES;
-#ifdef SPLIT
+#if defined(SPLIT) && defined(TILE)
 constexpr u32 CHUNK = 32;
 #else
 constexpr u32 CHUNK = 64;
 #endif
-// Words of a chunk of a row of the weight and of x, and bytes to the next row's: of the weight half of all banks on.
+// Words of a chunk of a row of the weight and of x, and bytes to the next row's: of the weight an odd number of words, or
+// for pieces half of all banks on.
 constexpr u32 W_WORDS = words_around(CHUNK * BYTES, BYTES), X_WORDS = words_around(CHUNK * 4, 4);
-constexpr u32 W_SLOT = CHUNK == 32 ? W_WORDS * 16 : BYTES == 4 ? 320 : 192, X_SLOT = X_WORDS * 16;
+#ifdef SPLIT
+constexpr u32 W_SLOT = W_WORDS * 16;
+#else
+constexpr u32 W_SLOT = BYTES == 4 ? 320 : 192;
+#endif
+constexpr u32 X_SLOT = X_WORDS * 16;
 
 // Whether all rows of the weight and of x are in whole words.
 DEVICE bool in_words(const Params &p) {

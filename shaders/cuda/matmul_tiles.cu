@@ -1,8 +1,5 @@
-// Products for many rows; see `matmul.cuh` for the parameters and `matmul.cu` for types and what they need of alignment.
-// A block takes a tile: WEIGHTS rows of a matrix and up to TILE rows of x (16, 32 or 64).
-//
-// With SPLIT, f16 and bf16 are multiplied on tensor cores: much faster, but not to the last bits as in the other kernels
-// (see `matmul_tiles_split.cuh`). That needs TENSOR_CORES.
+// Products for many rows; see `matmul.cuh` for the parameters and `matmul.cu` for types, SPLIT and alignment. A block
+// takes a tile: WEIGHTS rows of a matrix and up to TILE rows of x (16, 32 or 64).
 //
 // matmul_tiles: ceil(rows / WEIGHTS) blocks, on y ceil(rows of the step / TILE), on z heads.
 // experts_tiles: the same with, on z, the experts from the first of the weight's to their end; fewer on y do, too.

@@ -1,13 +1,9 @@
-// Tiles of values on tensor cores, for weights of f16 and bf16: numbers of x are cut into three of eight bits of precision
-// each, exactly, those of f16 into two. Products are exact then but for the smallest, which is left out with f16. Sums of
-// sixteen columns are those of tensor cores: not the bits of the other kernels, but as near to the true ones.
-//
-// A block takes WEIGHTS rows of the weight and TILE of x, a step of 32 columns at a time, of which each warp takes a part.
-// What is infinite becomes no number.
+// Tiles of values that are cut: a block takes WEIGHTS rows of the weight and TILE of x, a step of 32 columns at a time, of
+// which each warp takes a part in tensor cores.
 
 #pragma once
 
-#include "matmul_f32.cuh"
+#include "matmul_split.cuh"
 
 constexpr u32 THREADS = 256, WARPS = THREADS / 32;
 constexpr u32 WEIGHTS = 128;
@@ -16,14 +12,6 @@ constexpr u32 LINE = CHUNK * 2 + 16;
 // Warps along the weight and along x, and sixteens and eights of rows of a warp's part.
 constexpr u32 WIDE = 4, HIGH = WARPS / WIDE;
 constexpr u32 SIXTEENS = WEIGHTS / WIDE / 16, EIGHTS = TILE / HIGH / 8;
-// What a number of the weight, and one of x, is cut into.
-#ifdef TYPE_f16
-constexpr u32 W_CUTS = 2;
-#else
-constexpr u32 W_CUTS = 1;
-#endif
-constexpr u32 X_CUTS = 3;
-
 // Shared memory: a step of both as they lie, then cut.
 struct Shared {
     u8 chunk[WEIGHTS * W_SLOT];
@@ -67,17 +55,13 @@ DEVICE void bring(const Params &p, const Places &places, Shared &s, u32 from, u3
     }
 }
 
-// Cuts four numbers: the upper halves of what is left each time, `plane` bytes from one to the next.
+// Cuts four numbers, `plane` bytes from one cut to the next.
 template <u32 CUTS>
-DEVICE void cut(f32 (&four)[4], u8 *to, u32 plane) {
-    for (u32 c = 0; c < CUTS; c++) {
-        TwoWords two;
-        for (u32 i = 0; i < 2; i++) {
-            two.words[i] = bits_of(four[2 * i]) >> 16 | (bits_of(four[2 * i + 1]) & 0xffff0000u);
-        }
-        for (u32 i = 0; i < 4; i++) four[i] -= from_bits(bits_of(four[i]) & 0xffff0000u);
-        *reinterpret_cast<TwoWords *>(to + c * plane) = two;
-    }
+DEVICE void cut_four(const f32 (&four)[4], u8 *to, u32 plane) {
+    u32 first[CUTS], second[CUTS];
+    cut({four[0], four[1]}, first);
+    cut({four[2], four[3]}, second);
+    for (u32 c = 0; c < CUTS; c++) *reinterpret_cast<TwoWords *>(to + c * plane) = {{first[c], second[c]}};
 }
 
 // Cuts a step of `count` columns from `from` on; behind them are zeros.
@@ -89,54 +73,41 @@ DEVICE void cut_step(const Params &p, const Places &places, Shared &s, u32 from,
         u32 lead = whole ? 0 : lead_of(row_of(p, places.matrix, i) + u64(from) * BYTES);
         f32 w[4];
         w_four(s.chunk + i * W_SLOT + lead + at * BYTES, all, left, w);
-        cut<W_CUTS>(w, s.w[0] + i * LINE + at * 2, WEIGHTS * LINE);
+        cut_four<W_CUTS>(w, s.w[0] + i * LINE + at * 2, WEIGHTS * LINE);
     }
 #pragma unroll 1
     for (u32 j = threadIdx.x / 8; j < TILE; j += THREADS / 8) {
         u32 lead = whole ? 0 : lead_of(x_at(p, places.x[j] + from));
         f32 x[4];
         x_four(s.x_chunk + j * X_SLOT + lead + at * 4, all, left, x);
-        cut<X_CUTS>(x, s.x[0] + j * LINE + at * 2, TILE * LINE);
+        cut_four<X_CUTS>(x, s.x[0] + j * LINE + at * 2, TILE * LINE);
     }
 }
 
-// A cut of so many eights of x, in sixteen columns that begin at byte `at` of a row.
-DEVICE void load_x(const u8 *x, u32 at, u32 n0, u32 (&b)[EIGHTS][2]) {
+// Cut `c` of so many eights of x, in sixteen columns that begin at byte `at` of a row.
+DEVICE void load_x(const u8 *x, u32 at, u32 n0, u32 c, u32 (&b)[EIGHTS][X_CUTS][2]) {
     u32 lane = threadIdx.x % 32;
 #pragma unroll
     for (u32 j = 0; j < EIGHTS; j += 2) {
         u32 both[4], row = EIGHTS == 1 ? lane % 8 : lane / 16 * 8 + lane % 8;
         load_matrices(both, x + (n0 + 8 * j + row) * LINE + at + lane / 8 % 2 * 16);
-        for (u32 k = 0; k < 4 && j + k / 2 < EIGHTS; k++) b[j + k / 2][k % 2] = both[k];
+        for (u32 k = 0; k < 4 && j + k / 2 < EIGHTS; k++) b[j + k / 2][c][k % 2] = both[k];
     }
-}
-
-// Adds to sums the products of all cuts of sixteen columns, which tensor cores sum from none on, the smallest first.
-DEVICE void add_cuts(const u32 (&a)[W_CUTS][4], const u32 (&b)[X_CUTS][EIGHTS][2], u32 j, f32 (&sums)[4]) {
-    f32 d[4] = {};
-#pragma unroll
-    for (u32 c = X_CUTS; c-- > 0;) {
-#pragma unroll
-        for (u32 k = W_CUTS; k-- > 0;) {
-            if (k + c < X_CUTS) mma_bf16s(d, a[k], b[c][j]);
-        }
-    }
-    for (u32 i = 0; i < 4; i++) sums[i] += d[i];
 }
 
 // Adds sixteen columns to the sums of a warp's part.
 DEVICE void add_columns(const Shared &s, u32 at, Sums &sums) {
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     u32 m0 = warp % WIDE * SIXTEENS * 16, n0 = warp / WIDE * EIGHTS * 8;
-    u32 b[X_CUTS][EIGHTS][2];
-    for (u32 c = 0; c < X_CUTS; c++) load_x(s.x[c], at, n0, b[c]);
+    u32 b[EIGHTS][X_CUTS][2];
+    for (u32 c = 0; c < X_CUTS; c++) load_x(s.x[c], at, n0, c, b);
 #pragma unroll
     for (u32 i = 0; i < SIXTEENS; i++) {
         u32 a[W_CUTS][4];
         for (u32 k = 0; k < W_CUTS; k++) {
             load_matrices(a[k], s.w[k] + (m0 + 16 * i + lane % 16) * LINE + at + lane / 16 * 16);
         }
-        for (u32 j = 0; j < EIGHTS; j++) add_cuts(a, b, j, sums.of[i][j]);
+        for (u32 j = 0; j < EIGHTS; j++) add_cuts(a, b[j], sums.of[i][j]);
     }
 }
 
