@@ -6,8 +6,8 @@
 // 2 (f16 bf16 q4_0 q5_0 q8_0 q3_k q6_k iq4_nl), or anywhere (mxfp4). Values are fastest where all rows of both begin at
 // multiples of sixteen bytes.
 //
-// With SPLIT, f16 and bf16 are multiplied on tensor cores, see `matmul_split.cuh`: that needs TENSOR_CORES, and all products
-// of a weight are to be compiled so, or none.
+// With SPLIT, f16 and bf16 are multiplied on tensor cores where there are such, see `matmul_split.cuh`: all products of a
+// weight are to be compiled so, or none.
 //
 // Blocks of matmul and experts have 32 threads for each segment that there is, and shared memory of SHARED_BYTES for each.
 // Without TENSOR_CORES, ROWS is at most 8.
@@ -16,11 +16,13 @@
 // experts (of ROWS 1): slots * ceil(rows / PLACES) blocks.
 // carry (of ROWS 1): ceil(rows of the step * heads * carried / 256) blocks of 256; x is values.
 
+#include "matmul.cuh"
+
 #ifndef ROWS
 #define ROWS 1
 #endif
 
-#if defined(SPLIT) && (defined(TYPE_f16) || defined(TYPE_bf16))
+#ifdef SPLIT
 #include "matmul_few_split.cuh"
 #elif defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
 #include "matmul_few_f32.cuh"

@@ -13,6 +13,11 @@
 #include "machine.cuh"
 #include "step.cuh"
 
+// Only these are multiplied in cuts, and only where there are tensor cores for them.
+#if !TENSOR_CORES || !(defined(TYPE_f16) || defined(TYPE_bf16))
+#undef SPLIT
+#endif
+
 struct Params {
     const u32 *args;
     // The first matrix that there is: of heads that of the first, of experts that of `first_expert`.

@@ -98,7 +98,7 @@ DEVICE void sum_share(const Share &share, u8 *stages, u32 from, u32 lane, f32 (&
         warp_sync();
         Chunk chunk = chunk_at(share, stage, from, lane);
         if (chunk.whole && chunk.columns == CHUNK) {
-#pragma unroll
+#pragma unroll 2
             for (u32 at = 0; at < CHUNK; at += 16) add_columns(chunk, at + lane % 4 * 2, sums);
         } else {
 #pragma unroll 1

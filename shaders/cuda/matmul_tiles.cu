@@ -11,7 +11,7 @@
 #define TILE 64
 #endif
 
-#if defined(SPLIT) && (defined(TYPE_f16) || defined(TYPE_bf16))
+#ifdef SPLIT
 #include "matmul_tiles_split.cuh"
 #elif defined(TYPE_f32) || defined(TYPE_f16) || defined(TYPE_bf16)
 #include "matmul_tiles_f32.cuh"

@@ -1,0 +1,3 @@
+#include <cstdio>
+#include "/tmp/w/k2/shaders/cuda/matmul_tiles.cu"
+int main(){ printf("%u %u\n", unsigned(SHARED_BYTES), unsigned(WEIGHTS)); }
