@@ -61,11 +61,12 @@ headers! {
     "codes/iq4_nl.cuh" "codes/iq4_xs.cuh" "codes/k_scales.cuh" "codes/mxfp4.cuh" "codes/of_type.cuh" "codes/q2_k.cuh"
     "codes/q3_k.cuh" "codes/q4_0.cuh" "codes/q4_1.cuh" "codes/q4_k.cuh" "codes/q5_0.cuh" "codes/q5_1.cuh"
     "codes/q5_k.cuh" "codes/q6_k.cuh" "codes/q8_0.cuh" "codes/read.cuh" "eights.cuh" "machine.cuh" "matmul.cuh"
-    "matmul_f32.cuh" "matmul_few_f32.cuh" "matmul_few_i8.cuh" "matmul_i8.cuh" "matmul_one_i8.cuh" "matmul_tiles_f32.cuh"
-    "matmul_tiles_i8.cuh" "rope.cuh" "route.cuh" "step.cuh" "store.cuh" "sums.cuh" "types/bf16.cuh" "types/f16.cuh"
-    "types/f32.cuh" "types/iq4_nl.cuh" "types/iq4_xs.cuh" "types/k_scales.cuh" "types/mxfp4.cuh" "types/q2_k.cuh"
-    "types/q3_k.cuh" "types/q4_0.cuh" "types/q4_1.cuh" "types/q4_k.cuh" "types/q5_0.cuh" "types/q5_1.cuh"
-    "types/q5_k.cuh" "types/q6_k.cuh" "types/q8_0.cuh" "types/read.cuh" "types/table.cuh" "types/types.cuh"
+    "matmul_f32.cuh" "matmul_few_f32.cuh" "matmul_few_i8.cuh" "matmul_few_split.cuh" "matmul_i8.cuh"
+    "matmul_one_i8.cuh" "matmul_split.cuh" "matmul_tiles_f32.cuh" "matmul_tiles_i8.cuh" "matmul_tiles_split.cuh"
+    "rope.cuh" "route.cuh" "step.cuh" "store.cuh" "sums.cuh" "types/bf16.cuh" "types/f16.cuh" "types/f32.cuh"
+    "types/iq4_nl.cuh" "types/iq4_xs.cuh" "types/k_scales.cuh" "types/mxfp4.cuh" "types/q2_k.cuh" "types/q3_k.cuh"
+    "types/q4_0.cuh" "types/q4_1.cuh" "types/q4_k.cuh" "types/q5_0.cuh" "types/q5_1.cuh" "types/q5_k.cuh"
+    "types/q6_k.cuh" "types/q8_0.cuh" "types/read.cuh" "types/table.cuh" "types/types.cuh"
 }
 
 /// A text and what it is compiled for.

@@ -261,7 +261,7 @@ impl Builder<'_> {
             &[used, experts.0, experts.1, slotted.into()],
         ];
         let mut draft = Draft {
-            defines: vec![format!("TYPE_{}=1", weight.dtype), format!("{rows}={each}")],
+            defines: product_defines(weight.dtype, rows, each, self.has_tensor_cores()),
             threads: THREADS,
             addresses: vec![weight.at, bias, x, scales, residual, routing, out],
             numbers: numbers.concat(),
@@ -284,4 +284,12 @@ impl Builder<'_> {
 fn segments(cols: u32) -> u32 {
     let units = if cols.is_multiple_of(256) { cols / 256 } else { cols.div_ceil(32) };
     units.div_ceil(units.div_ceil(8).max(1)).max(1)
+}
+
+/// What the kernels of products are compiled for: halves are multiplied in tensor cores, values cut into parts that are
+/// exact, in every kernel or in none.
+pub(super) fn product_defines(dtype: DType, rows: &str, each: u32, tensor_cores: bool) -> Vec<String> {
+    let split = tensor_cores && matches!(dtype, DType::F16 | DType::Bf16);
+    let split = split.then(|| "SPLIT=1".to_owned());
+    [format!("TYPE_{dtype}=1"), format!("{rows}={each}")].into_iter().chain(split).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::driver::compile;
 use super::kernels::{File, Source, options_of, text_of};
+use super::product::product_defines;
 use crate::graph::CACHE_TYPES;
 use crate::tensor::{DType, quant};
 
@@ -42,7 +43,8 @@ const HEADS: [(u32, u32, bool); 7] = [
 
 /// Every text for an architecture: all files for all types, and attention over heads of usual sizes.
 pub fn kernel_texts(architecture: u32) -> Vec<KernelText> {
-    let widest = if architecture >= 80 { 64 } else { 32 };
+    let tensor_cores = architecture >= 80;
+    let widest = if tensor_cores { 64 } else { 32 };
     let room = match architecture {
         ..80 => 64 << 10,
         80 => 163 << 10,
@@ -75,13 +77,13 @@ pub fn kernel_texts(architecture: u32) -> Vec<KernelText> {
             add(File::ATTENTION, 96, &[&types[..], &sizes, &[format!("ROOM={room}")]].concat());
         }
     }
-    for dtype in DType::ALL.iter().filter(|&&dtype| quant::can_decode(dtype)) {
+    for dtype in DType::ALL.iter().copied().filter(|&dtype| quant::can_decode(dtype)) {
         add(File::ROWS, 64, &[format!("TYPE={dtype}")]);
         for rows in [1, 8] {
-            add(File::MATMUL, 120, &[format!("TYPE_{dtype}=1"), format!("ROWS={rows}")]);
+            add(File::MATMUL, 120, &product_defines(dtype, "ROWS", rows, tensor_cores));
         }
         for tile in [16, 32, 64].into_iter().filter(|&tile| tile <= widest) {
-            add(File::MATMUL_TILES, 120, &[format!("TYPE_{dtype}=1"), format!("TILE={tile}")]);
+            add(File::MATMUL_TILES, 120, &product_defines(dtype, "TILE", tile, tensor_cores));
         }
     }
     all
