@@ -95,7 +95,7 @@ pub struct Settings {
     pub split_mode: String,
     /// `never`, `auto`, or rows from which weights in host memory are streamed.
     pub offload: String,
-    /// What each device may take, or one number for all; empty: what is available.
+    /// What each device may take, or one number for all; 0: what it has; empty: what is available.
     pub budget_mib: Vec<u64>,
     pub n_batch: u32,
     pub n_ubatch: u32,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Usage;
+use super::budget::{Budget, budget, budgets};
 use super::cards::{Cards, DeviceName, processor};
 use crate::device::{BackendKind, DeviceSpec, Machine};
 use crate::graph::CACHE_TYPES;
@@ -104,9 +105,10 @@ pub(super) struct EngineArgs {
     pub devices: Vec<DeviceName>,
     #[command(flatten)]
     pub split: SplitArgs,
-    /// Memory that a device may take, in MiB: one number for each, or one for all [default: what is available]
-    #[arg(long, value_name = "MIB,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
-    pub budget: Vec<u64>,
+    /// Memory that a device may take: a number of MiB for each, or one for all, or by name, such as vulkan:0=64MiB,cpu=2GiB,
+    /// where others keep theirs [default: what is available]
+    #[arg(long, value_name = "MIB|DEVICE=SIZE,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = budget)]
+    pub budget: Vec<Budget>,
     /// Keep weights in the file mapping instead of rearranging them in memory: starts sooner, computes slower
     #[arg(long)]
     pub mmap: bool,
@@ -185,12 +187,14 @@ impl EngineArgs {
         if count > MOST_DEVICES {
             return Err(Usage(format!("--devices has {count} names, at most {MOST_DEVICES} can be driven")));
         }
-        let budgets = budgets(&self.budget, self.devices.len(), available)?;
+        let budgets = budgets(&self.budget, &self.devices)?;
         if !self.only_processors() {
-            return self.mixed(cards, threads, &budgets);
+            return self.mixed(cards, threads, &budgets, available);
         }
+        let share = Bytes(available.0 / u64::from(count.max(1)));
+        let mut budgets = budgets.into_iter().map(|budget| budget.unwrap_or(share));
         if count < 2 {
-            return Ok(Machine::single(BackendKind::Cpu, threads, budgets.first().copied().unwrap_or(available)));
+            return Ok(Machine::single(BackendKind::Cpu, threads, budgets.next().unwrap_or(available)));
         }
         let mut machine = Machine::isolated(BackendKind::Cpu, count, threads, Bytes::ZERO);
         for (memory, budget) in machine.memories.ids().zip(budgets) {
@@ -232,16 +236,23 @@ impl EngineArgs {
     }
 
     /// Devices that are not all processors.
-    fn mixed(&self, cards: &Cards, threads: u32, budgets: &[Bytes]) -> Result<Machine, Usage> {
+    fn mixed(
+        &self,
+        cards: &Cards,
+        threads: u32,
+        budgets: &[Option<Bytes>],
+        available: Bytes,
+    ) -> Result<Machine, Usage> {
+        let share = Bytes(available.0 / self.devices.len().max(1) as u64);
         let processors = self.devices.iter().filter(|device| **device == DeviceName::Cpu).count();
         let mut devices: Vec<(DeviceSpec, Bytes)> = Vec::new();
         for (i, (device, &budget)) in self.devices.iter().zip(budgets).enumerate() {
             let (spec, budget) = match *device {
                 DeviceName::Cpu => {
                     let name = if processors > 1 { format!("cpu:{i}") } else { "cpu".to_owned() };
-                    (DeviceSpec { name: name.clone(), uid: name, ..processor(threads) }, budget)
+                    (DeviceSpec { name: name.clone(), uid: name, ..processor(threads) }, budget.unwrap_or(share))
                 }
-                card => cards.device(card, (threads, budget), !self.budget.is_empty())?,
+                card => cards.device(card, threads, (budget, share))?,
             };
             if devices.iter().any(|(other, _)| other.name == spec.name) {
                 return Err(Usage(format!("--devices names {} twice", spec.name)));
@@ -252,14 +263,6 @@ impl EngineArgs {
     }
 }
 
-/// What each of so many devices may take: the numbers of MiB that were given, or equal shares of what is available.
-pub(super) fn budgets(given: &[u64], count: usize, available: Bytes) -> Result<Vec<Bytes>, Usage> {
-    match given {
-        [] => Ok(vec![Bytes(available.0 / count.max(1) as u64); count]),
-        [one] => Ok(vec![Bytes::mib(*one); count]),
-        all if all.len() == count => Ok(all.iter().map(|&mib| Bytes::mib(mib)).collect()),
-        all => Err(Usage(format!("--budget has {} numbers for {count} devices, needed one or {count}", all.len()))),
-    }
 }
 
 impl GpuLayers {

@@ -111,16 +111,16 @@ impl Cards {
         }
     }
 
-    /// The device that a name stands for, with what it may take: its `share` if that was `given`, what is available of a
-    /// card's own memory, and at most the share where its memory is the host's.
+    /// The device that a name stands for, with what it may take: what was `given`, or what it has, at most its `share` where
+    /// that is the host's.
     ///
     /// # Errors
     /// There is no such card, it cannot be driven, or it does not say how much memory it has.
     pub fn device(
         &self,
         device: DeviceName,
-        (threads, share): (u32, Bytes),
-        given: bool,
+        threads: u32,
+        (given, share): (Option<Bytes>, Bytes),
     ) -> Result<(DeviceSpec, Bytes), Usage> {
         let missing = |count: usize, none: &str| {
             let why = match count {
@@ -130,20 +130,20 @@ impl Cards {
             Usage(format!("--devices names {device}: {why}"))
         };
         match device {
-            DeviceName::Cpu => Ok((processor(threads), share)),
+            DeviceName::Cpu => Ok((processor(threads), given.unwrap_or(share))),
             DeviceName::Cuda(index) => {
                 let all = self.cuda.as_ref().map_err(|why| missing(0, why))?;
                 let facts = all.get(index).ok_or_else(|| missing(all.len(), "the CUDA driver has no card"))?;
                 if let Some(why) = facts.refused() {
                     return Err(Usage(why));
                 }
-                let own = if given { share } else { facts.room(share) };
+                let own = given.unwrap_or_else(|| facts.room(share));
                 Ok((facts.spec(MemoryId(0), threads), own))
             }
             DeviceName::Vulkan(index) => {
                 let none = "there is no Vulkan driver on this machine";
                 let facts = self.vulkan.get(index).ok_or_else(|| missing(self.vulkan.len(), none))?;
-                let own = if given { Some(share) } else { facts.room(share) };
+                let own = given.or_else(|| facts.room(share));
                 let unsaid = || Usage(format!("{device} does not say how much memory it has; name a --budget for it"));
                 Ok((facts.spec(MemoryId(0), threads), own.ok_or_else(unsaid)?))
             }

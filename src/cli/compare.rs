@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::args::{self, ModelArg};
+use super::args::ModelArg;
+use super::budget::{Budget, budget, budgets};
 use super::cards::{Cards, DeviceName};
 use super::progress::Bar;
 use super::{Usage, note, open};
@@ -68,9 +69,10 @@ pub(super) struct Args {
     /// Type of cached values [-ctv]: f32, f16, bf16, q8_0, q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = args::cache_type)]
     cache_type_v: DType,
-    /// Memory that a device may take, in MiB: one number for each, or one for all [default: what is available]
-    #[arg(long, value_name = "MIB,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
-    budget: Vec<u64>,
+    /// Memory that a device may take: a number of MiB for each, or one for all, or by name, such as vulkan:0=64MiB,cpu=2GiB,
+    /// where others keep theirs [default: what is available]
+    #[arg(long, value_name = "MIB|DEVICE=SIZE,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = budget)]
+    budget: Vec<Budget>,
     /// Keep weights in the file mapping where a device can use them there
     #[arg(long)]
     mmap: bool,
@@ -187,10 +189,11 @@ fn devices(args: &Args) -> Result<(Vec<Opened>, Vec<DeviceFacts>)> {
     let cards = Cards::of(&args.devices);
     let threads = args.threads.unwrap_or_else(host::physical_cores);
     let available = host::available_memory().unwrap_or(Bytes(1 << 60));
-    let budgets = args::budgets(&args.budget, args.devices.len(), available)?;
+    let share = Bytes(available.0 / args.devices.len().max(1) as u64);
+    let budgets = budgets(&args.budget, &args.devices)?;
     let (mut all, mut facts) = (Vec::new(), Vec::new());
     for (&device, budget) in args.devices.iter().zip(budgets) {
-        let (spec, budget) = cards.device(device, (threads, budget), !args.budget.is_empty())?;
+        let (spec, budget) = cards.device(device, threads, (budget, share))?;
         let about = cards.about(device).map(|about| (about.name.to_owned(), Some(about.driver.to_owned())));
         let (name, driver) = about.unwrap_or_else(|| (host::cpu_name(), None));
         facts.push(DeviceFacts { device: spec.name.clone(), kind: spec.kind.name(), name, driver, threads });

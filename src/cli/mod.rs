@@ -4,6 +4,7 @@
 mod args;
 mod argv;
 mod bench;
+mod budget;
 mod cards;
 mod chat;
 mod compare;

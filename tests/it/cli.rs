@@ -355,6 +355,7 @@ fn several_devices_give_the_logits_and_the_text_of_one() {
     let one = logits(&[]);
     assert_eq!(logits(&["--devices", "cpu,cpu,cpu"]), one);
     assert_eq!(logits(&["--devices", "cpu,cpu", "--budget", "20,40", "--batch", "2"]), one);
+    assert_eq!(logits(&["--devices", "cpu,cpu", "--budget", "cpu:1=1GiB,cpu:0=20MiB", "--batch", "2"]), one);
     let story = |more: &[&str]| loadmaster(&[&["run", "--temp", "0", "-n", "12", "-t", "1"], more].concat());
     let (one, three) = (story(&[]), story(&["--devices", "cpu,cpu,cpu", "--budget", "64"]));
     assert_eq!((three.code, &three.out), (0, &one.out), "{}", three.err);
@@ -366,6 +367,22 @@ fn several_devices_give_the_logits_and_the_text_of_one() {
     refused(&["run", "-n", "1", "--devices", &["cpu"; 65].join(",")], 2, &["65 names, at most 64"]);
     refused(&run(&["--devices", "cpu,cpu", "--budget", "1"]), 1, &["cpu:", "needs", "its budget is 1.0 MiB"]);
     refused(&run(&["--budget", "1"]), 1, &["host needs", "its budget is 1.0 MiB"]);
+    // By name; what is not named keeps its own.
+    refused(&run(&["--budget", "cpu=1MiB"]), 1, &["host needs", "its budget is 1.0 MiB"]);
+    let first = story(&["--devices", "cpu,cpu", "--budget", "cpu:1=1"]);
+    assert!(first.out == one.out && first.err.contains("cache 0 B, arena 0 B"), "{}", first.err);
+    for (budget, why) in [
+        ("cpu:1=1GiB,cpu:1=2GiB", "--budget names cpu:1 twice"),
+        ("cpu=64MiB", "--budget names \"cpu\", the devices are cpu:0, cpu:1"),
+        ("vulkan=64MiB", "--budget names \"vulkan:0\", the devices are cpu:0, cpu:1"),
+        ("64,cpu:1=64", "--budget has 2 entries and 1 of them name a device, needed all or none"),
+        ("cpu:1=0GiB", "such as 64 or 64MiB or 2GiB, or DEVICE=SIZE, found \"0GiB\""),
+        ("cpu:1=64KB", "found \"64KB\""),
+        ("cpu:1=", "found \"\""),
+        ("18446744073709551615GiB", "needed 1 to 1099511627776 MiB"),
+    ] {
+        refused(&run(&["--devices", "cpu,cpu", "--budget", budget]), 2, &["--budget", why]);
+    }
 }
 
 #[test]

@@ -89,6 +89,22 @@ fn a_table_has_the_columns_that_vary() {
 }
 
 #[test]
+fn a_record_has_budgets_by_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, records) = (model(&folder), folder.path().join("records"));
+    let common = ["bench", &model, "-p", "4", "-n", "0", "-r", "3", "-t", "1", "--record", records.to_str().unwrap()];
+    let ran = loadmaster(&[&common[..], &["--devices", "cpu,cpu", "--budget", "cpu:1=600MiB"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let path = std::fs::read_dir(&records).unwrap().next().unwrap().unwrap().path();
+    let read = parse_record("record", &std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(read.rows[0].settings.budget_mib, [0, 600]);
+    assert_eq!(read.rows[0].memories[1].budget, 600 << 20);
+    let path = path.to_str().unwrap();
+    let told = loadmaster(&["bench", "diff", "--all", path, path]).out;
+    assert!(told.contains("--devices cpu,cpu") && told.contains(" --budget cpu:1=600MiB"), "{told}");
+}
+
+#[test]
 fn a_record_of_cards_names_their_drivers() {
     let Some(_) = device() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -239,6 +239,9 @@ fn the_program_writes_on_an_adapter_what_it_writes_on_the_processor() {
     };
     let expected = story("cpu");
     ["vulkan:0", "cpu,vulkan"].into_iter().for_each(|devices| assert_eq!(story(devices), expected, "{devices}"));
+    let small = ["--devices", "cpu,vulkan:0", "--budget", "vulkan:0=64MiB", "-ngl", "auto"];
+    let ran = loadmaster(&[&["run", "-p", "Once upon a time", "-n", "12", "--temp", "0"][..], &small].concat());
+    assert_eq!((ran.code, ran.out), (0, expected), "{}", ran.err);
     assert!(loadmaster(&["devices"]).out.contains("\nvulkan:\n  vulkan:0  "));
     let refused = |devices: &str, why: &str| {
         let ran = loadmaster(&["run", "-n", "1", "--devices", devices]);

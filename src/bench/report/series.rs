@@ -93,7 +93,7 @@ const SETTINGS: [Setting; 10] = [
     ("ngl", Settings::layers),
     ("sm", |s| s.split_mode.clone()),
     ("offload", |s| s.offload.clone()),
-    ("budget", |s| s.budget_mib.iter().map(|mib| format!("{mib} MiB")).collect::<Vec<_>>().join(", ")),
+    ("budget", |s| s.budget_mib.iter().map(|&mib| budget(mib)).collect::<Vec<_>>().join(", ")),
     ("t", |s| s.n_threads.to_string()),
     ("b", |s| s.n_batch.to_string()),
     ("ub", |s| s.n_ubatch.to_string()),
@@ -118,4 +118,8 @@ pub(super) fn all_settings(settings: &Settings) -> String {
     let usual = Settings::default();
     let others = SETTINGS.iter().filter(|(name, value)| *name == "t" || value(settings) != value(&usual));
     others.map(|(name, value)| format!("{name} {}", value(settings))).collect::<Vec<_>>().join(", ")
+}
+
+fn budget(mib: u64) -> String {
+    if mib == 0 { "its own".to_owned() } else { format!("{mib} MiB") }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 
 use crate::bench::{Change, RecordDiff, Settings, Side, Subject, Verdict, diff_records, read_record};
+use crate::cli::budget::told;
 use crate::inspect::{escape, one_line};
 
 /// Say what moved between two records, and whether it is beyond the noise
@@ -76,8 +77,8 @@ fn about(subject: &Subject) -> String {
 fn words(settings: &Settings) -> String {
     let Settings { devices, split_mode, offload, n_threads, n_batch, n_ubatch, .. } = settings;
     let Settings { type_k, type_v, use_mmap, budget_mib, .. } = settings;
-    let budget: Vec<String> = budget_mib.iter().map(ToString::to_string).collect();
-    let budget = if budget.is_empty() { String::new() } else { format!(" --budget {}", budget.join(",")) };
+    let budget = told(devices, budget_mib);
+    let budget = if budget.is_empty() { String::new() } else { format!(" --budget {budget}") };
     let layers = match settings.layers().as_str() {
         "-" => String::new(),
         layers => format!(" -ngl {layers}"),

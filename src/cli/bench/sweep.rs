@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::bench::{Settings, host};
 use crate::cli::args::{EngineArgs, GpuLayers, Layout, SplitArgs, SplitMode, cache_type, gpu_layers};
+use crate::cli::budget::{Budget, budget, recorded};
 use crate::cli::cards::{Cards, DeviceName};
 use crate::cli::planning::offload;
 use crate::plan::Offload;
@@ -31,9 +32,10 @@ pub(super) struct SweepArgs {
     /// cannot read rearranged weights
     #[arg(long, value_name = "RULE,...", value_delimiter = ',', default_value = "auto", value_parser = offload)]
     offload: Vec<Offload>,
-    /// Memory that a device may take, in MiB: one number for each, or one for all [default: what is available]
-    #[arg(long, value_name = "MIB,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
-    budget: Vec<u64>,
+    /// Memory that a device may take: a number of MiB for each, or one for all, or by name, such as vulkan:0=64MiB,cpu=2GiB,
+    /// where others keep theirs [default: what is available]
+    #[arg(long, value_name = "MIB|DEVICE=SIZE,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = budget)]
+    budget: Vec<Budget>,
     /// Threads, of each device [default: physical cores available to the process]
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=512))]
     threads: Vec<u32>,
@@ -172,7 +174,7 @@ pub(super) fn settings(args: &EngineArgs, cards: &Cards) -> Settings {
             Offload::AtLeast(rows) => rows.0.to_string(),
             Offload::Auto => "auto".to_owned(),
         },
-        budget_mib: args.budget.clone(),
+        budget_mib: recorded(&args.budget, &args.devices),
         n_batch: args.batch_size,
         n_ubatch: args.step(),
         n_threads: args.threads.unwrap_or_else(host::physical_cores),
