@@ -1,7 +1,8 @@
 //! Every kind of damage to a plan over several devices is found, with the right reason.
 
 use loadmaster::device::{DeviceId, MemoryId};
-use loadmaster::graph::{NodeId, Operand};
+use loadmaster::graph::ops::Moe;
+use loadmaster::graph::{NodeId, Op, Operand};
 use loadmaster::index::IndexVec;
 use loadmaster::plan::{
     InputCopy, Plan, Reason, Span, Split, SplitId, Transfer, TransferId, Upload, UploadId, Violation, check,
@@ -145,8 +146,20 @@ const DAMAGES: &[Damage] = &[
     ("an upload onto another of its split", upload_on_sibling, |v| matches!(v, Violation::Slot { .. })),
     ("uploads out of order", swap_uploads, |v| matches!(v, Violation::Order { what: "upload", .. })),
     ("uploads of each other's weights", swap_slices, |v| {
-        matches!(v, Violation::Length { .. } | Violation::NoHome { .. } | Violation::Elsewhere { .. })
+        matches!(
+            v,
+            Violation::Length { .. }
+                | Violation::NoHome { .. }
+                | Violation::Elsewhere { .. }
+                | Violation::Chosen { .. }
+        )
     }),
+    (
+        "an upload by what chooses nothing",
+        |_, p| set(&mut last(p)?.chosen_by, Some(NodeId(0))),
+        |v| matches!(v, Violation::Chosen { .. }),
+    ),
+    ("an upload by a routing of its own split", late_routing, |v| matches!(v, Violation::Chosen { .. })),
     ("an upload from where nothing is", upload_from_nowhere, |v| matches!(v, Violation::NoHome { .. })),
     ("an upload cut short", |_, p| set(&mut last(p)?.span.len, Bytes(1)), |v| matches!(v, Violation::Length { .. })),
     ("an upload of too few experts", short_range, |v| matches!(v, Violation::Elsewhere { .. })),
@@ -429,6 +442,19 @@ fn waits_elsewhere(_: &Case, plan: &mut Plan) -> Option<()> {
     let (to, split) = (plan.uploads[id].to, plan.uploads[id].split);
     let other = plan.splits.iter_ids().rev().find(|(s, other)| *s < split && other.device != to)?.0;
     set(&mut plan.uploads[id].after, Some(other))
+}
+
+fn late_routing(case: &Case, plan: &mut Plan) -> Option<()> {
+    let late = plan.uploads.iter_ids().find_map(|(id, upload)| {
+        let nodes = &plan.splits[upload.split].nodes;
+        let routing = nodes.iter().find_map(|&node| match &case.graph.node(node).op {
+            Op::Moe(Moe::Experts(op)) if op.weight == upload.slice.weight => Some(op.routing),
+            _ => None,
+        })?;
+        nodes.contains(&routing).then_some((id, routing))
+    });
+    let (id, routing) = late?;
+    set(&mut plan.uploads[id].chosen_by, Some(routing))
 }
 
 fn upload_on_sibling(_: &Case, plan: &mut Plan) -> Option<()> {

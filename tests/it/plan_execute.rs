@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use loadmaster::device::DeviceId;
 use loadmaster::graph::{InputId, NodeId, Operand, Weight};
 use loadmaster::index::{Id, IndexVec};
-use loadmaster::plan::{Plan, Span, SplitId, TransferId, UploadId, View, check};
+use loadmaster::plan::{Plan, Span, Split, SplitId, Transfer, TransferId, UploadId, View, check};
 use proptest::prelude::*;
 
 use crate::plan_random::{Case, Random};
@@ -92,6 +92,9 @@ struct Execution<'a> {
     rings: Vec<Buffer>,
     uploads: IndexVec<UploadId, Upload>,
     done: IndexVec<SplitId, bool>,
+    taken: IndexVec<TransferId, bool>,
+    /// Whether uploads wait for the routings that they name.
+    few_rows: bool,
 }
 
 /// Executes a plan in an order drawn from `seed`.
@@ -134,6 +137,8 @@ impl<'a> Execution<'a> {
             case,
             plan,
             in_order: random.once_in(2),
+            few_rows: random.once_in(2),
+            taken: plan.transfers.iter().map(|_| false).collect(),
             pace: devices.iter().map(|_| [random.of(&[1, 4, 1000]), random.of(&[1, 4, 1000])]).collect(),
             random,
             views: devices.iter().map(|&d| plan.view(d, inputs)).collect(),
@@ -158,7 +163,8 @@ impl<'a> Execution<'a> {
             }
             let mut waits = false;
             for (id, upload) in self.plan.uploads.iter_ids().filter(|(_, u)| u.to == device) {
-                let freed = upload.after.is_none_or(|split| self.done[split]);
+                let known = upload.chosen_by.is_none_or(|routing| !self.few_rows || self.is_there(device, routing));
+                let freed = upload.after.is_none_or(|split| self.done[split]) && known;
                 match self.uploads[id] {
                     Upload::Waits if freed && !(self.in_order && waits) => events.push((Event::Begin(id), copy)),
                     Upload::Comes => events.push((Event::Finish(id), copy)),
@@ -168,6 +174,14 @@ impl<'a> Execution<'a> {
             }
         }
         events
+    }
+
+    /// Whether a value was made or brought.
+    fn is_there(&self, device: DeviceId, value: NodeId) -> bool {
+        let made =
+            |(id, split): (SplitId, &Split)| self.done[id] && split.device == device && split.nodes.contains(&value);
+        let brought = |(id, t): (TransferId, &Transfer)| self.taken[id] && t.to == device && t.value == value;
+        self.plan.splits.iter_ids().any(made) || self.plan.transfers.iter_ids().any(brought)
     }
 
     fn ready(&self, action: Action) -> bool {
@@ -202,7 +216,8 @@ impl<'a> Execution<'a> {
                 let upload = &self.plan.uploads[id];
                 self.rings[upload.to.index()].write(upload.span, Owner::Nobody);
                 self.uploads[id] = Upload::Comes;
-                Ok(())
+                let routing = upload.chosen_by.filter(|_| self.few_rows);
+                routing.map_or(Ok(()), |routing| self.value(upload.to, routing))
             }
             Event::Finish(id) => {
                 let upload = &self.plan.uploads[id];
@@ -231,6 +246,7 @@ impl<'a> Execution<'a> {
                 let owner = Owner::Value(transfer.value);
                 self.arenas[from.index()].read(self.plan.values[transfer.value], owner)?;
                 self.arenas[transfer.to.index()].write(transfer.span, owner);
+                self.taken[id] = true;
                 Ok(())
             }
         }
