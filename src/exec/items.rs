@@ -152,9 +152,7 @@ impl List<'_> {
             }
         }
     }
-}
 
-impl List<'_> {
     /// An upload: both that it may wait for are done by the lane of its device that computes, so the later is all.
     fn fetch(&mut self, outputs: bool, device: DeviceId, (id, fetch): (UploadId, &Fetch)) {
         // The first of a step overwrites what the last one has read.
