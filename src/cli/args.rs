@@ -263,8 +263,6 @@ impl EngineArgs {
     }
 }
 
-}
-
 impl GpuLayers {
     /// The layers that must be on accelerators, where a number of them is asked for.
     pub fn asked(self) -> Option<u32> {

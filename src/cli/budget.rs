@@ -20,7 +20,9 @@ const MOST_MIB: u64 = 1 << 40;
 pub(super) fn budget(text: &str) -> Result<Budget, String> {
     let (device, size) = match text.split_once('=') {
         None => (None, text),
-        Some((name, size)) => (Some(DeviceName::parse(name).map_or_else(|_| name.to_owned(), |device| device.to_string())), size),
+        Some((name, size)) => {
+            (Some(DeviceName::parse(name).map_or_else(|_| name.to_owned(), |device| device.to_string())), size)
+        }
     };
     let number = |digits: &str, each: u64| digits.parse::<u64>().ok().and_then(|n| n.checked_mul(each));
     let mib = match (size.strip_suffix("MiB"), size.strip_suffix("GiB")) {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::args::ModelArg;
+use super::args::{self, ModelArg};
 use super::budget::{Budget, budget, budgets};
 use super::cards::{Cards, DeviceName};
 use super::progress::Bar;
