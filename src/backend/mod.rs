@@ -5,6 +5,7 @@ mod arguments;
 mod batches;
 mod bound;
 mod cells;
+mod compile;
 pub mod cpu;
 pub mod cuda;
 mod frequencies;

@@ -11,7 +11,7 @@ use crate::backend::cuda::{self, CardFacts};
 use crate::backend::vulkan::{self, AdapterFacts};
 use crate::bench::{AdapterRates, calibrate, calibrate_adapter, host};
 use crate::device::file::{MOST_BYTES, MachineFile};
-use crate::device::{DeviceId, Machine, MemoryId, Rates};
+use crate::device::{DeviceId, DeviceSpec, Machine, MemoryId, Rates};
 use crate::index::Id;
 use crate::inspect::{machine as table, prose};
 use crate::units::{BytesPerSec, OpsPerSec};
@@ -56,7 +56,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
         out.write_all(table(&machine).as_bytes())?;
         if args.machine.is_none() {
-            out.write_all(cuda_cards().as_bytes())?;
+            out.write_all(cuda_cards(args.calibrate)?.as_bytes())?;
             out.write_all(adapters(args.calibrate)?.as_bytes())?;
         }
     }
@@ -64,10 +64,10 @@ pub(super) fn run(args: Args) -> Result<()> {
 }
 
 /// What `--devices cuda:N` may name here, or why there is none.
-fn cuda_cards() -> String {
+fn cuda_cards(measured: bool) -> Result<String> {
     let cards = match cuda::cards() {
         Ok(cards) => cards,
-        Err(why) => return format!("\ncuda: {why}\n"),
+        Err(why) => return Ok(format!("\ncuda: {why}\n")),
     };
     let mut text = "\ncuda:\n".to_owned();
     for facts in &cards {
@@ -75,9 +75,19 @@ fn cuda_cards() -> String {
         let (major, minor) = (architecture / 10, architecture % 10);
         text += &format!("  {device}  {name} at {bus}; {driver}; compute capability {major}.{minor}, ");
         text += &format!("{multiprocessors} multiprocessors; memory {memory}, {free} free now\n");
-        text += &facts.refused().map_or(String::new(), |why| format!("    not driven: {why}\n"));
+        match facts.refused() {
+            Some(why) => text += &format!("    not driven: {why}\n"),
+            None if measured => text += &rates_of(&facts.spec(MemoryId::from_index(0), 1), false)?,
+            None => {}
+        }
     }
-    text
+    Ok(text)
+}
+
+/// What a card attains, measured now.
+fn rates_of(spec: &DeviceSpec, software: bool) -> Result<String> {
+    let found = calibrate_adapter(spec, software);
+    found.map(|found| attained(&found)).with_context(|| format!("{}: the rates cannot be measured", spec.name))
 }
 
 /// What `--devices vulkan:N` may name here.
@@ -99,8 +109,7 @@ fn adapters(measured: bool) -> Result<String> {
         text += &free.map_or(String::new(), |free| format!(", {free} free now"));
         text += &format!("; buffers up to {buffer}, seen {binding} at a time; {}\n", features.join(", "));
         if measured {
-            let found = calibrate_adapter(&facts.spec(MemoryId::from_index(0), 1), *software);
-            text += &attained(&found.with_context(|| format!("{device}: the rates cannot be measured"))?);
+            text += &rates_of(&facts.spec(MemoryId::from_index(0), 1), *software)?;
         }
     }
     Ok(text)

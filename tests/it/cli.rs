@@ -231,7 +231,7 @@ fn gpu_layers_are_answered_with_a_note() {
     for (layers, noted) in [("99", true), ("all", true), ("0", false), ("-1", false)] {
         let ran = loadmaster(&["run", "-ngl", layers, "-n", "1", "--temp", "0", "-t", "1"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
-        assert_eq!(ran.err.contains("try --devices vulkan:0"), noted, "{layers}: {:?}", ran.err);
+        assert_eq!(ran.err.contains("try --devices cuda:0 or vulkan:0"), noted, "{layers}: {:?}", ran.err);
     }
 }
 

@@ -249,5 +249,5 @@ fn the_program_writes_on_an_adapter_what_it_writes_on_the_processor() {
     };
     refused("vulkan:9999", "--devices names vulkan:9999: this machine has vulkan:0 to");
     refused("vulkan,vulkan:0", "--devices names vulkan:0 twice");
-    refused("vulkan:", "possible values: cpu, vulkan:0");
+    refused("vulkan:", "possible values: cpu, cuda:0, vulkan:0");
 }

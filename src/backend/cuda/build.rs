@@ -1,15 +1,16 @@
 //! The nodes of a split → drafts of launches, with the address of every operand.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
 use super::driver::DeviceBytes;
-use super::kernels::{File, Kernels};
+use super::kernels::{File, Kernels, Source};
 use super::operands::{Value, dim_word};
 use super::program::{Axis, Count, Draft};
 use crate::backend::frequencies::Frequencies;
-use crate::backend::{BackendError, SplitWork};
+use crate::backend::{BackendError, SplitWork, compile};
 use crate::device::{self, DeviceSpec};
 use crate::graph::ops::{self, Activation, Elementwise, Moe, Rope, RopeStyle};
 use crate::graph::{NodeId, Op, RowDim, StateId};
@@ -33,19 +34,18 @@ pub fn drafts(
     let refuse = |why: String| BackendError::Prepare { device: device.into(), node: "the split".into(), why };
     let constants =
         DeviceBytes::holding(kernels.context(), bytemuck::cast_slice(&words)).map_err(|why| refuse(why.to_string()))?;
-    let scratch = ScratchParts::of(spec, work);
-    let mut builder = Builder {
-        device,
-        kernels,
-        buffers,
-        work,
-        constants: constants.address(0),
-        used: 0,
-        drafts: Vec::new(),
-        scratch,
+    let built = |surveys| {
+        let (constants, scratch) = (constants.address(0), ScratchParts::of(spec, work));
+        let mut builder =
+            Builder { device, kernels, buffers, work, surveys, constants, used: 0, drafts: Vec::new(), scratch };
+        work.split.nodes.iter().try_for_each(|&node| builder.node(node))?;
+        Ok::<_, BackendError>(builder.drafts)
     };
-    work.split.nodes.iter().try_for_each(|&node| builder.node(node))?;
-    Ok((builder.drafts, Arc::new(constants)))
+    // What a launch needs is known when its kernel is compiled: all are, together, before any is asked.
+    let surveyed: HashSet<Source> = built(true)?.iter().map(Draft::source).collect();
+    let surveyed: Vec<Source> = surveyed.into_iter().collect();
+    compile::all(&surveyed, |source| kernels.module(source).map(|_| ())).map_err(refuse)?;
+    Ok((built(false)?, Arc::new(constants)))
 }
 
 /// The shares of angles that are not scaled, of every rotation in turn.
@@ -63,6 +63,8 @@ pub(super) struct Builder<'a> {
     kernels: &'a Kernels,
     pub buffers: &'a Buffers,
     pub work: &'a SplitWork<'a>,
+    /// Whether nothing is asked of kernels yet.
+    surveys: bool,
     /// Where the constants are, and how many of them are taken.
     constants: u64,
     used: u64,
@@ -124,6 +126,9 @@ impl Builder<'_> {
 
     /// What a kernel of the file of a draft says of the others' sizes; `out` is the place of the address that it writes to.
     pub fn size_of(&self, draft: &Draft, entry: &'static str, out: usize) -> Result<[u32; 8], BackendError> {
+        if self.surveys {
+            return Ok([1; 8]);
+        }
         let refuse = |why| self.operands().refuse(self.work.split.nodes[0], why);
         self.kernels.sizes(&draft.source(), entry, draft.params(), 1 + out).map_err(refuse)
     }

@@ -4,12 +4,11 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::Builder;
 
 use super::gpu::Gpu;
 use super::kernel::{Kernel, Source};
 use super::memory::Window;
+use crate::backend::compile;
 use crate::graph::RowDim;
 use crate::units::Tokens;
 
@@ -131,7 +130,8 @@ impl Drafts {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE;
         let constants = gpu.guarded(|| buffer_of(gpu, usage, &self.words))?;
         let distinct: HashSet<&Source> = drafts.iter().map(|draft| &draft.source).collect();
-        compile(gpu, &distinct.into_iter().collect::<Vec<_>>())?;
+        let distinct: Vec<&Source> = distinct.into_iter().collect();
+        compile::all(&distinct, |source| gpu.kernel(source).map(|_| ()))?;
         let kernels: Result<Vec<Arc<Kernel>>, String> = drafts.iter().map(|draft| gpu.kernel(&draft.source)).collect();
         let bind = |((draft, params), kernel): ((Draft, Slot), Arc<Kernel>)| {
             let slots: Vec<Slot> = [params].into_iter().chain(draft.slots).collect();
@@ -145,25 +145,6 @@ impl Drafts {
         let kernels = kernels?;
         gpu.guarded(|| drafts.into_iter().zip(params).zip(kernels).map(bind).collect())
     }
-}
-
-/// Compiles what is not compiled yet, on as many threads as there are cores, and as the system gives.
-fn compile(gpu: &Gpu, sources: &[&Source]) -> Result<(), String> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-            gpu.kernel(source)?;
-        }
-        Ok(())
-    };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        let others = (1..cores.min(sources.len())).map_while(|_| Builder::new().spawn_scoped(scope, work).ok());
-        let others: Vec<_> = others.collect();
-        let own = work();
-        let ended = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err("a compiler panicked".into())));
-        ended.fold(own, Result::and)
-    })
 }
 
 fn resource<'a>(slot: &'a Slot, constants: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
