@@ -1,6 +1,6 @@
 //! The nodes of a split → drafts of launches, with the address of every operand.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,9 +36,23 @@ pub fn drafts(
         DeviceBytes::holding(kernels.context(), bytemuck::cast_slice(&words)).map_err(|why| refuse(why.to_string()))?;
     let built = |surveys| {
         let (constants, scratch) = (constants.address(0), ScratchParts::of(spec, work));
-        let mut builder =
-            Builder { device, kernels, buffers, work, surveys, constants, used: 0, drafts: Vec::new(), scratch };
-        work.split.nodes.iter().try_for_each(|&node| builder.node(node))?;
+        let mut builder = Builder {
+            device,
+            kernels,
+            buffers,
+            work,
+            surveys,
+            constants,
+            used: 0,
+            drafts: Vec::new(),
+            last: None,
+            rotations: BTreeMap::new(),
+            scratch,
+        };
+        for &node in &work.split.nodes {
+            builder.node(node)?;
+            builder.last = Some(node);
+        }
         Ok::<_, BackendError>(builder.drafts)
     };
     // What a launch needs is known when its kernel is compiled: all are, together, before any is asked.
@@ -69,6 +83,9 @@ pub(super) struct Builder<'a> {
     constants: u64,
     used: u64,
     pub drafts: Vec<Draft>,
+    /// The node whose launches are the last, and where those of rotations are.
+    pub last: Option<NodeId>,
+    pub rotations: BTreeMap<NodeId, usize>,
     pub scratch: ScratchParts,
 }
 
@@ -179,7 +196,9 @@ impl Builder<'_> {
     fn norm(&mut self, op: &ops::Norm, id: NodeId) -> Result<(), BackendError> {
         let (value, x, weight) = (self.value(id)?, self.value(op.x)?, self.vector(op.weight)?);
         let cols = value.cols / op.heads.max(1) - op.carried;
-        let (entry, threads, slices) = if cols <= 1024 { ("norm_narrow", 256, 8) } else { ("norm_wide", 512, 1) };
+        // Of one slice a row codes are often wanted, too, which has the bits of the kernel for wide ones.
+        let wide = cols > 1024 || (op.heads == 1 && op.carried == 0);
+        let (entry, threads, slices) = if wide { ("norm_wide", 512, 1) } else { ("norm_narrow", 256, 8) };
         self.drafts.push(Draft {
             threads,
             addresses: vec![x.at, weight, value.at, 0, 0],
@@ -200,6 +219,7 @@ impl Builder<'_> {
         let interleaved = u32::from(op.style == RopeStyle::Interleaved);
         let shape = [dim_word(value.dim), op.heads, op.head_dim, op.offset, pairs, interleaved];
         let numbers = [step, scale, magnitude].map(f32::to_bits);
+        self.rotations.insert(id, self.drafts.len());
         self.drafts.push(Draft {
             threads: 256,
             shared: 8 * pairs,
@@ -213,8 +233,12 @@ impl Builder<'_> {
 
     fn cache(&mut self, x: NodeId, state: StateId) -> Result<(), BackendError> {
         let (at, rows) = self.state(state)?;
-        let class = self.work.graph.class_of(state);
-        let dtype = self.work.graph.states()[state].dtype;
+        let graph = self.work.graph;
+        let (class, kept) = (graph.class_of(state), &graph.states()[state]);
+        if self.writes_keys(x, (kept, at, rows), class.0)? {
+            return Ok(());
+        }
+        let dtype = kept.dtype;
         let Value { at: x, dim, cols } = self.value(x)?;
         self.drafts.push(Draft {
             defines: typed("STATE", dtype),

@@ -8,6 +8,7 @@ mod build;
 mod cards;
 mod cells;
 mod driver;
+mod fused;
 mod kernels;
 mod operands;
 mod product;

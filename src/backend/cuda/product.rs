@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::build::Builder;
+use super::fused::Wanted;
 use super::kernels::File;
 use super::operands::{Matrix, Value, dim_word};
 use super::program::{Axis, Count, Draft};
@@ -231,6 +232,12 @@ impl Builder<'_> {
         let made = (x.id, format, x.heads);
         if self.scratch.holds_acts.replace(made) != Some(made) {
             let runs = if format == ActFormat::Q8x256 { 8 } else { 1 };
+            let (of, cols, parts) = (x.id, weight.cols, x.heads);
+            let wanted = Wanted { of, cols, parts, runs, codes: acts, scales };
+            let contiguous = x.stride.0 == parts * cols && (parts == 1 || x.stride.1 == cols);
+            if contiguous && self.writes_codes(wanted) {
+                return Ok((acts, scales));
+            }
             self.drafts.push(Draft {
                 defines: vec![format!("RUNS={runs}")],
                 threads: 128,

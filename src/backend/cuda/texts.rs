@@ -66,10 +66,12 @@ pub fn kernel_texts(architecture: u32) -> Vec<KernelText> {
     }
     for runs in [1, 8] {
         add(File::ACTS, 72, &[format!("RUNS={runs}")]);
+        add(File::NORM, 72, &[format!("RUNS={runs}")]);
     }
     for state in CACHE_TYPES {
         add(File::CACHE, 40, &[format!("STATE={state}")]);
         add(File::CELLS, 56, &[format!("STATE={state}")]);
+        add(File::ROPE, 104, &[format!("STATE={state}")]);
         let upper = state.name().to_ascii_uppercase();
         for (keys, values, same) in HEADS.into_iter().filter(|(keys, ..)| keys % state.block().elements == 0) {
             let types = [format!("KEYS={upper}"), format!("VALUES={upper}")];
