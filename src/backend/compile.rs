@@ -7,7 +7,10 @@ use std::thread::Builder;
 ///
 /// # Errors
 /// The first that was met.
-pub fn all<T: Sync>(sources: &[T], compile: impl Fn(&T) -> Result<(), String> + Sync) -> Result<(), String> {
+pub fn all<T: Sync, E: From<String> + Send>(
+    sources: &[T],
+    compile: impl Fn(&T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -20,7 +23,9 @@ pub fn all<T: Sync>(sources: &[T], compile: impl Fn(&T) -> Result<(), String> + 
         let others = (1..cores.min(sources.len())).map_while(|_| Builder::new().spawn_scoped(scope, work).ok());
         let others: Vec<_> = others.collect();
         let own = work();
-        let ended = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err("a compiler panicked".into())));
+        let ended = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|_| Err("a compiler panicked".to_owned().into())));
         ended.fold(own, Result::and)
     })
 }

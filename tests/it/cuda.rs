@@ -157,7 +157,14 @@ fn devices_says_in_a_line_what_is_there_or_missing() {
 fn a_driver_that_fails_ends_in_the_right_text_or_an_error() {
     let Some((_, expected, _)) = story("", "cpu") else { return };
     let lost = [1u32, 40, 200, 333, 700].map(|after| format!("lost_after={after}"));
-    let failing = ["cuMemAlloc_v2:3:2", "cuLaunchKernel:50:700", "cuEventRecord:30:719", "cuModuleLoadData:2:209"];
+    let failing = [
+        "cuMemAlloc_v2:3:2",
+        "cuLaunchKernel:50:700",
+        "cuEventRecord:30:719",
+        "cuModuleLoadData:2:209",
+        "cuModuleLoadData:5:2",
+        "cuModuleLoadData:4:700",
+    ];
     let failing = failing.map(|fault| format!("fail={fault}"));
     for fault in lost.iter().chain(&failing) {
         let (code, found, why) = story(fault, "cpu,cuda:0").unwrap();
@@ -167,4 +174,20 @@ fn a_driver_that_fails_ends_in_the_right_text_or_an_error() {
             assert!(why.contains("went on without cuda:0"), "{fault}: {why}");
         }
     }
+    // What cannot be recorded is launched.
+    let (code, found, why) = story("fail=cuGraphInstantiateWithFlags:1:2", "cuda:0").unwrap();
+    assert!(code == 0 && found == expected && !why.contains("went on without"), "{code}: {found}, {why}");
+}
+
+/// A card that does not answer is said, and no other is refused for it.
+#[test]
+fn a_card_that_does_not_answer_is_alone_in_that() {
+    let silent = "devices=2,fail=cuDevicePrimaryCtxRetain:2:2";
+    let Some((code, out, _)) = emulated(silent, &["devices"]) else { return };
+    assert!(
+        code == 0 && out.contains("cuda:0  Emulated") && out.contains("not driven: cuda:1 does not answer"),
+        "{out}"
+    );
+    let (code, _, why) = story(silent, "cuda:0").unwrap();
+    assert_eq!(code, 0, "{why}");
 }

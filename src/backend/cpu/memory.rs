@@ -20,7 +20,7 @@ pub struct Buffer {
 
 enum Owner {
     Anonymous { _map: MmapMut },
-    Host { bytes: HostBytes },
+    Host { _bytes: HostBytes },
     Empty,
 }
 
@@ -47,7 +47,7 @@ impl Buffer {
     pub fn adopted(bytes: HostBytes) -> Buffer {
         let slice: &[u8] = (*bytes).as_ref();
         let (start, len) = (slice.as_ptr().cast_mut(), slice.len());
-        Buffer { owner: Owner::Host { bytes }, start, len }
+        Buffer { owner: Owner::Host { _bytes: bytes }, start, len }
     }
 
     /// Whether kernels may write to it.
@@ -203,13 +203,13 @@ impl Buffers {
         })
     }
 
-    /// The memory of a buffer, for others to read while nobody writes to it.
+    /// The memory of a buffer, for others to read while nobody writes to it. A file's mapping is not lent: it may be larger
+    /// than what can be pinned.
     pub fn lend(&self, id: BufferId) -> Option<HostBytes> {
         let buffer = self.table.get(id).and_then(Option::as_ref)?;
         match &buffer.owner {
             Owner::Anonymous { .. } => Some(Arc::new(Lent(Arc::clone(buffer)))),
-            Owner::Host { bytes } => Some(Arc::clone(bytes)),
-            Owner::Empty => None,
+            Owner::Host { .. } | Owner::Empty => None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
-use super::driver::DeviceBytes;
+use super::driver::{DeviceBytes, Trouble};
 use super::kernels::{File, Kernels, Source};
 use super::operands::{Value, dim_word};
 use super::program::{Axis, Count, Draft};
@@ -31,9 +31,10 @@ pub fn drafts(
 ) -> Result<(Vec<Draft>, Arc<DeviceBytes>), BackendError> {
     let device = &*spec.name;
     let words = constants(work);
-    let refuse = |why: String| BackendError::Prepare { device: device.into(), node: "the split".into(), why };
+    let need = Bytes::of_len(4 * words.len());
+    let refuse = |why: Trouble| refused(device, need, "the split".into(), why);
     let constants =
-        DeviceBytes::holding(kernels.context(), bytemuck::cast_slice(&words)).map_err(|why| refuse(why.to_string()))?;
+        DeviceBytes::holding(kernels.context(), bytemuck::cast_slice(&words)).map_err(|why| refuse(why.into()))?;
     let built = |surveys| {
         let (constants, scratch) = (constants.address(0), ScratchParts::of(spec, work));
         let mut builder = Builder {
@@ -60,6 +61,11 @@ pub fn drafts(
     let surveyed: Vec<Source> = surveyed.into_iter().collect();
     compile::all(&surveyed, |source| kernels.module(source).map(|_| ())).map_err(refuse)?;
     Ok((built(false)?, Arc::new(constants)))
+}
+
+/// Why something cannot be prepared; a device that is full or lost is that.
+pub(super) fn refused(device: &str, need: Bytes, node: String, why: Trouble) -> BackendError {
+    why.error(device, need, |why| BackendError::Prepare { device: device.into(), node, why })
 }
 
 /// The shares of angles that are not scaled, of every rotation in turn.
@@ -146,7 +152,8 @@ impl Builder<'_> {
         if self.surveys {
             return Ok([1; 8]);
         }
-        let refuse = |why| self.operands().refuse(self.work.split.nodes[0], why);
+        let first = self.work.graph.node(self.work.split.nodes[0]).name.clone();
+        let refuse = |why| refused(self.device, Bytes::ZERO, first, why);
         self.kernels.sizes(&draft.source(), entry, draft.params(), 1 + out).map_err(refuse)
     }
 

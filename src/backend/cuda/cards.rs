@@ -29,6 +29,8 @@ pub struct CardFacts {
     pub free: Bytes,
     /// Usual rates of such a card.
     pub rates: Rates,
+    /// Why it does not answer, if it does not; nothing else is known then.
+    pub trouble: Option<String>,
 }
 
 /// The oldest architecture that there are kernels for.
@@ -37,14 +39,14 @@ const OLDEST: u32 = 75;
 /// All cards.
 ///
 /// # Errors
-/// There is no driver, no card or no compiler, or a card does not answer; in one line.
+/// There is no driver, no card or no compiler; in one line.
 pub fn cards() -> Result<Vec<CardFacts>, String> {
     let count = driver::cards()?;
     let compiler = driver::compiler()?;
     let driver = driver::driver_version().map_err(|why| why.to_string())?;
     let driver = format!("CUDA {driver}, NVRTC {compiler}");
-    let facts = |i| facts(i, &driver).map_err(|why| format!("{}:{i}: {why}", BackendKind::Cuda.name()));
-    (0..count).map(facts).collect()
+    let facts = |i| facts(i, &driver).unwrap_or_else(|why| silent(i, &driver, why.to_string()));
+    Ok((0..count).map(facts).collect())
 }
 
 fn facts(ordinal: u32, driver: &str) -> Result<CardFacts, Refused> {
@@ -63,7 +65,26 @@ fn facts(ordinal: u32, driver: &str) -> Result<CardFacts, Refused> {
         memory: Bytes(total),
         free: Bytes(free),
         rates: usual(architecture, multiprocessors, context.clocks()?),
+        trouble: None,
     })
+}
+
+/// A card that does not answer.
+fn silent(ordinal: u32, driver: &str, why: String) -> CardFacts {
+    CardFacts {
+        device: format!("{}:{ordinal}", BackendKind::Cuda.name()),
+        name: "does not answer".to_owned(),
+        driver: driver.to_owned(),
+        bus: String::new(),
+        architecture: 0,
+        multiprocessors: 0,
+        shared: 0,
+        integrated: false,
+        memory: Bytes::ZERO,
+        free: Bytes::ZERO,
+        rates: usual(0, 0, (0, 0, 0)),
+        trouble: Some(why),
+    }
 }
 
 /// The share of what its data sheet says that kernels attain, until somebody measures it.
@@ -98,7 +119,10 @@ const CODE: Bytes = Bytes(128 << 20);
 impl CardFacts {
     /// Why it cannot be driven, if it cannot.
     pub fn refused(&self) -> Option<String> {
-        let CardFacts { device, architecture, .. } = self;
+        let CardFacts { device, architecture, trouble, .. } = self;
+        if let Some(why) = trouble {
+            return Some(format!("{device} does not answer: {why}"));
+        }
         let (major, minor) = (architecture / 10, architecture % 10);
         let needed = (OLDEST / 10, OLDEST % 10);
         (*architecture < OLDEST).then(|| {

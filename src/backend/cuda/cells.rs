@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::buffers::Buffers;
-use super::driver::{DeviceBytes, Function, Launch, Refused, Stream};
+use super::build::refused;
+use super::driver::{DeviceBytes, Function, Launch, Refused, Stream, Trouble};
 use super::kernels::{File, Kernels};
 use super::program::Draft;
 use super::queues::{Place, Queues};
@@ -13,6 +14,7 @@ use crate::backend::{BackendError, CacheLimits, CacheRows, CacheWork, CellMove, 
 use crate::graph::ops::RopeStyle;
 use crate::graph::{State, StateId};
 use crate::index::IndexVec;
+use crate::units::Bytes;
 
 /// Bytes of a row that a block copies.
 const PART: u32 = 4096;
@@ -66,12 +68,11 @@ impl Caches {
         work: &CacheWork<'_>,
     ) -> Result<Caches, BackendError> {
         let limits = CacheLimits::of(device, work)?;
-        let refused = |node: String, why| BackendError::Prepare { device: device.into(), node, why };
         let wide = |of: fn(&State) -> u64| work.graph.states().iter().map(of).max().unwrap_or(0) as usize;
         let (row, pairs) = (wide(|s| s.row_bytes().0), wide(|s| u64::from(s.head_dim / 2)));
         let own = |len: usize| {
             let made = DeviceBytes::new(kernels.context(), len.max(1)).map(Arc::new);
-            made.map_err(|why| refused("the caches".into(), why.to_string()))
+            made.map_err(|why| refused(device, Bytes::of_len(len), "the caches".into(), why.into()))
         };
         let (list, table, rows) = (own(4 * (1 + 2 * CELLS))?, own(4 * TURNS * 2 * pairs)?, own(CELLS * row)?);
         let mut caches =
@@ -82,9 +83,9 @@ impl Caches {
                 continue;
             };
             let (memory, first) = buffers.place(device, at)?;
-            let refuse = |why: String| refused(format!("state {}", state.name), why);
-            let layout = CacheRows::of(state).ok_or_else(|| refuse("has a type that is not kept".into()))?;
-            let turn = KeyTurn::of(work, id).map_err(refuse)?;
+            let refuse = |why: Trouble| refused(device, Bytes::ZERO, format!("state {}", state.name), why);
+            let layout = CacheRows::of(state).ok_or_else(|| refuse("has a type that is not kept".to_owned().into()))?;
+            let turn = KeyTurn::of(work, id).map_err(|why| refuse(why.into()))?;
             let held = caches.held(kernels, (state, layout), (memory, first), turn.as_ref()).map_err(refuse)?;
             caches.states.push(Some(held));
             if let Some(key) = turn {
@@ -103,7 +104,7 @@ impl Caches {
         (state, layout): (&State, CacheRows),
         (memory, first): (&Arc<DeviceBytes>, u64),
         turn: Option<&KeyTurn>,
-    ) -> Result<Held, String> {
+    ) -> Result<Held, Trouble> {
         let pairs = turn.map_or(0, |key| key.frequencies.pairs() as u32);
         let offset = turn.map_or(0, |key| key.offset);
         let interleaved = turn.is_some_and(|key| key.style == RopeStyle::Interleaved);
@@ -117,7 +118,7 @@ impl Caches {
         params[0] = self.list.address(0);
         let function = |entry, shared| kernels.function(&source, entry, shared);
         let shared = 4 * state.head_dim;
-        let turned = || Ok::<_, String>(Turn { function: function("turn", shared)?, heads: state.heads, shared });
+        let turned = || Ok::<_, Trouble>(Turn { function: function("turn", shared)?, heads: state.heads, shared });
         Ok(Held {
             row: layout.row,
             params,

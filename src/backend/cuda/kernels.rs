@@ -5,7 +5,9 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::driver::{Context, DeviceBytes, Function, Launch, Module, PinnedBytes, Refused, Stream, compile, compiler};
+use super::driver::{
+    Context, DeviceBytes, Function, Launch, Module, PinnedBytes, Refused, Stream, Trouble, compile, compiler, knows,
+};
 use super::queues::locked;
 use crate::backend::kept::Kept;
 
@@ -99,10 +101,11 @@ impl Kernels {
     ///
     /// # Errors
     /// There is no compiler, or the driver refuses.
-    pub fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Kernels, String> {
-        let architecture = context.architecture().map_err(|why| why.to_string())?;
-        let room = context.shared().map_err(|why| why.to_string())?;
+    pub fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Kernels, Trouble> {
+        let architecture = context.architecture()?;
+        let room = context.shared()?;
         let version = compiler()?;
+        knows(architecture)?;
         let identity = format!("sm_{architecture}\nNVRTC {version}");
         let kept = folder.map(|folder| Kept::of(folder, &identity));
         Ok(Kernels {
@@ -142,12 +145,12 @@ impl Kernels {
         entry: &'static str,
         mut params: Vec<u64>,
         out: usize,
-    ) -> Result<[u32; 8], String> {
+    ) -> Result<[u32; 8], Trouble> {
         if let Some(sizes) = locked(&self.sizes).get(source) {
             return Ok(*sizes);
         }
         let function = self.function(source, entry, 0)?;
-        let told = |why: Refused| format!("sizes of {}.cu: {why}", source.file.name);
+        let told = |why: Refused| Trouble::from(why).of(&format!("{entry} of {}.cu", source.file.name));
         let (stream, room) =
             (Stream::new(&self.context).map_err(told)?, DeviceBytes::new(&self.context, 32).map_err(told)?);
         let mut found = PinnedBytes::new(&self.context, 32).map_err(told)?;
@@ -165,8 +168,8 @@ impl Kernels {
     ///
     /// # Errors
     /// The text does not compile, or the card refuses it.
-    pub fn function(&self, source: &Source, entry: &'static str, shared: u32) -> Result<Function, String> {
-        let told = |why: Refused| format!("{entry} of {}.cu: {why}", source.file.name);
+    pub fn function(&self, source: &Source, entry: &'static str, shared: u32) -> Result<Function, Trouble> {
+        let told = |why: Refused| Trouble::from(why).of(&format!("{entry} of {}.cu", source.file.name));
         let module = self.module(source)?;
         let mut functions = locked(&self.functions);
         let (function, most) = match functions.entry((source.clone(), entry)) {
@@ -184,11 +187,11 @@ impl Kernels {
     ///
     /// # Errors
     /// As for [`Kernels::function`].
-    pub fn module(&self, source: &Source) -> Result<Module, String> {
+    pub fn module(&self, source: &Source) -> Result<Module, Trouble> {
         if let Some(module) = locked(&self.modules).get(source) {
             return Ok(module.clone());
         }
-        let named = |why: String| format!("{}.cu: {why}", source.file.name);
+        let named = |why: Trouble| why.of(&format!("{}.cu", source.file.name));
         let (text, options) = (text_of(source.file), options_of(source));
         let key = format!("{}\n{text}", options.join(" "));
         let found = self.kept.as_ref().and_then(|kept| kept.find(&key));
@@ -196,8 +199,8 @@ impl Kernels {
         let module = match loaded {
             Some(module) => module,
             None => {
-                let code = compile(&text, self.architecture, &options).map_err(named)?.code;
-                let module = Module::load(&self.context, &code).map_err(|why| named(why.to_string()))?;
+                let code = compile(&text, self.architecture, &options).map_err(|why| named(why.into()))?.code;
+                let module = Module::load(&self.context, &code).map_err(|why| named(why.into()))?;
                 if let Some(kept) = &self.kept {
                     kept.keep(&key, &code);
                 }

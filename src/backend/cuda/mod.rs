@@ -19,8 +19,9 @@ mod texts;
 use std::sync::{Arc, Mutex, RwLock};
 
 use self::buffers::{Buffer, Buffers};
+use self::build::refused;
 use self::cells::Caches;
-use self::driver::{Context, DeviceBytes, LentBytes, Refused, Standing};
+use self::driver::{Context, DeviceBytes, LentBytes, Refused, Trouble};
 use self::kernels::Kernels;
 use self::program::Program;
 use self::queues::{Place, Queues, locked};
@@ -72,18 +73,18 @@ impl CudaBackend {
     /// As for [`CudaBackend::new`].
     pub fn on(spec: DeviceSpec, ordinal: u32) -> Result<CudaBackend, BackendError> {
         let device = spec.name.clone();
-        CudaBackend::open(spec, ordinal).map_err(|why| BackendError::Worker { device, why })
+        let sound = |why| BackendError::Worker { device: device.clone(), why };
+        CudaBackend::open(spec, ordinal).map_err(|why| why.error(&device, Bytes::ZERO, sound))
     }
 
-    fn open(spec: DeviceSpec, ordinal: u32) -> Result<CudaBackend, String> {
+    fn open(spec: DeviceSpec, ordinal: u32) -> Result<CudaBackend, Trouble> {
         let count = driver::cards()?;
         if ordinal >= count {
-            return Err(format!("there is no card {ordinal}, the driver has {count}"));
+            return Err(format!("there is no card {ordinal}, the driver has {count}").into());
         }
-        let told = |why: Refused| why.to_string();
-        let context = Context::open(ordinal).map_err(told)?;
+        let context = Context::open(ordinal)?;
         Ok(CudaBackend {
-            queues: Queues::new(&context).map_err(told)?,
+            queues: Queues::new(&context)?,
             kernels: Kernels::new(&context, kept::folder().as_deref())?,
             spec,
             context,
@@ -93,18 +94,14 @@ impl CudaBackend {
         })
     }
 
-    /// What a call fails with that needed so much memory, or none.
-    fn failed(&self, need: Bytes, refused: &Refused) -> BackendError {
-        let (device, why) = (self.spec.name.clone(), refused.to_string());
-        match refused.standing() {
-            Standing::Sound => BackendError::Worker { device, why },
-            Standing::Full => BackendError::OutOfMemory { device, need, why },
-            Standing::Lost => BackendError::Lost { device, why },
-        }
+    /// What a call fails with that needed so much memory.
+    fn failed(&self, need: Bytes, refused: Refused) -> BackendError {
+        let device = self.spec.name.clone();
+        Trouble::from(refused).error(&self.spec.name, need, |why| BackendError::Worker { device, why })
     }
 
     fn told<T>(&self, outcome: Result<T, Refused>) -> Result<T, BackendError> {
-        outcome.map_err(|why| self.failed(Bytes::ZERO, &why))
+        outcome.map_err(|why| self.failed(Bytes::ZERO, why))
     }
 
     fn same_len(&self, needed: Bytes, found: usize) -> Result<(), BackendError> {
@@ -133,7 +130,7 @@ impl Backend for CudaBackend {
     }
 
     fn alloc(&self, _kind: BufferKind, bytes: Bytes) -> Result<BufferId, BackendError> {
-        let made = DeviceBytes::new(&self.context, bytes.index()).map_err(|why| self.failed(bytes, &why))?;
+        let made = DeviceBytes::new(&self.context, bytes.index()).map_err(|why| self.failed(bytes, why))?;
         Ok(write(&self.buffers).add(Buffer::Device(Arc::new(made))))
     }
 
@@ -186,10 +183,8 @@ impl Backend for CudaBackend {
         let words = arguments::usual_words(&limits);
         let (drafts, constants) = build::drafts(&self.spec, &self.kernels, &read(&self.buffers), work)?;
         let made = Program::new(&self.kernels, &self.context, limits, (drafts, constants), words);
-        let refused = |why| {
-            let (device, node) = (self.spec.name.clone(), "the split".into());
-            BackendError::Prepare { device, node, why }
-        };
+        let need = Bytes::of_len(4 * words);
+        let refused = |why| refused(&self.spec.name, need, "the split".into(), why);
         let begun = Begun { program: made.map_err(refused)?, words: Vec::with_capacity(words) };
         Ok(write(&self.programs).push(Some(Arc::new(Mutex::new(begun)))))
     }
@@ -208,7 +203,8 @@ impl Backend for CudaBackend {
         program.limits.admit(&self.spec.name, args)?;
         arguments::write(args, words);
         // Sequences that share pages have a table each.
-        let room = self.told(program.words(&self.context, words.len()))?;
+        let need = Bytes::of_len(4 * words.len());
+        let room = program.words(&self.context, words.len()).map_err(|why| self.failed(need, why))?;
         let (bytes, place) = (bytemuck::cast_slice(words), Place { memory: &room, at: 0 });
         let rows = (args.tokens, args.outputs);
         self.told(self.queues.write(Queue::Compute, (bytes, place), waits, |stream| program.run(stream, rows)))

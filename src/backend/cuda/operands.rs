@@ -94,7 +94,9 @@ impl Builder<'_> {
     /// A cache, and its rows.
     pub fn state(&self, id: StateId) -> Result<(u64, CacheRows), BackendError> {
         let (at, rows) = self.operands().state(id)?;
-        Ok((self.address(at)?, rows))
+        let at = self.address(at)?;
+        let misplaced = || self.operands().refuse_state(id, "begins at a byte that is no multiple of 16".into());
+        at.is_multiple_of(16).then_some((at, rows)).ok_or_else(misplaced)
     }
 }
 

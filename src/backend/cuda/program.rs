@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::driver::{Context, DeviceBytes, Function, Launch, Refused, Replay, Stream};
+use super::driver::{Context, DeviceBytes, Function, Launch, Refused, Replay, Stream, Trouble};
 use super::kernels::{File, Kernels, Source};
 use crate::backend::ArgLimits;
 use crate::graph::RowDim;
@@ -134,6 +134,8 @@ pub struct Program {
     /// The rows of the last step.
     before: Option<(Tokens, Tokens)>,
     replays: Vec<((Tokens, Tokens), Replay)>,
+    /// Whether recording has not failed yet.
+    records: bool,
     /// What its launches read beside what was bound.
     _constants: Arc<DeviceBytes>,
 }
@@ -149,17 +151,24 @@ impl Program {
         limits: ArgLimits,
         (drafts, constants): (Vec<Draft>, Arc<DeviceBytes>),
         words: usize,
-    ) -> Result<Program, String> {
-        let words = Arc::new(DeviceBytes::new(context, 4 * words.max(1)).map_err(|why| why.to_string())?);
+    ) -> Result<Program, Trouble> {
+        let words = Arc::new(DeviceBytes::new(context, 4 * words.max(1))?);
         let ready = |draft: Draft| {
             let (source, params) = (draft.source(), draft.params());
             let Draft { entry, threads, shared, count, .. } = draft;
             let function = kernels.function(&source, entry, shared)?;
             Ok(Ready { function, threads, shared, params, count })
         };
-        let ready: Result<Vec<Ready>, String> = drafts.into_iter().map(ready).collect();
-        let mut program =
-            Program { limits, ready: ready?, words, before: None, replays: Vec::new(), _constants: constants };
+        let ready: Result<Vec<Ready>, Trouble> = drafts.into_iter().map(ready).collect();
+        let mut program = Program {
+            limits,
+            ready: ready?,
+            words,
+            before: None,
+            replays: Vec::new(),
+            records: true,
+            _constants: constants,
+        };
         program.point();
         Ok(program)
     }
@@ -194,7 +203,11 @@ impl Program {
         if !again {
             return self.launch(stream, rows);
         }
-        let replay = stream.record(|| self.launch(stream, rows))?;
+        // Where there is no room for what is recorded, every step is launched: nothing but time is lost.
+        let Some(replay) = self.records.then(|| stream.record(|| self.launch(stream, rows)).ok()).flatten() else {
+            self.records = false;
+            return self.launch(stream, rows);
+        };
         stream.replay(&replay)?;
         if self.replays.len() == REPLAYS {
             self.replays.remove(0);

@@ -180,7 +180,11 @@ impl Queues {
 
     /// Returns when all work is done.
     pub fn finish(&self) -> Result<(), Refused> {
-        self.lines.iter().try_for_each(|line| line.stream.finish())
+        self.lines.iter().try_for_each(|line| {
+            // Nobody records on it meanwhile.
+            let _own = locked(&line.pieces);
+            line.stream.finish()
+        })
     }
 }
 

@@ -53,6 +53,8 @@ impl DeviceBytes {
         if !bytes.is_empty() {
             // SAFETY: so many bytes were allocated just now; the call returns when they are there.
             told("cuMemcpyHtoD", unsafe { result::memcpy_htod_sync(made.at, bytes) })?;
+            // SAFETY: as in `new`.
+            told("cuStreamSynchronize", unsafe { result::stream::synchronize(result::stream::null()) })?;
         }
         Ok(made)
     }
@@ -176,6 +178,8 @@ impl LentBytes {
 impl Drop for LentBytes {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
+            // Nothing copies from it any more.
+            let _ = result::ctx::synchronize();
             // SAFETY: registered by `new`, once, and the bytes are still held.
             let _ = unsafe { sys::cuMemHostUnregister(self.pages) };
         }

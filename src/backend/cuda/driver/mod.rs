@@ -13,8 +13,11 @@ use std::sync::Arc;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
+use crate::backend::BackendError;
+use crate::units::Bytes;
+
 pub use memory::{DeviceBytes, LentBytes, PinnedBytes};
-pub use module::{Function, Module, compile, compiler};
+pub use module::{Function, Module, compile, compiler, knows};
 pub use stream::{Launch, Mark, Replay, Stream};
 
 /// The oldest driver whose calls are all there, as it counts: 12.0.
@@ -41,10 +44,11 @@ pub enum Standing {
 impl Refused {
     /// What its status says of the device.
     pub fn standing(&self) -> Standing {
-        // 4 to 46: shut down, unavailable; 214 to 220: memory or links at fault; 700 to 720: what a kernel broke.
+        // 4 to 46: shut down, unavailable; 214 to 226: memory or links at fault; 700 to 721: what a kernel broke; 999: a card
+        // that answers no more.
         match self.status as u32 {
             2 => Standing::Full,
-            4 | 46 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=720 => Standing::Lost,
+            4 | 46 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999 => Standing::Lost,
             _ => Standing::Sound,
         }
     }
@@ -57,6 +61,42 @@ impl fmt::Display for Refused {
             found.map_or_else(|_| format!("status {}", self.status as u32), |text| text.to_string_lossy().into_owned())
         };
         write!(f, "{} failed: {} ({})", self.call, text(error.error_string()), text(error.error_name()))
+    }
+}
+
+/// Why something was not made, and what that says of the device.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    why: String,
+    standing: Standing,
+}
+
+impl From<Refused> for Trouble {
+    fn from(refused: Refused) -> Trouble {
+        Trouble { why: refused.to_string(), standing: refused.standing() }
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Trouble {
+        Trouble { why, standing: Standing::Sound }
+    }
+}
+
+impl Trouble {
+    /// The same of something by name.
+    pub fn of(self, what: &str) -> Trouble {
+        Trouble { why: format!("{what}: {}", self.why), ..self }
+    }
+
+    /// The error of a device that needed so much memory; `sound` is that of one that goes on.
+    pub fn error(self, device: &str, need: Bytes, sound: impl FnOnce(String) -> BackendError) -> BackendError {
+        let (device, why) = (device.to_owned(), self.why);
+        match self.standing {
+            Standing::Sound => sound(why),
+            Standing::Full => BackendError::OutOfMemory { device, need, why },
+            Standing::Lost => BackendError::Lost { device, why },
+        }
     }
 }
 

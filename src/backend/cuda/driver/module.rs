@@ -56,6 +56,10 @@ impl Module {
     /// The driver finds no code for its card.
     pub fn load(context: &Arc<Context>, code: &[u8]) -> Result<Module, Refused> {
         context.bind()?;
+        let none = Refused { call: "cuModuleLoadData", status: driver::CUresult::CUDA_ERROR_INVALID_IMAGE };
+        if !code.starts_with(b"\x7fELF") || code.len() < 64 {
+            return Err(none);
+        }
         // SAFETY: the driver reads a cubin as far as its own headers say, and refuses what is none.
         let module = told("cuModuleLoadData", unsafe { result::module::load_data(code.as_ptr().cast()) })?;
         Ok(Module(Arc::new(Loaded { context: Arc::clone(context), module })))
@@ -112,6 +116,24 @@ pub fn compiler() -> Result<String, String> {
     let status = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
     status.result().map_err(|NvrtcError(status)| format!("nvrtcVersion failed: {status:?}"))?;
     Ok(format!("{major}.{minor}"))
+}
+
+/// Fails where the compiler is older than an architecture.
+///
+/// # Errors
+/// It is, or it does not say; in one line.
+pub fn knows(architecture: u32) -> Result<(), String> {
+    let failed = |NvrtcError(status): NvrtcError| format!("nvrtcGetSupportedArchs failed: {status:?}");
+    let mut count = 0;
+    // SAFETY: it writes one number, to a place for one.
+    unsafe { sys::nvrtcGetNumSupportedArchs(&mut count) }.result().map_err(failed)?;
+    let mut known = vec![0; count.max(0) as usize];
+    // SAFETY: it writes as many numbers as it said.
+    unsafe { sys::nvrtcGetSupportedArchs(known.as_mut_ptr()) }.result().map_err(failed)?;
+    match known.contains(&(architecture as c_int)) {
+        true => Ok(()),
+        false => Err(format!("NVRTC {} compiles for no sm_{architecture}, a later one is needed", compiler()?)),
+    }
 }
 
 /// What a compiler made of a text.
