@@ -12,6 +12,7 @@ mod frequencies;
 mod kept;
 pub mod null;
 mod registry;
+mod scratch;
 pub mod vulkan;
 
 use std::ops::Range;

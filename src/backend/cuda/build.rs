@@ -1,7 +1,6 @@
 //! The nodes of a split → drafts of launches, with the address of every operand.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
@@ -10,13 +9,12 @@ use super::kernels::{File, Kernels, Source};
 use super::operands::{Value, dim_word};
 use super::program::{Axis, Count, Draft};
 use crate::backend::frequencies::Frequencies;
+use crate::backend::scratch::ScratchParts;
 use crate::backend::{BackendError, SplitWork, compile};
-use crate::device::{self, DeviceSpec};
+use crate::device::DeviceSpec;
 use crate::graph::ops::{self, Activation, Elementwise, Moe, Rope, RopeStyle};
 use crate::graph::{NodeId, Op, RowDim, StateId};
-use crate::plan::Span;
 use crate::tensor::DType;
-use crate::tensor::act::ActFormat;
 use crate::units::Bytes;
 
 /// Drafts the launches of a split, and the words that they read beside what is bound.
@@ -93,32 +91,6 @@ pub(super) struct Builder<'a> {
     pub last: Option<NodeId>,
     pub rotations: BTreeMap<NodeId, usize>,
     pub scratch: ScratchParts,
-}
-
-/// The parts of a split's scratch, and what they hold as launches are added. A part that the split has no room for is
-/// empty.
-pub(super) struct ScratchParts {
-    /// Values as codes.
-    pub acts: Span,
-    /// Slots by expert.
-    pub groups: Span,
-    /// Sums of attention.
-    pub parts: Span,
-    /// A value, in a format, cut into so many parts a row.
-    pub holds_acts: Option<(NodeId, ActFormat, u32)>,
-    /// The choices that are grouped, by experts from and to.
-    pub holds_groups: Option<(NodeId, Range<u32>)>,
-}
-
-impl ScratchParts {
-    fn of(spec: &DeviceSpec, work: &SplitWork<'_>) -> ScratchParts {
-        let (sizes, all) = (device::scratch(spec, work.graph, &work.split.nodes), work.split.scratch);
-        let fits = sizes.total() <= all.len;
-        let part = |offset, len| Span { offset, len: if fits { len } else { Bytes::ZERO } };
-        let groups = part(all.offset + sizes.acts + sizes.angles, sizes.groups);
-        let parts = part(all.offset + sizes.acts + sizes.angles + sizes.groups, sizes.parts);
-        ScratchParts { acts: part(all.offset, sizes.acts), groups, parts, holds_acts: None, holds_groups: None }
-    }
 }
 
 /// What a file is compiled for, where that is the type of rows.

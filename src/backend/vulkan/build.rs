@@ -7,14 +7,13 @@ use super::kernel::{File, Source};
 use super::memory::{Buffers, Window};
 use super::program::{ALONE, Count, Draft, Drafts, Slot};
 use crate::backend::frequencies::Frequencies;
+use crate::backend::scratch::ScratchParts;
 use crate::backend::{BackendError, SplitWork};
-use crate::device::{self, AttentionParts, DeviceSpec};
+use crate::device::{AttentionParts, DeviceSpec};
 use crate::graph::ops::{self, Activation, Elementwise, ExpertPart, Gating, Mask, Moe, Rope, RopeStyle, Values};
 use crate::graph::{NodeId, Op, RowDim, StateId};
 use crate::plan::Span;
 use crate::tensor::DType;
-use crate::tensor::act::ActFormat;
-use crate::units::Bytes;
 
 /// Drafts the dispatches of a split.
 ///
@@ -54,32 +53,6 @@ pub(super) struct Builder<'a> {
     pub at: NodeId,
     pub drafts: Drafts,
     pub scratch: ScratchParts,
-}
-
-/// The parts of a split's scratch, and what they hold as dispatches are added. A part that the split has no room for is
-/// empty.
-pub(super) struct ScratchParts {
-    /// Values as codes.
-    pub acts: Span,
-    /// Slots by expert.
-    pub groups: Span,
-    /// Sums of attention.
-    pub parts: Span,
-    /// A value, in a format, cut into so many parts a row.
-    pub holds_acts: Option<(NodeId, ActFormat, u32)>,
-    /// The choices that are grouped, by experts from and to.
-    pub holds_groups: Option<(NodeId, Range<u32>)>,
-}
-
-impl ScratchParts {
-    fn of(spec: &DeviceSpec, work: &SplitWork<'_>) -> ScratchParts {
-        let (sizes, all) = (device::scratch(spec, work.graph, &work.split.nodes), work.split.scratch);
-        let fits = sizes.total() <= all.len;
-        let part = |offset, len| Span { offset, len: if fits { len } else { Bytes::ZERO } };
-        let groups = part(all.offset + sizes.acts + sizes.angles, sizes.groups);
-        let parts = part(all.offset + sizes.acts + sizes.angles + sizes.groups, sizes.parts);
-        ScratchParts { acts: part(all.offset, sizes.acts), groups, parts, holds_acts: None, holds_groups: None }
-    }
 }
 
 /// Something in an arena: what is bound, and the first of its words there.
