@@ -1,5 +1,5 @@
-//! Work on cells of caches → batches for cards, which take so many cells at a time: rows are gathered, then written where
-//! they go; keys are gathered, turned and written back.
+//! How keys of caches turn; and work on their cells → batches for cards, which take so many at a time: rows are gathered,
+//! then written where they go; keys are gathered, turned and written back.
 
 use std::collections::{BTreeMap, BTreeSet};
 

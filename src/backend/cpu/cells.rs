@@ -9,11 +9,10 @@ use super::pool::{Pool, Worker};
 use super::run::{all, part_mut};
 use super::simd::Isa;
 use super::traffic::Traffic;
-use crate::backend::frequencies::Frequencies;
-use crate::backend::{BackendError, BufferSpan, CacheLimits, CacheWork, CellMove, CellTurn, key_rotation};
+use crate::backend::batches::KeyTurn;
+use crate::backend::{BackendError, BufferSpan, CacheLimits, CacheWork, CellMove, CellTurn};
 use crate::device::DeviceSpec;
 use crate::graph::StateId;
-use crate::graph::ops::RopeStyle;
 use crate::index::IndexVec;
 use crate::units::Bytes;
 
@@ -31,15 +30,7 @@ pub struct Caches {
 struct Half {
     state: Raw,
     pages: PageLayout,
-    turn: Option<Turn>,
-}
-
-/// How keys were rotated.
-struct Turn {
-    frequencies: Frequencies,
-    factors: Option<Vec<f32>>,
-    offset: usize,
-    style: RopeStyle,
+    turn: Option<KeyTurn>,
 }
 
 /// Cells from lane `from` of one page to those from lane `to` of another.
@@ -69,7 +60,7 @@ impl Caches {
                 BackendError::Prepare { device, node, why: why.into() }
             };
             let pages = PageLayout::of(state).ok_or_else(|| refuse("has a type without pages"))?;
-            let turn = turn_of(work, id).map_err(|why| refuse(&why))?;
+            let turn = KeyTurn::of(work, id).map_err(|why| refuse(&why))?;
             if let Some(turn) = &turn {
                 floats = floats.max((PAGE + 1) * pages.head_dim + 2 * turn.frequencies.pairs());
             }
@@ -161,7 +152,7 @@ impl Half {
         }
     }
 
-    fn turn(&self, isa: Isa, head: usize, turn: &Turn, step: CellTurn, floats: &mut [f32]) {
+    fn turn(&self, isa: Isa, head: usize, turn: &KeyTurn, step: CellTurn, floats: &mut [f32]) {
         let (table, scratch) = floats.split_at_mut(2 * turn.frequencies.pairs());
         turn.frequencies.table(step.delta as f32, turn.factors.as_deref(), table);
         let (mut cell, end) = (step.first as usize, (step.first + step.len) as usize);
@@ -172,7 +163,7 @@ impl Half {
             isa.run(TurnKeys {
                 layout: self.pages,
                 lanes,
-                offset: turn.offset,
+                offset: turn.offset as usize,
                 style: turn.style,
                 table,
                 head: self.page_mut(page, head),
@@ -180,18 +171,6 @@ impl Half {
             });
         }
     }
-}
-
-/// How the keys of a state were rotated, if it has keys and they were.
-fn turn_of(work: &CacheWork<'_>, state: StateId) -> Result<Option<Turn>, String> {
-    let Some(rope) = key_rotation(work.graph, state) else { return Ok(None) };
-    let factors = rope.factors.map(|id| {
-        let pairs = rope.rotary as usize / 2;
-        let found = work.factors.get(&id).filter(|factors| factors.len() == pairs).cloned();
-        found.ok_or_else(|| format!("is rotated with factors, of which {pairs} are needed"))
-    });
-    let frequencies = Frequencies::new(rope.rotary, rope.base, &rope.scaling).of_length_one();
-    Ok(Some(Turn { frequencies, factors: factors.transpose()?, offset: rope.offset as usize, style: rope.style }))
 }
 
 /// Memory of every worker's own.

@@ -214,7 +214,7 @@ impl Builder<'_> {
         let (at, rows) = self.state(state)?;
         let graph = self.work.graph;
         let (class, kept) = (graph.class_of(state), &graph.states()[state]);
-        if self.writes_keys(x, (kept, at, rows), class.0)? {
+        if self.writes_keys(x, (kept, at, rows), class.0) {
             return Ok(());
         }
         let dtype = kept.dtype;

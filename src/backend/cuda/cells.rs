@@ -139,7 +139,7 @@ impl Caches {
         for pairs in batches::moves(moves) {
             let sources = pairs.iter().map(|pair| pair.0);
             self.list(sources.chain(pairs.iter().map(|pair| pair.1)), pairs.len());
-            done = self.run(queues, &[], |stream| {
+            done = self.run(queues, |stream| {
                 self.states.iter().flatten().try_for_each(|held| {
                     held.copy(&held.gather, stream, pairs.len())?;
                     held.copy(&held.scatter_on, stream, pairs.len())
@@ -163,7 +163,7 @@ impl Caches {
                 queues.write(Queue::Compute, (bytemuck::cast_slice(&table), place), &[], |_| Ok(()))?;
                 let angles = batch.cells.iter().map(|&(_, place)| (place * each) as u32);
                 self.list(batch.cells.iter().map(|&(cell, _)| cell).chain(angles), batch.cells.len());
-                done = self.run(queues, &[], |stream| {
+                done = self.run(queues, |stream| {
                     let keys = self.turns[at].1.iter().filter_map(|&id| self.states[id].as_ref());
                     keys.into_iter().try_for_each(|held| held.turn_cells(stream, batch.cells.len()))
                 })?;
@@ -189,8 +189,8 @@ impl Caches {
         };
         for (cells, dst) in cells.chunks(CELLS).zip(dst.chunks_mut(CELLS * row)) {
             self.list(cells.iter().copied(), cells.len());
-            let done = self.run(queues, &[], |stream| self.copied(state, stream, cells.len(), |held| &held.gather))?;
-            queues.read(Queue::Compute, (Place { memory: &self.rows, at: 0 }, dst), &[done], |_| Ok(()))?;
+            let done = self.run(queues, |stream| self.copied(state, stream, cells.len(), |held| &held.gather))?;
+            queues.read(Queue::Compute, (Place { memory: &self.rows, at: 0 }, dst), &[done])?;
         }
         Ok(())
     }
@@ -213,7 +213,7 @@ impl Caches {
         for (cells, src) in cells.chunks(CELLS).zip(src.chunks(CELLS * row)) {
             queues.write(Queue::Compute, (src, Place { memory: &self.rows, at: 0 }), &[], |_| Ok(()))?;
             self.list(cells.iter().copied(), cells.len());
-            done = self.run(queues, &[], |stream| self.copied(state, stream, cells.len(), |held| &held.scatter))?;
+            done = self.run(queues, |stream| self.copied(state, stream, cells.len(), |held| &held.scatter))?;
         }
         Ok(done)
     }
@@ -236,14 +236,9 @@ impl Caches {
     }
 
     /// Brings the list, then begins what is done to its cells.
-    fn run(
-        &self,
-        queues: &Queues,
-        waits: &[Event],
-        work: impl FnOnce(&Stream) -> Result<(), Refused>,
-    ) -> Result<Event, Refused> {
+    fn run(&self, queues: &Queues, work: impl FnOnce(&Stream) -> Result<(), Refused>) -> Result<Event, Refused> {
         let place = Place { memory: &self.list, at: 0 };
-        queues.write(Queue::Compute, (bytemuck::cast_slice(&self.words), place), waits, work)
+        queues.write(Queue::Compute, (bytemuck::cast_slice(&self.words), place), &[], work)
     }
 }
 

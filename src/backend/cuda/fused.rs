@@ -4,7 +4,7 @@
 use super::build::Builder;
 use super::kernels::File;
 use super::program::{Axis, Count, Draft};
-use crate::backend::{BackendError, CacheRows};
+use crate::backend::CacheRows;
 use crate::graph::{NodeId, State};
 
 /// Codes that are wanted: of a value whose parts lie one behind the other, so many numbers a row, in blocks of so many runs.
@@ -52,27 +52,19 @@ impl Builder<'_> {
     }
 
     /// Lets the rotation that made keys write them into their cells, too, if it is of this split: whether it does.
-    ///
-    /// # Errors
-    /// The cache is not bound.
-    pub fn writes_keys(
-        &mut self,
-        keys: NodeId,
-        (state, at, rows): (&State, u64, CacheRows),
-        class: u32,
-    ) -> Result<bool, BackendError> {
+    pub fn writes_keys(&mut self, keys: NodeId, (state, at, rows): (&State, u64, CacheRows), class: u32) -> bool {
         let rope = self.rotations.get(&keys).and_then(|&at| self.drafts.get_mut(at));
         let whole = state.head_dim.is_multiple_of(state.dtype.block().elements);
         let Some(rope) = rope.filter(|rope| whole && rope.entry == "rope" && rope.numbers[..1] == [0]) else {
-            return Ok(false);
+            return false;
         };
         if rope.numbers[1..3] != [state.heads, state.head_dim] {
-            return Ok(false);
+            return false;
         }
         rope.entry = "rope_cache";
         rope.defines = vec![format!("STATE={}", state.dtype)];
         rope.addresses[5] = at;
         rope.numbers[9..11].copy_from_slice(&[rows.row, class]);
-        Ok(true)
+        true
     }
 }

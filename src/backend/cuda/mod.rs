@@ -162,7 +162,7 @@ impl Backend for CudaBackend {
         self.same_len(src.span.len, dst.len())?;
         self.known(waits)?;
         let (memory, at) = self.place(src)?;
-        self.told(self.queues.read(queue, (Place { memory: &memory, at }, dst), waits, |_| Ok(())))
+        self.told(self.queues.read(queue, (Place { memory: &memory, at }, dst), waits))
     }
 
     fn copy(&self, queue: Queue, src: BufferSpan, dst: BufferSpan, waits: &[Event]) -> Result<Event, BackendError> {

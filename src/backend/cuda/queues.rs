@@ -150,18 +150,11 @@ impl Queues {
         self.event(queue)
     }
 
-    /// Copies bytes from a card after `waits` and `work`, and returns when they are there.
-    pub fn read(
-        &self,
-        queue: Queue,
-        (src, dst): (Place<'_>, &mut [u8]),
-        waits: &[Event],
-        work: impl FnOnce(&Stream) -> Result<(), Refused>,
-    ) -> Result<(), Refused> {
+    /// Copies bytes from a card after `waits`, and returns when they are there.
+    pub fn read(&self, queue: Queue, (src, dst): (Place<'_>, &mut [u8]), waits: &[Event]) -> Result<(), Refused> {
         let line = self.line(queue);
         let mut pieces = locked(&line.pieces);
         self.wait_for(queue, waits)?;
-        work(&line.stream)?;
         for (bytes, first) in dst.chunks_mut(PIECE).zip((src.at..).step_by(PIECE)) {
             let piece = pieces.next(&self.context)?;
             piece.done.reach()?;
